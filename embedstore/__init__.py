@@ -1,0 +1,1 @@
+"""embedstore: encode once, align many times."""
