@@ -1,21 +1,21 @@
 """Every error this library raises on purpose.
 
-    EmbedstoreError
-    ├── UsageError              an option or argument that no run could accept
-    │   ├── UnknownNameError    a name that is in no registry; says the nearest one
-    │   └── MissingExtraError   an optional dependency is absent; says the install line
-    ├── SourceError             a source that cannot be read or planned
-    │   └── UnreadableImage     one picture; the row is quarantined, the run goes on
-    ├── EncoderError            a model that cannot be loaded or gives what its card does not say
-    ├── StoreError              a store that is not what it should be
-    │   ├── StoreNotFoundError
-    │   ├── FormatVersionError  written by a newer version
-    │   ├── CorruptStoreError   a checksum, a size or a table that does not agree
-    │   ├── MismatchError       plan, card or header differ; lists the fields
-    │   ├── IncompleteError     work that is not finished yet is asked for
-    │   └── StorageValueError   NaN, infinity, overflow, a wrong shape or dtype
-    ├── HeadError               a head that does not fit its features or its config
-    └── TooManyFailedError      more rows quarantined than `--max-failed` allows
+EmbedstoreError
+├── UsageError              an option or argument that no run could accept
+│   ├── UnknownNameError    a name that is in no registry; says the nearest one
+│   └── MissingExtraError   an optional dependency is absent; says the install line
+├── SourceError             a source that cannot be read or planned
+│   └── UnreadableImage     one picture; the row is quarantined, the run goes on
+├── EncoderError            a model that cannot be loaded or gives what its card does not say
+├── StoreError              a store that is not what it should be
+│   ├── StoreNotFoundError
+│   ├── FormatVersionError  written by a newer version
+│   ├── CorruptStoreError   a checksum, a size or a table that does not agree
+│   ├── MismatchError       plan, card or header differ; lists the fields
+│   ├── IncompleteError     work that is not finished yet is asked for
+│   └── StorageValueError   NaN, infinity, overflow, a wrong shape or dtype
+├── HeadError               a head that does not fit its features or its config
+└── TooManyFailedError      more rows quarantined than `--max-failed` allows
 """
 
 from __future__ import annotations

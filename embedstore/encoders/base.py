@@ -1,0 +1,71 @@
+"""What a frozen encoder is: a card, a cheap per-sample preparation, and a batched forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from embedstore.documents import EncoderCard
+    from embedstore.shapes import Float32Array, IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageBatch:
+    """Floating tensors on the encoder's device, detached.
+
+    tokens `(b, t, d)`: patches only, row-major; prefix `(b, p, d)`: CLS first, then registers, or none;
+    pooled `(b, w)`: the library's own image embedding, unnormalised. Definitions: docs/format.md.
+    """
+
+    tokens: Tensor
+    prefix: Tensor | None
+    pooled: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextBatch:
+    """Floating tensors on the encoder's device, detached.
+
+    tokens `(b, l, d)`; mask `(b, l)` bool, True for real tokens, which stand first in each row;
+    pooled `(b, w)`: the library's own sentence embedding.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+@runtime_checkable
+class ImageEncoder(Protocol):
+    """A frozen image encoder. `prepare` is thread-safe and runs no model."""
+
+    @property
+    def card(self) -> EncoderCard:
+        """The identity of the features this encoder makes."""
+
+    def prepare(self, picture: Image) -> Float32Array:
+        """An RGB picture to the pixels the model sees, `(3, h, w)` float32, by the checkpoint's processor."""
+
+    def encode(self, pixels: Sequence[Float32Array]) -> ImageBatch:
+        """Prepared pictures to tokens; a row depends on its own picture only, up to rounding."""
+
+
+@runtime_checkable
+class TextEncoder(Protocol):
+    """A frozen text encoder. `prepare` runs no model."""
+
+    @property
+    def card(self) -> EncoderCard:
+        """The identity of the features this encoder makes."""
+
+    def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
+        """Texts to token ids `(l,)` int64, cut at the card's `max_length`, and whether each text was cut."""
+
+    def encode(self, ids: Sequence[IntArray]) -> TextBatch:
+        """Prepared texts to tokens, padded to the longest of the batch."""
