@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from embedstore.errors import EmbedstoreError, MismatchError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT_VERSION = 1
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -141,7 +143,7 @@ class EncoderCard(Document):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must agree for two runs to mean the same numbers up to rounding: all but where it was computed."""
+        """What must agree for two runs to give the same numbers up to rounding."""
         return self.model_dump(mode="json", exclude={"versions", "device_kind", "compute_dtype"})
 
     @model_validator(mode="after")
