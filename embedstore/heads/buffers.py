@@ -1,0 +1,63 @@
+"""Large buffers that are used again: on a CPU, touching fresh pages costs more than filling them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+KEPT_PER_SIZE = 4
+KEPT_SIZES = 8
+
+
+class BufferPool:
+    """Uninitialised CPU tensors that are handed back by name of their size; a few of each are kept.
+
+    A CUDA device has a caching allocator of its own: there `take` is `torch.empty` and `give` does nothing.
+    A buffer that is never given back is simply garbage. One thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+
+    def take(self, *shape: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A contiguous tensor of `shape` with the device and (unless `dtype`) type of `like`."""
+        dtype = dtype or like.dtype
+        size = torch.Size(shape)
+        if like.device.type == "cpu" and (free := self._free.get((size.numel(), dtype))):
+            return free.pop().view(size)
+        return torch.empty(size, dtype=dtype, device=like.device)
+
+    def give(self, *buffers: Tensor) -> None:
+        """Hand buffers back; the caller holds no view of them any more."""
+        for buffer in buffers:
+            if buffer.device.type != "cpu":
+                continue
+            key = (buffer.numel(), buffer.dtype)
+            # Texts make a new size every batch, so the table is kept short, the oldest size leaving first.
+            free = self._free.pop(key, [])
+            self._free[key] = free
+            if len(free) < KEPT_PER_SIZE:
+                free.append(buffer)
+            while len(self._free) > KEPT_SIZES:
+                del self._free[next(iter(self._free))]
+
+
+POOL = BufferPool()
+
+
+@contextmanager
+def converted(tokens: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """`tokens` themselves where they have this type, else a copy that is gone when the block ends."""
+    if tokens.dtype == dtype:
+        yield tokens
+        return
+    buffer = POOL.take(*tokens.shape, like=tokens, dtype=dtype)
+    yield buffer.copy_(tokens)
+    POOL.give(buffer)

@@ -1,0 +1,80 @@
+"""Which tokens belong to which sample, and reductions over them: a regular grid, or packed runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import torch
+
+from embedstore.errors import HeadError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """`b` samples of `t` tokens each; token-wise arrays are `(b·t, …)`, sample by sample."""
+
+    b: int
+    t: int
+
+    @property
+    def places(self) -> int:
+        """Tokens in all."""
+        return self.b * self.t
+
+    def mean(self, x: Tensor) -> Tensor:
+        """`(b·t, k)` to the means of each sample `(b, k)`."""
+        return x.view(self.b, self.t, -1).mean(dim=1)
+
+    def max(self, x: Tensor) -> Tensor:
+        """`(b·t, k)` to the largest of each sample and channel `(b, k)`."""
+        return x.view(self.b, self.t, -1).amax(dim=1)
+
+    def spread_mean(self, g: Tensor) -> Tensor:
+        """Gradient `(b, k)` of `mean`'s result to that of its input, `(b, t, k)`, as a view."""
+        return (g / self.t).unsqueeze(1).expand(self.b, self.t, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Packed tokens: sample i owns the next `lengths[i]`; `lengths (b,)` int64 on the tokens' device."""
+
+    lengths: Tensor
+    places: int
+
+    @classmethod
+    def from_offsets(cls, offsets: Tensor, device: torch.device | str | None = None) -> Runs:
+        """Runs `offsets[i]..offsets[i+1]`; `offsets (b+1,)` int64 on the host, rising from 0."""
+        lengths = offsets.diff()
+        if len(offsets) < 2 or int(offsets[0]) != 0 or int(lengths.min()) < 1:
+            raise HeadError(
+                "bad offsets of packed tokens",
+                found=offsets.tolist()[:10],
+                allowed="rising from 0, at least one sample, at least one token a sample",
+                todo="leave out texts without tokens (quarantined rows)",
+            )
+        return cls(lengths.to(device) if device is not None else lengths, int(offsets[-1]))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """`(sum of lengths, k)` to the means of each sample `(b, k)`."""
+        return torch.segment_reduce(x, "mean", lengths=self.lengths, axis=0)
+
+    def max(self, x: Tensor) -> Tensor:
+        """`(sum of lengths, k)` to the largest of each sample and channel `(b, k)`."""
+        return torch.segment_reduce(x, "max", lengths=self.lengths, axis=0)
+
+    def spread_mean(self, g: Tensor) -> Tensor:
+        """Gradient `(b, k)` of `mean`'s result to that of its input, `(sum of lengths, k)`."""
+        return (g / self.lengths.unsqueeze(1)).repeat_interleave(self.lengths, dim=0, output_size=self.places)
+
+
+Segments: TypeAlias = Grid | Runs
+
+
+def pack(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Runs]:
+    """Padded `tokens (b, l, d)` with `mask (b, l)` bool (True: real) to packed tokens and their runs."""
+    offsets = torch.nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0)).cpu()
+    return tokens[mask], Runs.from_offsets(offsets, tokens.device)
