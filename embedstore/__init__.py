@@ -1,1 +1,55 @@
-"""embedstore: encode once, align many times."""
+"""embedstore: encode once, align many times.
+
+The public names are imported when they are first used, so that `import embedstore` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from embedstore.errors import EmbedstoreError
+
+if TYPE_CHECKING:
+    from embedstore.bench import bench_retrieval, bench_zeroshot
+    from embedstore.encode import encode_source
+    from embedstore.fit import fit_head
+    from embedstore.model import load_head
+    from embedstore.store import Feature, Store, open_store, verify_store
+
+__version__ = "0.1.0"
+__all__ = [
+    "EmbedstoreError",
+    "Feature",
+    "Store",
+    "__version__",
+    "bench_retrieval",
+    "bench_zeroshot",
+    "encode_source",
+    "fit_head",
+    "load_head",
+    "open_store",
+    "verify_store",
+]
+
+_LAZY = {
+    "Feature": "embedstore.store",
+    "Store": "embedstore.store",
+    "bench_retrieval": "embedstore.bench",
+    "bench_zeroshot": "embedstore.bench",
+    "encode_source": "embedstore.encode",
+    "fit_head": "embedstore.fit",
+    "load_head": "embedstore.model",
+    "open_store": "embedstore.store",
+    "verify_store": "embedstore.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'embedstore' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,85 @@
+"""The command `embedstore`: the table of commands, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from embedstore import __version__
+from embedstore.errors import EmbedstoreError, UsageError
+from embedstore_cli.commands import bench, demo, encode, fit, info, verify
+from embedstore_cli.render import fail
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    name="embedstore",
+    help="Encode once, align many times: token caches of frozen encoders, and small heads fitted on them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("encode")(encode.encode)
+app.command("fit")(fit.fit)
+app.add_typer(bench.app, name="bench")
+app.command("info")(info.info)
+app.command("verify")(verify.verify)
+app.command("demo")(demo.demo)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"embedstore {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(
+        False, "--version", help="Show the version.", callback=_print_version, is_eager=True
+    ),
+) -> None:
+    """Options of every command."""
+    del version
+    if debug:
+        os.environ["EMBEDSTORE_DEBUG"] = "1"
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        fail("interrupted: what is finished is kept; run the same command again to go on")
+        sys.exit(INTERRUPTED)
+    except EmbedstoreError as error:
+        if os.environ.get("EMBEDSTORE_DEBUG"):
+            raise
+        fail(str(error))
+        sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+    except typer.Abort:
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        usage = getattr(error, "exit_code", None)
+        if usage is None:
+            raise
+        show = getattr(error, "show", None)
+        if show is not None:
+            show()
+        sys.exit(usage)
+    sys.exit(code if isinstance(code, int) else DONE)

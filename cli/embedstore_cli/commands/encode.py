@@ -1,0 +1,157 @@
+"""`embedstore encode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedstore.errors import UsageError
+from embedstore_cli import options as opt
+from embedstore_cli import render
+
+if TYPE_CHECKING:
+    from embedstore.encode import DryRun, EncodeSummary, Progress
+
+
+def encode(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder of pictures, table (csv, jsonl, parquet) or KIND:REST, e.g. scenes:500?seed=0.",
+            show_default=False,
+        ),
+    ],
+    store: opt.StorePath,
+    image_encoder: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]SPEC", help="Frozen image encoder, e.g. hf:facebook/dinov2-large; repeatable."),
+    ] = None,
+    text_encoder: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]SPEC", help="Frozen text encoder, e.g. st:all-roberta-large-v1; repeatable."),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="How numbers are stored: float16 or float32.")] = "float16",
+    limit: Annotated[int | None, typer.Option(help="Samples taken at most.", show_default=False)] = None,
+    shard_rows: Annotated[
+        int | None, typer.Option(help="Rows of one work unit; chosen by size if not given.", show_default=False)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures a forward pass; 32 on a CPU, 256 on a GPU.", show_default=False)
+    ] = None,
+    device: opt.Device = "auto",
+    image_size: Annotated[
+        int | None, typer.Option(help="Picture size instead of the checkpoint's, pixels.", show_default=False)
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(help="Token limit instead of the tokenizer's.", show_default=False)
+    ] = None,
+    max_failed: Annotated[float, typer.Option(help="Share of rows that may be unreadable.")] = 0.1,
+    thumbnails: Annotated[int, typer.Option(help="Longer side of kept thumbnails, pixels; 0: none.")] = 128,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OURS=THEIRS", help="Name of a table's column, e.g. caption=title; repeatable."),
+    ] = None,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder that a table's picture paths are relative to.", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the row order.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell bytes, time and rate, from a probe.")] = False,
+    json: opt.Json = False,
+) -> None:
+    """Run frozen encoders once over pictures and texts into a store.
+
+    Run it again after an interruption: it makes only what is missing. Run it with another encoder: it adds
+    that feature.
+    """
+    from embedstore.encode import EncodeOptions, dry_run_source, encode_source
+
+    if not image_encoder and not text_encoder:
+        raise UsageError("no encoder given", todo="add --image-encoder SPEC or --text-encoder SPEC")
+    chosen = EncodeOptions(
+        seed=seed,
+        limit=limit,
+        policy=policy,  # type: ignore[arg-type]  # checked by the options themselves
+        shard_rows=shard_rows,
+        batch_size=batch_size,
+        device=device,
+        image_size=image_size,
+        max_length=max_length,
+        thumbnails=thumbnails,
+        max_failed=max_failed,
+        workers=workers,
+        columns=_columns(column or []),
+        image_root=image_root,
+    )
+    encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
+    if dry_run:
+        plan = dry_run_source(source, store, options=chosen, **encoders)
+        render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
+        return
+    with render.bars(quiet=json) as bars:
+
+        def show(at: Progress) -> None:
+            rate = f"{at.fresh / at.seconds:.1f}/s" if at.fresh and at.seconds else ""
+            bars.update(f"{at.feature} ({at.table}, {at.device})", done=at.done, total=at.total, note=rate)
+
+        summary = encode_source(source, store, options=chosen, on_progress=show, **encoders)
+    render.print_json(summary.to_dict()) if json else _show(summary)
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    columns = {}
+    for pair in pairs:
+        ours, equals, theirs = pair.partition("=")
+        if not (ours and equals and theirs):
+            raise UsageError("bad column mapping", where="--column", found=pair, allowed="OURS=THEIRS")
+        columns[ours] = theirs
+    return columns
+
+
+def _show(summary: EncodeSummary) -> None:
+    for feature in summary.features:
+        header = feature.manifest.header
+        rate = feature.fresh / feature.seconds if feature.seconds else 0.0
+        made = (
+            f"{feature.fresh} rows in {render.duration(feature.seconds)} ({rate:.1f}/s, {feature.device})"
+            if feature.fresh
+            else "nothing was missing"
+        )
+        render.say(f"{feature.name}: {header.rows} {header.table}, {render.size(feature.manifest.nbytes)}; {made}")
+        if feature.truncated:
+            limit = header.card.tokenizer.max_length if header.card.tokenizer else 0
+            render.warn(f"{feature.name}: {feature.truncated} texts were cut at {limit} tokens")
+        if feature.manifest.quarantined:
+            render.warn(
+                f"{feature.name}: {feature.manifest.quarantined} rows quarantined; reasons in "
+                f"{summary.store}/features/{feature.name}/quarantine.parquet and by `embedstore info`"
+            )
+
+
+def _show_dry_run(plan: DryRun) -> None:
+    render.table(
+        "What encode would make",
+        ("feature", "rows", "missing", "size", "rate", "time"),
+        (
+            (
+                f.name,
+                f.rows,
+                f.missing,
+                render.size(f.nbytes),
+                f"{f.rate:.1f}/s" if f.rate else "–",
+                render.duration(f.seconds),
+            )
+            for f in plan.features
+        ),
+    )
+    render.say(
+        f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}; "
+        f"free on this disk: {render.size(plan.free_bytes)}"
+    )
+    if plan.advice:
+        render.warn(plan.advice)

@@ -1,0 +1,16 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Seed = Annotated[int, typer.Option(help="Decides everything random.")]
+HeadDir = Annotated[Path, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)]
+Split = Annotated[str | None, typer.Option(help="Rows of this split only; without it all rows.", show_default=False)]
+Language = Annotated[str, typer.Option(help="Language of the captions.")]

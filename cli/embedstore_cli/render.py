@@ -1,0 +1,107 @@
+"""Everything that is printed for a person, and the JSON for a machine. All use of rich is here."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def fail(message: str) -> None:
+    """One clear message on standard error."""
+    _err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Something the user must see, on standard error."""
+    _err.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+def say(message: str = "") -> None:
+    """A line of the result, on standard output."""
+    _out.print(escape(message), soft_wrap=True)
+
+
+def heading(message: str) -> None:
+    """A heading line of the result."""
+    _out.print(f"[bold]{escape(message)}[/]", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """A JSON document on standard output, and nothing else."""
+    print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A narrow table; columns after the first are figures."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", pad_edge=False, box=None)
+    for k, column in enumerate(columns):
+        shown.add_column(escape(column), justify="left" if k == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    _out.print(shown)
+
+
+def size(nbytes: float) -> str:
+    """Bytes for a person, powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if nbytes < 1000 or unit == "TB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"
+
+
+class Bars:
+    """Progress bars by name, each with a rate of its own and the time that remains."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def update(self, name: str, *, done: float, total: float, note: str = "") -> None:
+        """Set the state of the bar `name`, which is made when it is first named."""
+        if name not in self._tasks:
+            # Work that an earlier run did must not count into this run's rate.
+            self._tasks[name] = self._progress.add_task(escape(name), total=total, completed=int(done), note="")
+        self._progress.update(self._tasks[name], completed=done, total=total, note=escape(note))
+
+
+@contextmanager
+def bars(*, quiet: bool = False) -> Iterator[Bars]:
+    """Progress bars on standard error; silent where nobody watches or `quiet`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, disable=quiet) as progress:
+        yield Bars(progress)
