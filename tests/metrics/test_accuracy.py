@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedstore.errors import UsageError
+from embedstore.metrics.accuracy import chance_top_k, class_recall, confusion, label_ranks
+from embedstore.metrics.recall import hits
+
+SCORES = np.array(
+    [
+        [0.9, 0.5, 0.1],  # class 0, right
+        [0.2, 0.5, 0.9],  # class 0, third
+        [0.4, 0.4, 0.1],  # class 1, tied with the lower class 0: second
+        [0.1, 0.6, 0.1],  # class 1, right
+    ]
+)
+LABELS = np.array([0, 0, 1, 1])
+
+
+def test_truth_table_with_a_tie_and_a_class_that_is_absent() -> None:
+    ranks = label_ranks(SCORES, LABELS)
+    assert ranks.tolist() == [1, 3, 2, 1]
+    assert hits(ranks, 1).mean() == 0.5
+    found = class_recall(hits(ranks, 1), LABELS, 3)
+    assert found.rows.tolist() == [2, 2, 0]
+    assert found.recall[:2].tolist() == [0.5, 0.5]
+    assert np.isnan(found.recall[2])
+    assert (found.mean, found.absent) == (0.5, 1)
+
+
+def test_mean_per_class_weighs_rare_classes_as_much_as_common_ones() -> None:
+    right, labels = np.array([1.0] * 9 + [0.0]), np.array([0] * 9 + [1])
+    assert right.mean() == 0.9
+    assert class_recall(right, labels, 2).mean == 0.5
+
+
+def test_one_class_is_always_right() -> None:
+    ranks = label_ranks(np.zeros((3, 1)), np.zeros(3, dtype=np.int64))
+    assert ranks.tolist() == [1, 1, 1]
+    assert class_recall(hits(ranks, 1), np.zeros(3, dtype=np.int64), 1).mean == 1.0
+
+
+def test_equal_scores_call_everything_the_first_class() -> None:
+    labels = np.array([0, 1, 2, 3] * 3)
+    right = hits(label_ranks(np.ones((12, 4)), labels), 1)
+    assert right.mean() == chance_top_k(4, 1) == class_recall(right, labels, 4).mean
+
+
+@given(st.integers(1, 5), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_top_1_and_recall_equal_the_slow_twin(classes: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.integers(0, 3, (n, classes)) / 4, rng.integers(0, classes, n)
+    right = hits(label_ranks(scores, labels), 1)
+    assert right.tolist() == (scores.argmax(axis=1) == labels).astype(float).tolist()
+    found = class_recall(right, labels, classes)
+    means = [right[labels == c].mean() for c in range(classes) if (labels == c).any()]
+    assert found.mean == pytest.approx(np.mean(means))
+    table = confusion(scores.argmax(axis=1), labels, classes)
+    assert table.sum(axis=1).tolist() == found.rows.tolist()
+    assert np.trace(table) == right.sum()
+    assert all(
+        table[i, j] == ((labels == i) & (scores.argmax(axis=1) == j)).sum()
+        for i, j in np.ndindex(table.shape)
+    )
+
+
+def test_labels_outside_the_class_list_are_refused() -> None:
+    with pytest.raises(UsageError, match="0 to 1"):
+        class_recall(np.ones(1), np.array([2]), 2)
+    with pytest.raises(UsageError, match="at least one"):
+        class_recall(np.ones(0), np.empty(0, dtype=np.int64), 2)
+
+
+def test_chance_never_exceeds_one() -> None:
+    assert [chance_top_k(c, 5) for c in (1, 5, 10)] == [1.0, 1.0, 0.5]
