@@ -1,0 +1,70 @@
+"""Where a frozen model runs, and in which precision."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+
+from embedstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ComputeType: TypeAlias = Literal["float32", "bfloat16", "float16"]
+DeviceKind: TypeAlias = Literal["cpu", "cuda", "mps"]
+
+_DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` is the first of cuda, mps and cpu that is there; `UsageError` for one that is not."""
+    if name == "auto":
+        return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if _available(kind)))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError("unknown device", found=name, allowed="auto, cpu, cuda, cuda:N, mps") from None
+    if not _available(device.type, device.index or 0):
+        raise UsageError("this machine has no such device", found=name, todo="use --device auto")
+    return device
+
+
+def _available(kind: str, index: int = 0) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_available() and index < torch.cuda.device_count()
+    if kind == "mps":
+        return torch.backends.mps.is_available()
+    return kind == "cpu"
+
+
+def device_kind(device: torch.device) -> DeviceKind:
+    """The kind of a device that `pick_device` gave, as it stands in a card."""
+    kinds: dict[str, DeviceKind] = {"cpu": "cpu", "cuda": "cuda", "mps": "mps"}
+    return kinds[device.type]
+
+
+def pick_dtype(dtype: str | None, device: torch.device) -> ComputeType:
+    """The precision of the forward pass: float16 (autocast) on cuda and float32 elsewhere unless asked."""
+    if dtype is None:
+        return "float16" if device.type == "cuda" else "float32"
+    allowed: dict[str, ComputeType] = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+    if dtype not in allowed:
+        raise UsageError("unknown dtype of computation", found=dtype, allowed=", ".join(allowed))
+    return allowed[dtype]
+
+
+@contextlib.contextmanager
+def frozen_forward(device: torch.device, dtype: ComputeType) -> Iterator[None]:
+    """Inference mode, with autocast where the precision is a half one; the weights stay float32."""
+    with torch.inference_mode():
+        if dtype == "float32":
+            yield
+        else:
+            with torch.autocast(device.type, dtype=_DTYPES[dtype]):
+                yield

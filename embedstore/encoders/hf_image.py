@@ -1,0 +1,194 @@
+"""Image models of transformers: one line of the table a family.
+
+Tokens are the last hidden state after the final norm, patches only, row-major; CLS and registers stand in
+the prefix with the same norm. Pooled is the normed CLS, or for two-tower models the projected embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from embedstore.documents import EncoderCard
+from embedstore.encoders.base import ImageBatch
+from embedstore.encoders.cards import library_versions, weights_sha256
+from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.hf import choose_family, load_frozen, read_config
+from embedstore.encoders.hf_processor import Preparation, Size, load_preparation
+from embedstore.errors import EncoderError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from embedstore.encoders.checkpoint import Checkpoint
+    from embedstore.shapes import Float32Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFamily:
+    """How one architecture is loaded and read.
+
+    `norm`: last part of the name of a final norm that the model's last hidden state has not passed;
+    `interpolate`: whether sizes other than the trained one must be asked for with an argument;
+    `unused`: tensors that the forward pass never reads; `cls`: how many CLS tokens stand first.
+    """
+
+    model: str
+    pooled: Literal["cls", "image_embeds"] = "cls"
+    norm: str | None = None
+    interpolate: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    cls: int = 1
+
+
+_MASK = ("embeddings.mask_token",)
+_CLIP = ImageFamily(
+    model="CLIPVisionModelWithProjection", pooled="image_embeds", norm="post_layernorm", interpolate=True
+)
+
+FAMILIES: Mapping[str, ImageFamily] = {
+    "dinov2": ImageFamily(model="Dinov2Model", unused=_MASK),
+    "dinov2_with_registers": ImageFamily(model="Dinov2WithRegistersModel", unused=_MASK),
+    "vit": ImageFamily(model="ViTModel", options={"add_pooling_layer": False}, interpolate=True),
+    "clip": _CLIP,
+    "clip_vision_model": _CLIP,
+    "CLIPVisionModel": ImageFamily(model="CLIPVisionModel", norm="post_layernorm", interpolate=True),
+}
+
+
+class HFImageEncoder:
+    """A frozen image model of transformers behind the protocol `ImageEncoder`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: ImageFamily,
+        model: Any,
+        preparation: Preparation,
+        *,
+        device: torch.device,
+        dtype: ComputeType,
+    ) -> None:
+        self._family, self._preparation, self._device, self._dtype = family, preparation, device, dtype
+        self.model = model.to(device)
+        height, width = preparation.card.size
+        patch, trained = _pair(model.config.patch_size), _pair(model.config.image_size)
+        self._grid = height // patch[0], width // patch[1]
+        self._prefix = family.cls + int(getattr(model.config, "num_register_tokens", 0))
+        self._options = (
+            {"interpolate_pos_encoding": True} if family.interpolate and trained != (height, width) else {}
+        )
+        self._norm = _submodule(model, family.norm) if family.norm else None
+        self._card = self._make_card(checkpoint)
+
+    @property
+    def card(self) -> EncoderCard:
+        """The identity of the features this encoder makes."""
+        return self._card
+
+    def prepare(self, picture: Image) -> Float32Array:
+        """An RGB picture to the pixels the model sees, `(3, h, w)` float32, by the checkpoint's processor."""
+        return self._preparation(picture)
+
+    def encode(self, pixels: Sequence[Float32Array]) -> ImageBatch:
+        """Prepared pictures to tokens `(b, t, d)`, prefix `(b, p, d)` and pooled `(b, w)`."""
+        batch = torch.empty((len(pixels), *pixels[0].shape), pin_memory=self._device.type == "cuda")
+        np.stack(pixels, out=batch.numpy())
+        with frozen_forward(self._device, self._dtype):
+            return self._forward(batch.to(self._device, non_blocking=True))
+
+    def _forward(self, batch: Tensor) -> ImageBatch:
+        output = self.model(pixel_values=batch, **self._options)
+        hidden = output.last_hidden_state if self._norm is None else self._norm(output.last_hidden_state)
+        prefix = hidden[:, : self._prefix]
+        pooled = output.image_embeds if self._family.pooled == "image_embeds" else hidden[:, 0]
+        return ImageBatch(
+            tokens=hidden[:, self._prefix :], prefix=prefix if self._prefix else None, pooled=pooled
+        )
+
+    def _make_card(self, checkpoint: Checkpoint) -> EncoderCard:
+        """Every width is read from one forward pass, which must agree with the configuration."""
+        size = self._preparation.card.size
+        probe = self.encode([np.zeros((3, *size), dtype=np.float32)])
+        rows, columns = self._grid
+        if probe.tokens.shape[1] != rows * columns:
+            raise EncoderError(
+                "the model gives another number of patch tokens than its configuration says",
+                where=checkpoint.model,
+                found=f"{probe.tokens.shape[1]} tokens for a grid of {rows}x{columns}",
+            )
+        unused = set(self._family.unused)
+        state = {name: t for name, t in self.model.state_dict().items() if name not in unused}
+        return EncoderCard(
+            modality="image",
+            library="transformers",
+            architecture=type(self.model).__name__,
+            model=checkpoint.model,
+            revision=checkpoint.revision,
+            weights_sha256=weights_sha256(state),
+            final_norm=True,
+            width=probe.tokens.shape[2],
+            pooled_width=probe.pooled.shape[1],
+            pooling=self._family.pooled,
+            grid=self._grid,
+            prefix=self._prefix,
+            registers=self._prefix - self._family.cls,
+            processor=self._preparation.card,
+            compute_dtype=self._dtype,
+            device_kind=device_kind(self._device),
+            versions=self._versions(),
+        )
+
+    def _versions(self) -> dict[str, str]:
+        backend = ("torchvision",) if self._preparation.card.backend == "torchvision" else ()
+        return library_versions("torch", "transformers", "pillow", *backend)
+
+
+def load(
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    image_size: int | Size | None,
+    dtype: str | None,
+    backend: str | None,
+) -> HFImageEncoder:
+    """Load an image model of a known family with its processor; `EncoderError` where it is none."""
+    where = pick_device(device)
+    config = read_config(checkpoint)
+    family = choose_family(checkpoint, config, FAMILIES, "an image model")
+    preparation = load_preparation(checkpoint, backend=backend, image_size=image_size)
+    model = load_frozen(checkpoint, family.model, options=family.options, unused=family.unused)
+    if image_size is not None:
+        _check_size(preparation.card.size, _pair(model.config.patch_size))
+    return HFImageEncoder(
+        checkpoint, family, model, preparation, device=where, dtype=pick_dtype(dtype, where)
+    )
+
+
+def _check_size(size: Size, patch: Size) -> None:
+    if size[0] % patch[0] or size[1] % patch[1]:
+        low = max(1, size[0] // patch[0]) * patch[0]
+        raise UsageError(
+            "the image size must be a multiple of the patch size, or the border is left out",
+            found=f"{size[0]}x{size[1]} with patches of {patch[0]}x{patch[1]}",
+            todo=f"use --image-size {low} or {low + patch[0]}",
+        )
+
+
+def _pair(value: Any) -> Size:
+    if isinstance(value, int):
+        return value, value
+    height, width = value
+    return int(height), int(width)
+
+
+def _submodule(model: Any, name: str) -> Any:
+    """The submodule with this last name part; where it hangs differs between library versions."""
+    return next(module for path, module in model.named_modules() if path.rpartition(".")[2] == name)

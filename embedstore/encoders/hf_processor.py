@@ -1,0 +1,168 @@
+"""The checkpoint's own image processor: pinned to one backend, described in a card, called cheaply."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from embedstore.documents import ProcessorCard
+from embedstore.encoders.checkpoint import Checkpoint, loading
+from embedstore.errors import EncoderError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from PIL.Image import Image
+
+    from embedstore.shapes import Float32Array
+
+Backend: TypeAlias = Literal["pil", "torchvision"]
+Size: TypeAlias = tuple[int, int]
+
+# transformers 5 picks torchvision wherever it is installed, and we depend on it. The two backends differ
+# in pixels, so the choice is made here once instead of by what happens to be installed.
+DEFAULT_BACKEND: Backend = "torchvision"
+
+
+class Preparation:
+    """Pictures to pixels, exactly as `processor(images=picture)` gives them. Thread-safe."""
+
+    def __init__(self, processor: Any, card: ProcessorCard) -> None:
+        self.processor, self.card = processor, card
+        self._pixels = _direct(processor)
+
+    def __call__(self, picture: Image) -> Float32Array:
+        """An RGB picture to `(3, h, w)` float32."""
+        return self._pixels(picture if picture.mode == "RGB" else picture.convert("RGB"))
+
+
+def load_preparation(
+    checkpoint: Checkpoint, *, backend: str | None, image_size: int | Size | None
+) -> Preparation:
+    """Load the processor with its backend pinned; `image_size` scales its resize and crop together."""
+    from transformers import AutoImageProcessor
+
+    wanted = DEFAULT_BACKEND if backend is None else backend
+    if wanted not in ("pil", "torchvision"):
+        raise UsageError("unknown processor backend", found=wanted, allowed="pil, torchvision")
+    with loading(checkpoint, "image processor"):
+        processor = AutoImageProcessor.from_pretrained(
+            checkpoint.source, backend=wanted, trust_remote_code=False, **checkpoint.arguments
+        )
+    if processor.backend != wanted:
+        raise EncoderError(
+            "the image processor has no such backend",
+            where=checkpoint.model,
+            found=f"{type(processor).__name__} with backend {processor.backend}",
+            todo=f"add ?backend={processor.backend} to the encoder's name",
+        )
+    if image_size is not None:
+        processor = _resized(
+            processor, (image_size, image_size) if isinstance(image_size, int) else image_size
+        )
+    return Preparation(processor, describe(processor, where=checkpoint.model))
+
+
+def describe(processor: Any, *, where: str) -> ProcessorCard:
+    """The card of a processor, every value read from the object itself."""
+    size = _output_size(processor)
+    if size is None:
+        raise EncoderError(
+            "the processor gives pixels of a different size for each picture",
+            where=where,
+            found=f"size={processor.size}, center crop {bool(processor.do_center_crop)}",
+            todo="give a checkpoint whose processor has a fixed size, or set --image-size",
+        )
+    normalise = bool(processor.do_normalize)
+    return ProcessorCard(
+        class_name=type(processor).__name__,
+        backend=processor.backend,
+        size=size,
+        resize=_resize_rule(processor),
+        crop=f"center={size[0]}x{size[1]}" if processor.do_center_crop else None,
+        interpolation=_interpolation(processor.resample),
+        rescale=float(processor.rescale_factor) if processor.do_rescale else 1.0,
+        mean=tuple(processor.image_mean) if normalise else (0.0, 0.0, 0.0),
+        std=tuple(processor.image_std) if normalise else (1.0, 1.0, 1.0),
+    )
+
+
+def _output_size(processor: Any) -> Size | None:
+    if processor.do_center_crop:
+        return processor.crop_size.height, processor.crop_size.width
+    size = processor.size if processor.do_resize else None
+    if size is None or not (size.height and size.width):
+        return None
+    return size.height, size.width
+
+
+def _resize_rule(processor: Any) -> str:
+    size = processor.size
+    if not processor.do_resize:
+        return "none"
+    if size.height and size.width:
+        return f"exact={size.height}x{size.width}"
+    return ",".join(f"{key}={value}" for key, value in dict(size).items())
+
+
+def _interpolation(resample: Any) -> str:
+    from PIL.Image import Resampling
+
+    # Both backends fall back to bilinear where a processor names no filter, and both always antialias.
+    filter_ = Resampling.BILINEAR if resample is None else resample
+    name = (
+        str(filter_.value) if isinstance(getattr(filter_, "value", None), str) else Resampling(filter_).name
+    )
+    return name.lower() if name.lower() == "nearest" else f"{name.lower()}+antialias"
+
+
+def _resized(processor: Any, wanted: Size) -> Any:
+    """The same processor for another output size; the shorter edge keeps its ratio to the crop."""
+    now = _output_size(processor)
+    if now == wanted:
+        return processor
+    if min(wanted) < 1:
+        raise UsageError("an image size must be positive", found=wanted)
+    target = {"height": wanted[0], "width": wanted[1]}
+    changes: dict[str, Any] = {"do_resize": True, "size": target}
+    if processor.do_center_crop:
+        changes["crop_size"] = target
+        edge = processor.size.shortest_edge if processor.do_resize else None
+        if edge and now is not None:
+            ratio = max(wanted[0] / now[0], wanted[1] / now[1])
+            changes["size"] = {"shortest_edge": round(edge * ratio)}
+    return type(processor).from_dict(processor.to_dict() | changes)
+
+
+def _direct(processor: Any) -> Callable[[Image], Float32Array]:
+    """The processor's own steps with its options resolved once, where that gives the same pixels.
+
+    The public call validates and copies some twenty options for each picture, which costs as much as the
+    resize itself. The shortcut is proved on two pictures here, and not used where it differs.
+    """
+
+    def slow(picture: Image) -> Float32Array:
+        pixels = processor(images=picture, return_tensors="np")["pixel_values"][0]
+        return np.ascontiguousarray(pixels, dtype=np.float32)
+
+    options = {name: getattr(processor, name, None) for name in getattr(processor, "_valid_kwargs_names", ())}
+    try:
+        options = processor._standardize_kwargs(**options) | {"return_tensors": None}
+
+        def fast(picture: Image) -> Float32Array:
+            image = processor.process_image(picture, **options)
+            pixels = processor._preprocess([image], **options)["pixel_values"][0]
+            return np.ascontiguousarray(pixels, dtype=np.float32)
+
+        same = all(np.array_equal(fast(picture), slow(picture)) for picture in _probes())
+    except (AttributeError, TypeError, KeyError):
+        return slow
+    return fast if same else slow
+
+
+def _probes() -> list[Image]:
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
+    return [Image.fromarray(noise[0]), Image.fromarray(noise[1].transpose(1, 0, 2).copy())]

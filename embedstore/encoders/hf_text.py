@@ -1,0 +1,133 @@
+"""Text models of transformers: one line of the table a family.
+
+Tokens are the last hidden state after the final norm, real tokens with the special ones. Pooled is the mean
+over real tokens where the library names no sentence embedding, and CLIP's projected EOT where it does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from embedstore.documents import EncoderCard
+from embedstore.encoders.base import TextBatch
+from embedstore.encoders.cards import library_versions, weights_sha256
+from embedstore.encoders.checkpoint import Checkpoint, loading
+from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.hf import choose_family, load_frozen, read_config
+from embedstore.encoders.tokens import Tokens, length_limit, pad
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import torch
+
+    from embedstore.shapes import IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextFamily:
+    """How one architecture is loaded, and which vector is its pooled embedding."""
+
+    model: str
+    pooled: Literal["mean", "text_embeds", "eot"] = "mean"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+_NO_POOLER = {"add_pooling_layer": False}
+_CLIP = TextFamily(model="CLIPTextModelWithProjection", pooled="text_embeds")
+
+FAMILIES: Mapping[str, TextFamily] = {
+    "bert": TextFamily(model="BertModel", options=_NO_POOLER),
+    "roberta": TextFamily(model="RobertaModel", options=_NO_POOLER),
+    "xlm-roberta": TextFamily(model="XLMRobertaModel", options=_NO_POOLER),
+    "mpnet": TextFamily(model="MPNetModel", options=_NO_POOLER),
+    "distilbert": TextFamily(model="DistilBertModel"),
+    "clip": _CLIP,
+    "clip_text_model": _CLIP,
+    "CLIPTextModel": TextFamily(model="CLIPTextModel", pooled="eot"),
+}
+
+
+class HFTextEncoder:
+    """A frozen text model of transformers behind the protocol `TextEncoder`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        family: TextFamily,
+        model: Any,
+        tokens: Tokens,
+        *,
+        device: torch.device,
+        dtype: ComputeType,
+    ) -> None:
+        self._family, self._tokens, self._device, self._dtype = family, tokens, device, dtype
+        self.model = model.to(device)
+        pad_id = model.config.pad_token_id
+        # Positions of RoBERTa and MPNet skip this id, so it must be the model's own.
+        self._pad_id = 0 if pad_id is None else int(pad_id)
+        self._card = self._make_card(checkpoint)
+
+    @property
+    def card(self) -> EncoderCard:
+        """The identity of the features this encoder makes."""
+        return self._card
+
+    def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
+        """Texts to token ids `(l,)` int64, cut at the card's `max_length`, and whether each text was cut."""
+        return self._tokens.prepare(texts)
+
+    def encode(self, ids: Sequence[IntArray]) -> TextBatch:
+        """Prepared texts to tokens `(b, l, d)`, mask `(b, l)` and pooled `(b, w)`."""
+        padded, mask = pad(ids, self._pad_id, self._device)
+        with frozen_forward(self._device, self._dtype):
+            output = self.model(input_ids=padded, attention_mask=mask.long())
+            tokens = output.last_hidden_state
+            if self._family.pooled == "mean":
+                pooled = _mean(tokens, mask)
+            else:
+                pooled = output.text_embeds if self._family.pooled == "text_embeds" else output.pooler_output
+            return TextBatch(tokens=tokens, mask=mask, pooled=pooled)
+
+    def _make_card(self, checkpoint: Checkpoint) -> EncoderCard:
+        probe = self.encode(self.prepare([""])[0])
+        return EncoderCard(
+            modality="text",
+            library="transformers",
+            architecture=type(self.model).__name__,
+            model=checkpoint.model,
+            revision=checkpoint.revision,
+            weights_sha256=weights_sha256(self.model.state_dict()),
+            final_norm=True,
+            width=probe.tokens.shape[2],
+            pooled_width=probe.pooled.shape[1],
+            pooling=self._family.pooled,
+            tokenizer=self._tokens.card,
+            compute_dtype=self._dtype,
+            device_kind=device_kind(self._device),
+            versions=library_versions("torch", "transformers", "tokenizers"),
+        )
+
+
+def _mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    weights = mask.unsqueeze(-1).float()
+    return (tokens.float() * weights).sum(1) / weights.sum(1)
+
+
+def load(checkpoint: Checkpoint, *, device: str, max_length: int | None, dtype: str | None) -> HFTextEncoder:
+    """Load a text model of a known family with its tokenizer; `EncoderError` where it is none."""
+    from transformers import AutoTokenizer
+
+    where = pick_device(device)
+    config = read_config(checkpoint)
+    family = choose_family(checkpoint, config, FAMILIES, "a text model")
+    with loading(checkpoint, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint.source, trust_remote_code=False, **checkpoint.arguments
+        )
+    model = load_frozen(checkpoint, family.model, options=family.options)
+    tokens = Tokens(
+        tokenizer, limit=length_limit(tokenizer, model), max_length=max_length, where=checkpoint.model
+    )
+    return HFTextEncoder(checkpoint, family, model, tokens, device=where, dtype=pick_dtype(dtype, where))

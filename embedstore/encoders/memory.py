@@ -1,0 +1,77 @@
+"""Which spec gave which encoder: a per-user file outside every store, since a card carries no path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedstore.documents import EncoderCard
+
+# Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
+FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype"})
+
+
+def home() -> Path:
+    """`$EMBEDSTORE_HOME`, or the platform's cache folder of this user."""
+    chosen = os.environ.get("EMBEDSTORE_HOME")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "embedstore"
+    variable, fallback = (
+        ("LOCALAPPDATA", "AppData/Local") if os.name == "nt" else ("XDG_CACHE_HOME", ".cache")
+    )
+    return Path(os.environ.get(variable) or Path.home() / fallback) / "embedstore"
+
+
+def remember(card: EncoderCard, spec: str) -> None:
+    """Note that `spec` gives the encoder of this card; a folder is noted by its absolute path.
+
+    A memory that cannot be written is left as it is: no run fails for it.
+    """
+    target = home() / "encoders.json"
+    entries = _entries(target) | {_key(card): _absolute(spec)}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix="encoders-", suffix=".tmp", dir=target.parent)
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(entries, file, indent=2, sort_keys=True)
+        Path(name).replace(target)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+
+
+def recall(card: EncoderCard) -> str | None:
+    """The spec that last gave the encoder of this card on this machine, or None."""
+    return _entries(home() / "encoders.json").get(_key(card))
+
+
+def _entries(path: Path) -> dict[str, str]:
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+
+
+def _key(card: EncoderCard) -> str:
+    kept = card.model_dump(mode="json", exclude=set(FREE_FIELDS))
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def _absolute(spec: str) -> str:
+    kind, colon, rest = spec.partition(":")
+    name, mark, options = rest.partition("?")
+    folder = Path(name).expanduser()
+    return f"{kind}{colon}{folder.resolve()}{mark}{options}" if folder.is_dir() else spec
