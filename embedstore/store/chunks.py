@@ -1,0 +1,251 @@
+"""Places of one sharded array: positioned vector reads straight into the caller's buffer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import google_crc32c
+import numpy as np
+
+from embedstore.errors import CorruptStoreError, UsageError
+from embedstore.store import geometry, layout, shard
+from embedstore.store.files import MOST_PIECES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from embedstore.documents import ArraySpec
+    from embedstore.shapes import AnyArray, ByteArray, IntArray
+
+Verify: TypeAlias = Literal["first", "always", "never"]
+
+_MOST_OPEN = 64
+_GAP_BYTES = 16 << 10
+_SPAN_BYTES = 8 << 20
+REPAIR = "embedstore verify STORE --repair, then run the encode command again"
+
+
+class _OpenShard:
+    """An open shard file with its checked index; closed when nobody holds it any more."""
+
+    def __init__(self, path: Path, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
+        try:
+            self.handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        except OSError as bad:
+            self.handle = -1
+            raise CorruptStoreError(
+                f"a shard cannot be opened: {bad.strerror}", where=where, todo=REPAIR
+            ) from None
+        self.offsets = shard.read_index(
+            self.handle, chunks=spec.shard // spec.chunk, chunk_bytes=chunk_bytes, where=where, todo=REPAIR
+        )
+
+    def __del__(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+
+
+class ShardedArray:
+    """One array of a feature, read along its first axis. Thread-safe.
+
+    `verify`: check a chunk's crc32c the first time it is touched, always, or never.
+    """
+
+    def __init__(self, feature: Path, spec: ArraySpec, verify: Verify = "first") -> None:
+        if verify not in ("first", "always", "never"):
+            raise UsageError("bad value of verify", found=verify, allowed="first, always, never")
+        self._feature, self.spec, self._mode = feature, spec, verify
+        self.dtype = geometry.stored_dtype(spec)
+        self.place_bytes = int(np.prod(spec.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        self._chunk_bytes = self.place_bytes * spec.chunk
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._checked: dict[int, bytearray] = {}
+        self._lock = threading.Lock()
+
+    def _path(self, number: int) -> str:
+        return layout.shard(self.spec.name, number, len(self.spec.shape))
+
+    def _where(self, number: int) -> str:
+        return f"{self._feature.name}/{self._path(number)}"
+
+    def _shard(self, number: int) -> tuple[_OpenShard, bytearray]:
+        with self._lock:
+            found = self._open.pop(number, None)
+            if found is None:
+                path = self._feature / self._path(number)
+                found = _OpenShard(path, self.spec, self._chunk_bytes, self._where(number))
+            self._open[number] = found
+            if len(self._open) > _MOST_OPEN:
+                self._open.popitem(last=False)
+            checked = self._checked.get(number)
+            if checked is None:
+                checked = self._checked[number] = bytearray(self.spec.shard // self.spec.chunk)
+            return found, checked
+
+    def empty(self, places: int) -> AnyArray:
+        """An uninitialised array for that many places."""
+        return np.empty((places, *self.spec.shape[1:]), self.dtype)
+
+    def read(self, start: int, stop: int, out: AnyArray | None = None) -> AnyArray:
+        """Places `[start, stop)` in the stored dtype, into `out` where it is given (C order, same dtype).
+
+        Raises `UsageError` outside the array and `CorruptStoreError` naming file, chunk and rows.
+        """
+        if not 0 <= start <= stop <= self.spec.shape[0]:
+            raise UsageError(
+                f"rows outside {self.spec.name}",
+                found=f"[{start}, {stop})",
+                allowed=f"[0, {self.spec.shape[0]})",
+            )
+        out = self.empty(stop - start) if out is None else self._checked_out(out, stop - start)
+        flat = shard.as_bytes(out) if out.size else np.empty(0, np.uint8)
+        at = start
+        while at < stop and self.place_bytes:
+            number, first = divmod(at, self.spec.shard)
+            end = min(stop, at - first + self.spec.shard)
+            piece = flat[(at - start) * self.place_bytes : (end - start) * self.place_bytes]
+            self._read_shard(number, first, first + end - at, piece)
+            at = end
+        return out
+
+    def _checked_out(self, out: AnyArray, places: int) -> AnyArray:
+        shape = (places, *self.spec.shape[1:])
+        if (
+            out.shape != shape
+            or out.dtype != self.dtype
+            or not out.flags.c_contiguous
+            or not out.flags.writeable
+        ):
+            raise UsageError(
+                f"the buffer does not fit {self.spec.name}",
+                found=f"{out.dtype} {out.shape}",
+                allowed=f"{self.dtype} {shape}, writable, C order",
+            )
+        return out
+
+    def _read_shard(self, number: int, first: int, stop: int, out: ByteArray) -> None:
+        """Places `[first, stop)` of one shard: chunks read whole where a checksum is to be tested."""
+        held, checked = self._shard(number)
+        size, place = self.spec.chunk, self.place_bytes
+        pieces: list[tuple[int, ByteArray]] = []
+        tests: list[tuple[int, ByteArray, ByteArray]] = []
+        copies: list[tuple[ByteArray, ByteArray]] = []
+        for chunk in range(first // size, -(-stop // size)):
+            low, high = max(first, chunk * size), min(stop, (chunk + 1) * size)
+            target = out[(low - first) * place : (high - first) * place]
+            offset = int(held.offsets[chunk])
+            if offset < 0:
+                raise self._corrupt("a chunk is missing", number, chunk)
+            if self._mode == "never" or (self._mode == "first" and checked[chunk]):
+                pieces.append((offset + (low - chunk * size) * place, target))
+                continue
+            whole = target if high - low == size else np.empty(self._chunk_bytes, np.uint8)
+            if whole is not target:
+                at = (low - chunk * size) * place
+                copies.append((target, whole[at : at + len(target)]))
+            crc = np.empty(shard.CRC, np.uint8)
+            pieces += [(offset, whole), (offset + self._chunk_bytes, crc)]
+            tests.append((chunk, whole, crc))
+        if not _read_pieces(held.handle, pieces):
+            raise self._corrupt("the shard is cut short", number, first // size)
+        for chunk, whole, crc in tests:
+            if shard.crc_bytes(google_crc32c.value(whole)) != crc.tobytes():
+                raise self._corrupt("a chunk does not agree with its checksum", number, chunk)
+            checked[chunk] = 1
+        for target, source in copies:
+            target[:] = source
+
+    def _corrupt(self, problem: str, number: int, chunk: int) -> CorruptStoreError:
+        first = number * self.spec.shard + chunk * self.spec.chunk
+        unit = (
+            "token places"
+            if self.spec.shape[0] and self.spec.name == "tokens" and len(self.spec.shape) == 2
+            else "rows"
+        )
+        return CorruptStoreError(
+            problem,
+            where=self._where(number),
+            found=f"chunk {chunk}: {unit} {first} to {first + self.spec.chunk - 1}",
+            todo=REPAIR,
+        )
+
+    def gather(self, places: IntArray, out: AnyArray | None = None) -> AnyArray:
+        """Any places in any order, repeats allowed; neighbours are read together."""
+        wanted = np.asarray(places)
+        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+            raise UsageError("rows must be integers along one axis", found=f"{wanted.dtype} {wanted.shape}")
+        out = self.empty(len(wanted)) if out is None else self._checked_out(out, len(wanted))
+        if not len(wanted):
+            return out
+        if int(wanted.min()) < 0 or int(wanted.max()) >= self.spec.shape[0]:
+            raise UsageError(
+                f"rows outside {self.spec.name}",
+                found=f"{wanted.min()} to {wanted.max()}",
+                allowed=f"0 to {self.spec.shape[0] - 1}",
+            )
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order].astype(np.int64)
+        for low, high in self._spans(ascending):
+            self._gather_span(ascending[low:high], order[low:high], out)
+        return out
+
+    def _spans(self, ascending: IntArray) -> list[tuple[int, int]]:
+        """Slices of the sorted places that one read brings: small gaps are read over, spans are bounded."""
+        reach = 1 + _GAP_BYTES // max(1, self.place_bytes)
+        breaks = np.flatnonzero(np.diff(ascending) > reach) + 1
+        most = max(1, _SPAN_BYTES // max(1, self.place_bytes))
+        spans: list[tuple[int, int]] = []
+        for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ascending)], strict=True):
+            at = low
+            while at < high:
+                end = min(high, int(np.searchsorted(ascending, ascending[at] + most)))
+                spans.append((at, end))
+                at = end
+        return spans
+
+    def _gather_span(self, places: IntArray, targets: IntArray, out: AnyArray) -> None:
+        first, stop = int(places[0]), int(places[-1]) + 1
+        dense = stop - first == len(places) and int(targets[-1]) - int(targets[0]) == len(targets) - 1
+        if dense and (np.diff(places) == 1).all() and (np.diff(targets) == 1).all():
+            self.read(first, stop, out[int(targets[0]) : int(targets[0]) + len(targets)])
+        else:
+            out[targets] = self.read(first, stop)[places - first]
+
+
+def _read_pieces(handle: int, pieces: list[tuple[int, ByteArray]]) -> bool:
+    """Fill every buffer from its offset; ascending neighbours at most a checksum apart share one call."""
+    at = 0
+    while at < len(pieces):
+        start, end = pieces[at][0], pieces[at][0]
+        buffers: list[ByteArray] = []
+        while at < len(pieces) and len(buffers) < MOST_PIECES - 1:
+            offset, buffer = pieces[at]
+            if offset == end + shard.CRC:
+                buffers.append(np.empty(shard.CRC, np.uint8))
+            elif offset != end:
+                break
+            buffers.append(buffer)
+            end = offset + len(buffer)
+            at += 1
+        if not _read_run(handle, buffers, start):
+            return False
+    return True
+
+
+def _read_run(handle: int, buffers: list[ByteArray], offset: int) -> bool:
+    waiting = [memoryview(b) for b in buffers if len(b)]  # type: ignore[arg-type]  # arrays are buffers
+    first = 0
+    while first < len(waiting):
+        got = os.preadv(handle, waiting[first:], offset)
+        if got == 0:
+            return False
+        offset += got
+        while first < len(waiting) and got >= len(waiting[first]):
+            got -= len(waiting[first])
+            first += 1
+        if got:
+            waiting[first] = waiting[first][got:]
+    return True

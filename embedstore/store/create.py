@@ -1,0 +1,148 @@
+"""The planning step: tables first, then the plan, which makes the store exist."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from embedstore.documents import FORMAT_VERSION, Plan, refuse_differences
+from embedstore.errors import CorruptStoreError, FormatVersionError, StorageValueError, StoreError
+from embedstore.store import files, geometry, layout, tables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pyarrow as pa
+
+    from embedstore.store.tables import Rows
+
+_OURS = {layout.ZARR, layout.TABLES, layout.FEATURES}
+_TODO = "choose a new store path, or restore the source"
+
+
+def refuse_newer(text: bytes, *, where: str) -> None:
+    """Raise `FormatVersionError` for a document of a later format, before any field is looked at."""
+    try:
+        found = json.loads(text).get("format_version")
+    except (ValueError, AttributeError):
+        return
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        raise FormatVersionError(
+            "the store was written by a newer version of the format",
+            where=where,
+            found=found,
+            allowed=f"1 to {FORMAT_VERSION}",
+            todo="install a newer embedstore",
+        )
+
+
+def read_plan(store: Path) -> Plan:
+    """The plan of a store; `FormatVersionError` where it was written by a newer version."""
+    path = layout.plan(store)
+    text = path.read_bytes()
+    refuse_newer(text, where=path.name)
+    return Plan.from_json(text, where=path.name, error=CorruptStoreError)
+
+
+def create_store(
+    store: Path,
+    plan: Plan,
+    *,
+    images: Rows = (),
+    texts: Rows = (),
+    masks: Rows = (),
+) -> bool:
+    """Stream the tables to Parquet, then commit the plan; what a killed planning left is made again.
+
+    Each takes Arrow batches, or rows as mappings, with the columns of `tables.SCHEMAS` in plan order.
+    Where the store exists its plan must be equal (`MismatchError` lists the fields) and nothing is read
+    from the iterables. Returns whether the store was made. A folder with foreign files is refused
+    (`StoreError`).
+    """
+    if layout.plan(store).exists():
+        _compare(store, plan)
+        return False
+    _refuse_foreign(store)
+    store.mkdir(parents=True, exist_ok=True)
+    try:
+        files.replace(
+            store / layout.ZARR, geometry.group_json({"embedstore": {"format_version": FORMAT_VERSION}})
+        )
+        files.replace(store / layout.FEATURES / layout.ZARR, geometry.group_json())
+        counts = {
+            "images": _write_table(store, "images", images),
+            "texts": _write_table(store, "texts", texts),
+            "masks": _write_table(store, "masks", masks),
+        }
+    except FileNotFoundError:
+        # A second process was quicker, and has cleaned up what it saw of our temporary files.
+        if not layout.plan(store).exists():
+            raise
+        _compare(store, plan)
+        return False
+    _check_counts(plan, counts)
+    files.flush_folder(store)
+    made = files.commit(layout.plan(store), plan.to_json().encode())
+    _compare(store, plan)
+    for left in layout.leftovers(store):
+        if layout.FEATURES not in left.relative_to(store).parts[:-1]:
+            files.remove(left)
+    return made
+
+
+def _compare(store: Path, plan: Plan) -> None:
+    refuse_differences(read_plan(store), plan, what="the plan", where=layout.PLAN, todo=_TODO)
+
+
+def _refuse_foreign(store: Path) -> None:
+    """A folder may be absent, empty, or hold what a killed planning left; nothing else is touched."""
+    if store.exists() and not store.is_dir():
+        raise StoreError("the store path is a file", where=store.name, todo="choose another path")
+    if not store.is_dir():
+        return
+    foreign = [p.name for p in store.iterdir() if p.name not in _OURS and not layout.is_temporary(p.name)]
+    marked = not (store / layout.TABLES).exists() or (store / layout.ZARR).is_file()
+    if foreign or not marked:
+        raise StoreError(
+            "the folder is not empty and holds no store",
+            where=store.name,
+            found=", ".join(sorted(foreign)[:5]) or layout.TABLES,
+            todo="choose another path for the store",
+        )
+
+
+def _write_table(store: Path, table: str, rows: Rows) -> int:
+    """Write the parts of one table and remove older ones beyond them; returns the number of rows."""
+    groups = tables.row_groups(rows, table)
+    count, number = 0, 0
+    for group in groups:
+        part = list(chain([group], islice(groups, tables.part_size(table) - 1)))
+        count += sum(len(g) for g in part)
+        _place(store, table, number, part)
+        number += 1
+    if number == 0 and table != "masks":
+        _place(store, table, 0, [tables.SCHEMAS[table].empty_table()])
+        number = 1
+    for old in layout.parts(store, table)[number:]:
+        files.remove(old)
+    folder = layout.table(store, table)
+    if folder.is_dir():
+        files.flush_folders([folder / "any"], store)
+    return count
+
+
+def _place(store: Path, table: str, number: int, groups: list[pa.Table]) -> None:
+    final = layout.part(store, table, number)
+    files.rename(tables.write_file(final, table, groups), final)
+
+
+def _check_counts(plan: Plan, counts: dict[str, int]) -> None:
+    wanted = {"images": plan.images, "texts": plan.texts}
+    found = {name: counts[name] for name in wanted}
+    if found != wanted or bool(counts["masks"]) != plan.masks:
+        raise StorageValueError(
+            "the tables do not have the rows that the plan says",
+            found=f"{counts}",
+            allowed=f"{wanted}, masks: {plan.masks}",
+        )

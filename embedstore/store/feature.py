@@ -1,0 +1,166 @@
+"""A complete feature: rows of its arrays as NumPy arrays in their stored dtype."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedstore.errors import CorruptStoreError, UsageError
+from embedstore.store.chunks import REPAIR, ShardedArray, Verify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from embedstore.documents import ArrayName, EncoderCard, FeatureHeader, FeatureManifest, Table
+    from embedstore.shapes import AnyArray, ByteArray, FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Tokens of several texts back to back: `tokens (sum, d)`, `offsets (b + 1,)` int64."""
+
+    tokens: FloatArray
+    offsets: IntArray
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each text `(b,)` int64."""
+        return np.diff(self.offsets)
+
+
+class Feature:
+    """What one encoder made of one table. Thread-safe; holds no tokens.
+
+    Arrays: images `tokens (n, t, d)`, `prefix (n, p, d)` where the encoder has one, `pooled (n, w)`,
+    `status (n,)`; texts ragged tokens through `text_tokens`, `lengths (n,)`, `pooled (n, w)`, `status (n,)`.
+    Quarantined rows hold NaN (texts: no tokens) and have status 1.
+    """
+
+    def __init__(self, path: Path, manifest: FeatureManifest, verify: Verify = "first") -> None:
+        self.path, self.manifest = path, manifest
+        self._arrays = {a.name: ShardedArray(path, a, verify) for a in manifest.header.arrays}
+        self._lock = threading.Lock()
+        self._lengths: AnyArray | None = None
+        self._starts: IntArray | None = None
+
+    def __repr__(self) -> str:
+        return f"Feature({self.name!r}, {self.table}, {self.rows} rows, arrays {', '.join(self._arrays)})"
+
+    @property
+    def header(self) -> FeatureHeader:
+        """Everything that was decided before the first unit."""
+        return self.manifest.header
+
+    @property
+    def name(self) -> str:
+        """The name the user gave."""
+        return self.header.name
+
+    @property
+    def card(self) -> EncoderCard:
+        """The encoder that made this feature."""
+        return self.header.card
+
+    @property
+    def table(self) -> Table:
+        """The table whose rows these are: images or texts."""
+        return self.header.table
+
+    @property
+    def rows(self) -> int:
+        """Rows of that table."""
+        return self.header.rows
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays."""
+        return tuple(self._arrays)
+
+    def array(self, name: ArrayName) -> ShardedArray:
+        """One array by name; `UsageError` where the feature has none of that name."""
+        if name not in self._arrays:
+            raise UsageError(f"feature {self.name!r} has no array {name!r}", allowed=", ".join(self._arrays))
+        return self._arrays[name]
+
+    def _by_row(self, name: ArrayName) -> ShardedArray:
+        if name == "tokens" and self.table == "texts":
+            raise UsageError(
+                "text tokens are ragged", where=self.name, todo="read them with text_tokens(rows)"
+            )
+        return self.array(name)
+
+    def read(self, name: ArrayName, start: int, stop: int, out: AnyArray | None = None) -> AnyArray:
+        """Rows `[start, stop)` of an array in the stored dtype, into `out` where it is given."""
+        return self._by_row(name).read(start, stop, out)
+
+    def gather(
+        self, name: ArrayName, rows: IntArray | Sequence[int], out: AnyArray | None = None
+    ) -> AnyArray:
+        """Any rows of an array, in any order, repeats allowed."""
+        return self._by_row(name).gather(_rows(rows), out)
+
+    def status(self) -> ByteArray:
+        """`(n,)` uint8: 0 good, 1 quarantined."""
+        return self.read("status", 0, self.rows)
+
+    def lengths(self) -> AnyArray:
+        """Tokens of every text `(n,)` int32, read once; do not write into it."""
+        with self._lock:
+            if self._lengths is None:
+                lengths = self.read("lengths", 0, self.rows)
+                if lengths.size and (int(lengths.min()) < 0 or int(lengths.max()) > self.header.max_tokens):
+                    raise CorruptStoreError(
+                        "a text has an impossible number of tokens", where=f"{self.name}/lengths", todo=REPAIR
+                    )
+                lengths.flags.writeable = False
+                self._lengths = lengths
+            return self._lengths
+
+    def token_starts(self) -> IntArray:
+        """The place in the packed tokens where each text begins `(n,)` int64; do not write into it."""
+        lengths = self.lengths()
+        with self._lock:
+            if self._starts is None:
+                starts = np.cumsum(lengths, dtype=np.int64) - lengths
+                units = np.arange(self.rows, dtype=np.int64) // self.header.shard_rows
+                before = starts[np.arange(self.header.units) * self.header.shard_rows]
+                starts += (units * (self.header.shard_rows * self.header.max_tokens)) - before[units]
+                starts.flags.writeable = False
+                self._starts = starts
+            return self._starts
+
+    def text_tokens(self, rows: IntArray | Sequence[int] | range | slice) -> Packed:
+        """Tokens of any texts in the given order, packed; neighbouring rows come with one read."""
+        tokens = self.array("tokens")
+        if self.table != "texts":
+            raise UsageError(
+                "only text features have ragged tokens", where=self.name, todo="use read or gather"
+            )
+        wanted = np.arange(self.rows)[rows] if isinstance(rows, slice) else _rows(rows)
+        if wanted.size and (int(wanted.min()) < 0 or int(wanted.max()) >= self.rows):
+            raise UsageError(
+                "rows outside the feature",
+                found=f"{wanted.min()} to {wanted.max()}",
+                allowed=f"0 to {self.rows - 1}",
+            )
+        lengths = self.lengths()[wanted].astype(np.int64)
+        starts = self.token_starts()[wanted]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        out = tokens.empty(int(offsets[-1]))
+        some = np.flatnonzero(lengths)
+        if some.size:
+            ends = starts[some] + lengths[some]
+            breaks = np.flatnonzero(starts[some][1:] != ends[:-1]) + 1
+            for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(some)], strict=True):
+                first, last = some[low], some[high - 1]
+                tokens.read(int(starts[first]), int(ends[high - 1]), out[offsets[first] : offsets[last + 1]])
+        return Packed(out, offsets)
+
+
+def _rows(rows: IntArray | Sequence[int] | range) -> IntArray:
+    found = np.asarray(rows)
+    return found.astype(np.int64) if not found.size else found

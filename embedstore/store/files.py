@@ -1,0 +1,138 @@
+"""Files that exist whole or not at all: temporary name, flush, then one rename or link."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from embedstore.errors import StoreError
+from embedstore.store import layout
+from embedstore.store.failpoints import effect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from embedstore.shapes import ByteArray
+
+MOST_PIECES = 1024
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def write_pieces(handle: int, pieces: Sequence[ByteArray | bytes]) -> None:
+    """Write buffers one after the other by vector writes, without joining them; short writes go on."""
+    waiting = [memoryview(p).cast("B") for p in pieces if len(p)]  # type: ignore[arg-type]  # arrays are buffers
+    first = 0
+    while first < len(waiting):
+        done = os.writev(handle, waiting[first : first + MOST_PIECES])
+        while first < len(waiting) and done >= len(waiting[first]):
+            done -= len(waiting[first])
+            first += 1
+        if done:
+            waiting[first] = waiting[first][done:]
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names inside a folder durable."""
+    with effect("flush-folder", folder):
+        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def flush_folders(files: Iterable[Path], root: Path) -> None:
+    """Flush every folder between the files and `root`, the deepest first, each once."""
+    folders = {p for f in files for p in f.parents if p == root or root in p.parents}
+    for folder in sorted(folders, key=lambda p: (-len(p.parts), p)):
+        flush_folder(folder)
+
+
+def write_temporary(final: Path, write: Callable[[int], None]) -> Path:
+    """Let `write` fill a new file beside `final`, flush it, and return its temporary path.
+
+    The file is removed again when `write` fails; a process that is killed leaves it.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    name = layout.temporary(final)
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        with effect("write", final):
+            write(handle)
+        with effect("flush", final):
+            os.fsync(handle)
+    except Exception as bad:
+        name.unlink(missing_ok=True)
+        if isinstance(bad, OSError) and bad.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StoreError(
+                "the disk is full",
+                where=final.name,
+                todo="free some space and run the same command again: what is finished stays",
+            ) from bad
+        raise
+    finally:
+        os.close(handle)
+    return name
+
+
+def rename(temporary: Path, final: Path) -> None:
+    """Make a finished temporary file exist under its name, in place of what was there."""
+    with effect("rename", final):
+        temporary.replace(final)
+
+
+def replace(final: Path, data: bytes) -> None:
+    """Write a small file whole, in place of what was there."""
+    rename(write_temporary(final, lambda handle: write_pieces(handle, [data])), final)
+    flush_folder(final.parent)
+
+
+def commit(final: Path, data: bytes) -> bool:
+    """Create a small file whole, unless it is there already: then return False and change nothing."""
+    if final.exists():
+        return False
+    name = write_temporary(final, lambda handle: write_pieces(handle, [data]))
+    with effect("link", final):
+        created = _link(name, final, data)
+    with effect("unlink", final):
+        name.unlink(missing_ok=True)
+    flush_folder(final.parent)
+    return created
+
+
+def _link(name: Path, final: Path, data: bytes) -> bool:
+    try:
+        os.link(name, final)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        if final.exists():
+            return False
+        raise
+    except OSError as bad:
+        if bad.errno not in _NO_LINKS:
+            raise
+        return _create(final, data)
+    return True
+
+
+def _create(final: Path, data: bytes) -> bool:
+    """The way where a file system has no hard links: exclusive, but a kill may leave it cut short."""
+    try:
+        handle = os.open(final, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        write_pieces(handle, [data])
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file; another process may have been quicker."""
+    with effect("remove", path):
+        path.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""Where everything lies inside a store: the only file that knows paths.
+
+A unit number is written with eight digits, a Parquet part with five, a Zarr chunk key as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedstore.documents import NAME_PATTERN
+from embedstore.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PLAN = "plan.json"
+HEADER = "header.json"
+MANIFEST = "manifest.json"
+ZARR = "zarr.json"
+TABLES = "tables"
+FEATURES = "features"
+UNITS = "units"
+UNITS_TABLE = "units.parquet"
+QUARANTINE = "quarantine.parquet"
+THUMBNAILS = "thumbnails"
+
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{16}\.tmp$")
+_PART = re.compile(r"^part-\d{5}\.parquet$")
+_RECORD = re.compile(r"^\d{8}\.json$")
+
+
+def temporary(final: Path) -> Path:
+    """A name beside `final` that no other writer will choose."""
+    return final.with_name(f".{final.name}.{secrets.token_hex(8)}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one that `temporary` gives."""
+    return _TEMPORARY.match(name) is not None
+
+
+def plan(store: Path) -> Path:
+    """The document whose existence makes a folder a store."""
+    return store / PLAN
+
+
+def table(store: Path, name: str) -> Path:
+    """Folder of one partitioned table: images, texts or masks."""
+    return store / TABLES / name
+
+
+def part(store: Path, name: str, number: int) -> Path:
+    """One Parquet part of a table."""
+    return table(store, name) / f"part-{number:05d}.parquet"
+
+
+def parts(store: Path, name: str) -> list[Path]:
+    """The parts of a table that exist, in row order."""
+    folder = table(store, name)
+    return sorted(p for p in folder.iterdir() if _PART.match(p.name)) if folder.is_dir() else []
+
+
+def feature(store: Path, name: str) -> Path:
+    """Folder of a feature; a name that could leave the store is refused."""
+    if not re.match(NAME_PATTERN, name) or len(name) > 200:
+        raise StoreError("bad feature name", found=name, allowed="letters, digits, '_', '.', '-'")
+    return store / FEATURES / name
+
+
+def feature_names(store: Path) -> tuple[str, ...]:
+    """Names of all features that are complete or begun, sorted."""
+    folder = store / FEATURES
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(p.name for p in folder.iterdir() if (p / HEADER).is_file()))
+
+
+def record(feature: Path, unit: int) -> Path:
+    """The journal entry of one unit."""
+    return feature / UNITS / f"{unit:08d}.json"
+
+
+def records(feature: Path) -> list[Path]:
+    """Journal entries that exist, in unit order."""
+    folder = feature / UNITS
+    return sorted(p for p in folder.iterdir() if _RECORD.match(p.name)) if folder.is_dir() else []
+
+
+def shard(array: str, number: int, axes: int) -> str:
+    """Path of a shard relative to its feature: the default chunk key encoding of Zarr v3."""
+    return "/".join([array, "c", str(number), *(["0"] * (axes - 1))])
+
+
+def thumbnails(unit: int) -> str:
+    """Path of a unit's thumbnails relative to its feature."""
+    return f"{THUMBNAILS}/{unit:08d}.parquet"
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """Every temporary file below a folder; links are not followed."""
+    for here, _, names in os.walk(folder):
+        yield from (Path(here, name) for name in sorted(names) if is_temporary(name))

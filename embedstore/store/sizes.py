@@ -1,0 +1,37 @@
+"""How many bytes a feature will take, before it is made."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedstore.store.shard import CRC
+
+if TYPE_CHECKING:
+    from embedstore.documents import ArraySpec, FeatureHeader
+
+_INDEX_ENTRY = 16
+
+
+def shard_nbytes(spec: ArraySpec, used: int) -> int:
+    """Bytes of one shard file with `used` places: whole chunks with their checksums, and the index."""
+    chunk = spec.chunk * math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize + CRC
+    return -(-used // spec.chunk) * chunk + spec.shard // spec.chunk * _INDEX_ENTRY + CRC
+
+
+def feature_nbytes(header: FeatureHeader, *, tokens_per_row: float = 0.0) -> int:
+    """Bytes of all shards of a feature, thumbnails and documents left out.
+
+    Exact for images. Text tokens are ragged: `tokens_per_row` is their mean, and each unit is taken to hold
+    just that many a row.
+    """
+
+    def unit_nbytes(unit: int) -> int:
+        rows = len(header.unit_rows(unit))
+        packed = header.table == "texts"
+        tokens = round(rows * tokens_per_row)
+        return sum(shard_nbytes(a, tokens if packed and a.name == "tokens" else rows) for a in header.arrays)
+
+    return unit_nbytes(0) * (header.units - 1) + unit_nbytes(header.units - 1)
