@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from embedstore.metrics.recall import Positives
     from embedstore.shapes import FloatArray, IntArray
 
-BLOCK = 2048
+BLOCK = 4096
 _PAIR_VALUES = 4_000_000
 
 
@@ -78,12 +78,12 @@ def ranks_of_positives(
     with _full_precision():
         for part in _parts(len(queries), block):
             goal = torch.from_numpy(best[part])
-            low, high = _outward(goal - slack, up=False), _outward(goal + slack, up=True)
+            low = _outward(goal - slack, up=False).to(device)
+            high = _outward(goal + slack, up=True).to(device)
             for at, scores in _score_blocks(queries[part], gallery, block, device):
-                above = scores > high.to(scores.device)[:, None]
-                ahead[part] += above.sum(dim=1).cpu().numpy()
-                unsure = (scores >= low.to(scores.device)[:, None]) & ~above
-                left, right = _places(unsure, part.start, at)
+                above, left, right = _sort_out(scores, low, high)
+                ahead[part] += above
+                left, right = left + part.start, right + at
                 exact = pair_scores(queries, gallery, left, right)
                 first = (exact > best[left]) | ((exact == best[left]) & (right < row[left]))
                 np.add.at(ahead, left[first], 1)
@@ -108,10 +108,10 @@ def top_k(
             size = part.stop - part.start
             kept = Neighbours(rows=np.empty((size, 0), np.int64), scores=np.empty((size, 0)))
             for at, scores in _score_blocks(queries[part], gallery, block, device):
-                low = _outward(_entry_bar(scores, kept, k, slack) - slack, up=False)
-                left, right = _places(scores >= low.to(scores.device)[:, None], 0, at)
-                exact = pair_scores(queries[part], gallery, left, right)
-                kept = _merge(kept, left, right, exact, k)
+                low = _outward(_entry_bar(scores, kept, k, slack) - slack, up=False).to(device)
+                left, right = torch.nonzero(scores >= low[:, None]).cpu().numpy().T
+                exact = pair_scores(queries[part], gallery, left, right + at)
+                kept = _merge(kept, left, right + at, exact, k)
             found.rows[part], found.scores[part] = kept.rows, kept.scores
     return found
 
@@ -172,10 +172,19 @@ def _score_blocks(
         yield part.start, left @ _tensor(gallery[part], device).T
 
 
-def _places(mask: Tensor, left: int, right: int) -> tuple[IntArray, IntArray]:
-    """Query and gallery rows of the marked places, counted from `left` and `right`."""
-    places = torch.nonzero(mask).cpu().numpy()
-    return places[:, 0] + left, places[:, 1] + right
+def _sort_out(scores: Tensor, low: Tensor, high: Tensor) -> tuple[IntArray, IntArray, IntArray]:
+    """How many scores `(q, n)` of each query are surely above, and the places of those in [low, high].
+
+    Counting by a product with ones is several times faster than summing booleans, and exact below 2^24.
+    """
+    ones, flags = scores.new_ones(scores.shape[1]), torch.empty_like(scores)
+    above = torch.gt(scores, high[:, None], out=flags) @ ones
+    reached = torch.ge(scores, low[:, None], out=flags) @ ones
+    some = torch.nonzero(reached > above)[:, 0]
+    part = scores[some]
+    near = torch.nonzero((part >= low[some, None]) & (part <= high[some, None]))
+    left, right = some[near[:, 0]].cpu().numpy(), near[:, 1].cpu().numpy()
+    return above.long().cpu().numpy(), left, right
 
 
 def _longest(vectors: FloatArray, block: int) -> float:
@@ -199,8 +208,8 @@ def _check(queries: FloatArray, gallery: FloatArray, block: int) -> None:
         raise UsageError(
             "queries and gallery must be (q, e) and (n, e)", found=(queries.shape, gallery.shape)
         )
-    if block < 1:
-        raise UsageError("a block has at least one row", found=block)
+    if not 1 <= block < 2**24:
+        raise UsageError("a block has at least one row", found=block, allowed="1 to 2^24 - 1")
     for name, values in (("queries", queries), ("gallery", gallery)):
         for part in _parts(len(values), block):
             if not np.isfinite(values[part]).all():
