@@ -11,6 +11,10 @@ StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="Decides everything random.")]
-HeadDir = Annotated[Path, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)]
-Split = Annotated[str | None, typer.Option(help="Rows of this split only; without it all rows.", show_default=False)]
+HeadDir = Annotated[
+    Path, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
+]
+Split = Annotated[
+    str | None, typer.Option(help="Rows of this split only; without it all rows.", show_default=False)
+]
 Language = Annotated[str, typer.Option(help="Language of the captions.")]

@@ -21,6 +21,10 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from embedstore.documents import BenchReport
+
+NOT_SHARES = {"median_rank", "mean_rank"}
+
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -89,7 +93,9 @@ class Bars:
         """Set the state of the bar `name`, which is made when it is first named."""
         if name not in self._tasks:
             # Work that an earlier run did must not count into this run's rate.
-            self._tasks[name] = self._progress.add_task(escape(name), total=total, completed=int(done), note="")
+            self._tasks[name] = self._progress.add_task(
+                escape(name), total=total, completed=int(done), note=""
+            )
         self._progress.update(self._tasks[name], completed=done, total=total, note=escape(note))
 
 
@@ -105,3 +111,38 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
     )
     with Progress(*columns, console=_err, disable=quiet) as progress:
         yield Bars(progress)
+
+
+def report(measured: BenchReport) -> None:
+    """A bench report as one table: figure, 95 % interval and chance, in percent."""
+    rows = []
+    for direction, figures in measured.metrics.items():
+        for metric, figure in figures.items():
+            chance = measured.chance.get(direction, {}).get(metric)
+            share = metric not in NOT_SHARES
+            rows.append(
+                (
+                    f"{direction.replace('_', ' ')} {metric}",
+                    _number(figure.value, share=share),
+                    f"{_number(figure.low, share=share)} – {_number(figure.high, share=share)}",
+                    "" if chance is None else _number(chance, share=share),
+                )
+            )
+    counted = ", ".join(
+        f"{count} {what}"
+        for count, what in (
+            (measured.images, "images"),
+            (measured.texts, "texts"),
+            (measured.classes, "classes"),
+        )
+        if count
+    )
+    where = f"split {measured.split}" if measured.split else "all rows"
+    table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
+    for reason, count in measured.skipped.items():
+        if count:
+            warn(f"{count} rows left out: {reason}")
+
+
+def _number(value: float, *, share: bool) -> str:
+    return f"{100 * value:.1f} %" if share else f"{value:g}"

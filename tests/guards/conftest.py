@@ -23,7 +23,16 @@ def wheel(tmp_path_factory):
 def installed(wheel, tmp_path_factory):
     """The folder the wheel was installed to."""
     site = tmp_path_factory.mktemp("site")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--disable-pip-version-check",
+    ]
     subprocess.run([*pip, "--target", str(site), str(wheel)], check=True, capture_output=True, text=True)
     return site
 

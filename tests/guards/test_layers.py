@@ -40,7 +40,9 @@ def imports(path: Path) -> set[str]:
         else:
             continue
         found |= {n.split(".")[1] for n in names if n.startswith("embedstore.")}
-        assert "embedstore_cli" not in {n.split(".")[0] for n in names}, f"{path.name} imports the command line"
+        assert "embedstore_cli" not in {n.split(".")[0] for n in names}, (
+            f"{path.name} imports the command line"
+        )
     return found
 
 
@@ -55,7 +57,9 @@ def test_imports_go_down_only(path):
         return
     for other in imports(path) - {here}:
         assert other in LEVEL, f"{path.name} imports embedstore.{other}, which has no level"
-        assert LEVEL[other] < LEVEL[here], f"embedstore.{here} must not import embedstore.{other} ({path.name})"
+        assert LEVEL[other] < LEVEL[here], (
+            f"embedstore.{here} must not import embedstore.{other} ({path.name})"
+        )
 
 
 def test_the_guard_sees_a_wrong_import(tmp_path):

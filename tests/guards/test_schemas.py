@@ -79,7 +79,13 @@ EXAMPLES = {
         "splits": {"train": 2},
     },
     "FeatureHeader": HEADER,
-    "FeatureManifest": {"header": HEADER, "quarantined": 0, "tokens": 80, "nbytes": 1000, "units_sha256": SHA},
+    "FeatureManifest": {
+        "header": HEADER,
+        "quarantined": 0,
+        "tokens": 80,
+        "nbytes": 1000,
+        "units_sha256": SHA,
+    },
     "UnitRecord": {
         "unit": 0,
         "rows": [0, 8],
@@ -154,7 +160,9 @@ def verdicts(name, value):
 
 
 def test_committed_files_equal_the_generated_ones():
-    committed = {p.relative_to(SCHEMAS).as_posix(): p.read_text(encoding="utf-8") for p in SCHEMAS.rglob("*.json")}
+    committed = {
+        p.relative_to(SCHEMAS).as_posix(): p.read_text(encoding="utf-8") for p in SCHEMAS.rglob("*.json")
+    }
     assert committed == generated(), "run `make schemas` and commit the result"
 
 
@@ -192,7 +200,9 @@ def test_a_bad_document_says_where_and_what():
 
 def test_cards_differ_in_identity_only_where_numbers_would():
     card = documents.EncoderCard(**IMAGE_CARD)
-    assert card.model_copy(update={"versions": {"torch": "3"}, "device_kind": "cuda"}).identity == card.identity
+    assert (
+        card.model_copy(update={"versions": {"torch": "3"}, "device_kind": "cuda"}).identity == card.identity
+    )
     assert card.model_copy(update={"weights_sha256": "1" * 64}).identity != card.identity
 
 

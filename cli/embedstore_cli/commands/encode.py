@@ -27,19 +27,25 @@ def encode(
     store: opt.StorePath,
     image_encoder: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]SPEC", help="Frozen image encoder, e.g. hf:facebook/dinov2-large; repeatable."),
+        typer.Option(
+            metavar="[NAME=]SPEC", help="Frozen image encoder, e.g. hf:facebook/dinov2-large; repeatable."
+        ),
     ] = None,
     text_encoder: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]SPEC", help="Frozen text encoder, e.g. st:all-roberta-large-v1; repeatable."),
+        typer.Option(
+            metavar="[NAME=]SPEC", help="Frozen text encoder, e.g. st:all-roberta-large-v1; repeatable."
+        ),
     ] = None,
     policy: Annotated[str, typer.Option(help="How numbers are stored: float16 or float32.")] = "float16",
     limit: Annotated[int | None, typer.Option(help="Samples taken at most.", show_default=False)] = None,
     shard_rows: Annotated[
-        int | None, typer.Option(help="Rows of one work unit; chosen by size if not given.", show_default=False)
+        int | None,
+        typer.Option(help="Rows of one work unit; chosen by size if not given.", show_default=False),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Pictures a forward pass; 32 on a CPU, 256 on a GPU.", show_default=False)
+        int | None,
+        typer.Option(help="Pictures a forward pass; 32 on a CPU, 256 on a GPU.", show_default=False),
     ] = None,
     device: opt.Device = "auto",
     image_size: Annotated[
@@ -55,13 +61,17 @@ def encode(
         typer.Option(metavar="OURS=THEIRS", help="Name of a table's column, e.g. caption=title; repeatable."),
     ] = None,
     image_root: Annotated[
-        Path | None, typer.Option(help="Folder that a table's picture paths are relative to.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder that a table's picture paths are relative to.", show_default=False),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False)
+        int | None,
+        typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the row order.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell bytes, time and rate, from a probe.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell bytes, time and rate, from a probe.")
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Run frozen encoders once over pictures and texts into a store.
@@ -122,7 +132,9 @@ def _show(summary: EncodeSummary) -> None:
             if feature.fresh
             else "nothing was missing"
         )
-        render.say(f"{feature.name}: {header.rows} {header.table}, {render.size(feature.manifest.nbytes)}; {made}")
+        render.say(
+            f"{feature.name}: {header.rows} {header.table}, {render.size(feature.manifest.nbytes)}; {made}"
+        )
         if feature.truncated:
             limit = header.card.tokenizer.max_length if header.card.tokenizer else 0
             render.warn(f"{feature.name}: {feature.truncated} texts were cut at {limit} tokens")

@@ -6,3 +6,59 @@ from typing import TYPE_CHECKING
 
 from embedstore_cli import options as opt
 from embedstore_cli import render
+
+if TYPE_CHECKING:
+    from embedstore.documents import EncoderCard
+    from embedstore.store import StoreInfo
+
+
+def info(store: opt.StorePath, json: opt.Json = False) -> None:
+    """Tell what a store holds: tables, features, cards, bytes and progress. Reads no tokens."""
+    from embedstore.store import store_info
+
+    found = store_info(store)
+    render.print_json(found.to_dict()) if json else _show(found)
+
+
+def _show(found: StoreInfo) -> None:
+    plan = found.plan
+    render.heading(f"{plan.images} images, {plan.texts} texts, {render.size(found.nbytes)}")
+    order = f"order {plan.order}, seed {plan.seed}"
+    render.say(f"source {_pairs(plan.source)}; {order}")
+    for title, counts in (("splits", plan.splits), ("languages", plan.languages), ("roles", plan.roles)):
+        if counts:
+            render.say(f"{title}: {_pairs(counts)}")
+    if plan.classes:
+        render.say(f"classes: {len(plan.classes)}")
+    if not found.features:
+        render.say("no features yet")
+    for feature in found.features:
+        header = feature.header
+        render.say()
+        done = "complete" if feature.complete else f"{feature.units_done} of {header.units} units"
+        render.heading(
+            f"{header.name}: {header.table}, {header.policy}, {render.size(feature.nbytes)}, {done}"
+        )
+        render.say(f"  {_describe(header.card)}")
+        for array in header.arrays:
+            shape = " × ".join(map(str, array.shape))
+            render.say(
+                f"  {array.name:8} {shape} {array.dtype}, shards of {array.shard}, chunks of {array.chunk}"
+            )
+        if feature.quarantined:
+            count = sum(feature.quarantined.values())
+            render.warn(f"{header.name}: {count} rows quarantined: {_pairs(feature.quarantined)}")
+
+
+def _describe(card: EncoderCard) -> str:
+    parts = [f"{card.architecture} {card.model}", f"weights {card.weights_sha256[:12]}", f"{card.width} wide"]
+    if card.processor is not None:
+        height, width = card.processor.size
+        parts.append(f"{height} × {width} px by {card.processor.class_name} ({card.processor.backend})")
+    if card.tokenizer is not None:
+        parts.append(f"up to {card.tokenizer.max_length} tokens")
+    return ", ".join(parts)
+
+
+def _pairs(counts: dict[str, object] | dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

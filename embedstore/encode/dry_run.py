@@ -1,0 +1,169 @@
+"""What an encode would write and how long it would take, from a short probe; nothing is written."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from embedstore.encode.features import FeatureJob, ImageJob, TextJob, plan_features
+from embedstore.encode.images import encode_image_units
+from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
+from embedstore.encode.plan import PlannedSource, plan_source
+from embedstore.encode.texts import encode_text_units
+from embedstore.sources import open_source
+from embedstore.store import FeatureWriter
+from embedstore.store.sizes import feature_nbytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from embedstore.encode.unit import EncodedUnit
+
+PROBED_BATCHES = 3
+COUNTED_TEXTS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturePrediction:
+    """One feature: rows, bytes of the whole feature, rows a second, seconds for what is missing."""
+
+    name: str
+    rows: int
+    missing: int
+    nbytes: int
+    rate: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What an encode would do. Bytes are on disk, times in seconds on this machine as it is now."""
+
+    features: tuple[FeaturePrediction, ...]
+    missing_bytes: int
+    seconds: float
+    free_bytes: int
+    advice: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready prediction."""
+        return asdict(self)
+
+
+def dry_run_source(
+    source: str,
+    store: Path,
+    *,
+    image_encoders: Sequence[str] = (),
+    text_encoders: Sequence[str] = (),
+    options: EncodeOptions | None = None,
+) -> DryRun:
+    """Predict bytes, time and rate of `encode_source` with the same arguments; writes nothing."""
+    options = options or EncodeOptions()
+    opened = open_source(source, columns=options.columns, image_root=options.image_root)
+    planned = plan_source(opened, seed=options.seed, limit=options.limit)
+    jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
+    predictions = [_predict(job, planned, store, options) for job in jobs]
+    missing_bytes = sum(p.nbytes * p.missing // max(1, p.rows) for p in predictions)
+    free = shutil.disk_usage(
+        next(p for p in (store.absolute(), *store.absolute().parents) if p.exists())
+    ).free
+    return DryRun(
+        features=tuple(predictions),
+        missing_bytes=missing_bytes,
+        seconds=sum(p.seconds for p in predictions),
+        free_bytes=free,
+        advice=_advice(missing_bytes, free, options),
+    )
+
+
+def _advice(needed: int, free: int, options: EncodeOptions) -> str | None:
+    if needed <= free:
+        return None
+    if options.policy == "float32" and needed // 2 <= free:
+        return "the disk is too small for float32; --policy float16 would fit"
+    return "the disk is too small for this at any policy; use another disk, --limit, or a smaller encoder"
+
+
+def _predict(
+    job: FeatureJob, planned: PlannedSource, store: Path, options: EncodeOptions
+) -> FeaturePrediction:
+    header = job.header
+    missing_units = FeatureWriter(store, header).missing_units()
+    missing = sum(len(header.unit_rows(u)) for u in missing_units)
+    batch_size = options.batch_for(header.card)
+    if isinstance(job, ImageJob):
+        rate, unit = _probe_images(job, planned, options, batch_size)
+        kept = [t for t in unit.thumbnails or () if t is not None]
+        extra = round(sum(map(len, kept)) / max(1, len(kept)) * header.rows)
+        nbytes = feature_nbytes(header) + extra
+    else:
+        rate, tokens = _probe_texts(job, planned, batch_size)
+        nbytes = feature_nbytes(header, tokens_per_row=tokens)
+    return FeaturePrediction(
+        name=job.header.name,
+        rows=header.rows,
+        missing=missing,
+        nbytes=nbytes,
+        rate=rate,
+        seconds=missing / rate,
+    )
+
+
+def _probe_images(
+    job: ImageJob, planned: PlannedSource, options: EncodeOptions, batch_size: int
+) -> tuple[float, EncodedUnit]:
+    """Pictures a second of the real pipeline over the first rows, after one batch to warm up."""
+    rows = min(job.header.rows, batch_size * (PROBED_BATCHES + 1))
+    header = job.header.model_copy(update={"shard_rows": rows, "rows": rows})
+    marks: list[float] = []
+    counts: list[int] = []
+
+    def on_rows(count: int) -> None:
+        marks.append(time.perf_counter())
+        counts.append(count)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(options.decoders) as decoders:
+        (unit,) = encode_image_units(
+            planned,
+            job.encoder,
+            header,
+            [0],
+            batch_size=batch_size,
+            decoders=decoders,
+            ahead=2 * batch_size + options.decoders,
+            on_rows=on_rows,
+        )
+    if len(marks) > 1:
+        return sum(counts[1:]) / (marks[-1] - marks[0]), unit
+    return rows / (marks[-1] - started), unit
+
+
+def _probe_texts(job: TextJob, planned: PlannedSource, batch_size: int) -> tuple[float, float]:
+    """Texts a second over the first rows after a warm-up, and tokens a text over more of them."""
+    encoder = job.encoder
+    texts = [row["text"] for row in islice(planned.text_rows(), COUNTED_TEXTS)]
+    ids, _ = encoder.prepare(texts)
+    rows = min(len(texts), batch_size * PROBED_BATCHES)
+    header = job.header.model_copy(update={"shard_rows": rows, "rows": rows})
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        list(
+            encode_text_units(
+                lambda span: texts[span.start : span.stop],
+                encoder,
+                header,
+                [0],
+                token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
+                on_rows=lambda _: None,
+            )
+        )
+        seconds = time.perf_counter() - started
+    return rows / seconds, sum(map(len, ids)) / len(ids)

@@ -1,0 +1,83 @@
+"""What one encode run may be told."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, get_args
+
+from embedstore.documents import PolicyName
+from embedstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from embedstore.documents import EncoderCard
+
+# Pictures share one budget with texts: a batch of texts may hold so many tokens for each picture.
+TEXT_TOKENS_PER_PICTURE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """Options of `encode_source`; everything that decides stored numbers ends up in plan, header or card."""
+
+    seed: int = 0
+    """Of the row order of sources with random access."""
+    limit: int | None = None
+    """Samples taken at most."""
+    policy: PolicyName = "float16"
+    shard_rows: int | None = None
+    """Rows of one work unit; none: chosen by size."""
+    batch_size: int | None = None
+    """Pictures in one forward pass; texts take `128 × batch_size` tokens. None: 32 on a CPU, 256 on a GPU."""
+    device: str = "auto"
+    image_size: int | None = None
+    """Overrides the picture size of the checkpoint's processor, pixels."""
+    max_length: int | None = None
+    """Overrides the tokenizer's limit, tokens."""
+    thumbnails: int = 128
+    """Longer side in pixels of the kept thumbnails; 0: none."""
+    max_failed: float = 0.1
+    """Share of the rows that may be quarantined."""
+    workers: int | None = None
+    """Threads that decode pictures; none: one a core."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Our column name -> the table's."""
+    image_root: Path | None = None
+    """Folder that picture paths of a table are relative to."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("seed", 0, 2**63 - 1),
+            ("limit", 1, None),
+            ("shard_rows", 1, None),
+            ("batch_size", 1, None),
+            ("image_size", 1, 8192),
+            ("max_length", 1, None),
+            ("thumbnails", 0, 1024),
+            ("max_failed", 0, 1),
+            ("workers", 1, 1024),
+        ):
+            value = getattr(self, name)
+            if value is not None and (value < low or (high is not None and value > high)):
+                upper = "" if high is None else f" to {high}"
+                raise UsageError(
+                    "option out of range",
+                    where=f"--{name.replace('_', '-')}",
+                    found=value,
+                    allowed=f"{low}{upper or ' or more'}",
+                )
+        if self.policy not in get_args(PolicyName):
+            allowed = ", ".join(get_args(PolicyName))
+            raise UsageError("unknown policy", where="--policy", found=self.policy, allowed=allowed)
+
+    @property
+    def decoders(self) -> int:
+        """Threads that decode pictures."""
+        return self.workers or os.cpu_count() or 1
+
+    def batch_for(self, card: EncoderCard) -> int:
+        """Pictures in one forward pass of this encoder."""
+        return self.batch_size or (32 if card.device_kind == "cpu" else 256)

@@ -1,0 +1,183 @@
+"""The verb `encode`: plan once, then make every feature that is missing, unit by unit."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embedstore.encode.features import FeatureJob, ImageJob, plan_features
+from embedstore.encode.images import encode_image_units
+from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
+from embedstore.encode.plan import PlannedSource, plan_source
+from embedstore.encode.progress import EncodeSummary, FeatureSummary, Progress, log_event
+from embedstore.encode.texts import encode_text_units
+from embedstore.errors import TooManyFailedError
+from embedstore.sources import open_source
+from embedstore.store import FeatureWriter, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from embedstore.documents import UnitRecord
+    from embedstore.encode.unit import EncodedUnit
+
+
+def encode_source(
+    source: str,
+    store: Path,
+    *,
+    image_encoders: Sequence[str] = (),
+    text_encoders: Sequence[str] = (),
+    options: EncodeOptions | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> EncodeSummary:
+    """Encode `source` into `store`: one feature an encoder `[NAME=]SPEC`, making only what is missing.
+
+    Killed at any moment and run again, the store's files come out byte-identical. Raises `MismatchError`
+    where the source or an encoder differs from what the store was made from, `TooManyFailedError` where more
+    rows than `options.max_failed` cannot be read; finished units stay.
+    """
+    options = options or EncodeOptions()
+    planned, is_new = open_plan(source, store, options)
+    jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
+    done = [
+        _FeatureRun(
+            job=job,
+            planned=planned,
+            store=store,
+            options=options,
+            writer=FeatureWriter.open(store, job.header),
+            on_progress=on_progress or (lambda _: None),
+            started=time.monotonic(),
+        ).make()
+        for job in jobs
+    ]
+    return EncodeSummary(store=store, planned=is_new, features=tuple(done))
+
+
+def open_plan(source: str, store: Path, options: EncodeOptions) -> tuple[PlannedSource, bool]:
+    """Plan the source and write the plan to the store, or compare it with the one that is there."""
+    opened = open_source(source, columns=options.columns, image_root=options.image_root)
+    planned = plan_source(opened, seed=options.seed, limit=options.limit)
+    is_new = planned.write(store)
+    if is_new:
+        log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)
+    return planned, is_new
+
+
+@dataclass(kw_only=True)
+class _FeatureRun:
+    """One feature on its way: what is missing is encoded, and stored while the next unit is encoded."""
+
+    job: FeatureJob
+    planned: PlannedSource
+    store: Path
+    options: EncodeOptions
+    writer: FeatureWriter
+    on_progress: Callable[[Progress], None]
+    started: float
+    done: int = 0
+    fresh: int = 0
+    truncated: int = 0
+
+    def make(self) -> FeatureSummary:
+        """Make what is missing, then finish the feature."""
+        header = self.job.header
+        units = self.writer.missing_units()
+        self.done = header.rows - sum(len(header.unit_rows(u)) for u in units)
+        self._on_rows(0)
+        self._write(units)
+        self._refuse_failures()
+        manifest = self.writer.finish()
+        seconds = time.monotonic() - self.started
+        if units:
+            facts = {"rows": self.fresh, "seconds": round(seconds, 3), "rate": round(self.fresh / seconds, 1)}
+            log_event(self.store, "encoded", feature=header.name, device=header.card.device_kind, **facts)
+        return FeatureSummary(
+            name=header.name,
+            manifest=manifest,
+            fresh=self.fresh,
+            seconds=seconds,
+            truncated=self.truncated,
+            device=header.card.device_kind,
+        )
+
+    def _on_rows(self, count: int) -> None:
+        header = self.job.header
+        self.fresh += count
+        self.on_progress(
+            Progress(
+                feature=header.name,
+                table=header.table,
+                done=self.done + self.fresh,
+                total=header.rows,
+                fresh=self.fresh,
+                seconds=time.monotonic() - self.started,
+                device=header.card.device_kind,
+            )
+        )
+
+    def _write(self, units: list[int]) -> None:
+        allowed = self.options.max_failed * self.job.header.rows
+        failed = 0
+        writing: Future[UnitRecord] | None = None
+        workers = self.options.decoders
+        with ThreadPoolExecutor(1, "store") as storing, ThreadPoolExecutor(workers, "decode") as decoders:
+            for unit in self._encoded(units, decoders):
+                if writing is not None:
+                    writing.result()
+                writing = storing.submit(
+                    self.writer.write_unit,
+                    unit.unit,
+                    unit.arrays,
+                    quarantined=unit.quarantined,
+                    thumbnails=unit.thumbnails,
+                )
+                self.truncated += unit.truncated
+                failed += len(unit.quarantined)
+                if failed > allowed:
+                    writing.result()
+                    self._refuse_failures()
+            if writing is not None:
+                writing.result()
+
+    def _encoded(self, units: list[int], decoders: ThreadPoolExecutor) -> Iterator[EncodedUnit]:
+        job = self.job
+        batch_size = self.options.batch_for(job.header.card)
+        if isinstance(job, ImageJob):
+            return encode_image_units(
+                self.planned,
+                job.encoder,
+                job.header,
+                units,
+                batch_size=batch_size,
+                decoders=decoders,
+                ahead=2 * batch_size + self.options.decoders,
+                on_rows=self._on_rows,
+            )
+        column = open_store(self.store).texts(["text"])["text"]
+        return encode_text_units(
+            lambda rows: column.slice(rows.start, len(rows)).to_pylist(),
+            job.encoder,
+            job.header,
+            units,
+            token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
+            on_rows=self._on_rows,
+        )
+
+    def _refuse_failures(self) -> None:
+        """Count over all units that stand, those of earlier runs too."""
+        rows, share = self.job.header.rows, self.options.max_failed
+        quarantined = self.writer.quarantined()
+        if quarantined > share * rows:
+            raise TooManyFailedError(
+                "too many rows cannot be read",
+                where=f"feature {self.job.header.name!r}",
+                found=f"{quarantined} of {rows} rows quarantined",
+                allowed=f"{share * rows:g} rows (--max-failed {share:g})",
+                todo="mend the source and make a new store, or run again with a higher --max-failed: "
+                "what is finished stays",
+            )

@@ -1,0 +1,76 @@
+"""Text features: a unit's texts are sorted by length and batched by a token budget, so little is padded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedstore.encode.convert import to_stored
+from embedstore.encode.unit import EncodedUnit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from embedstore.documents import ArrayName, FeatureHeader
+    from embedstore.encoders.base import TextEncoder
+    from embedstore.shapes import AnyArray, IntArray
+
+
+def encode_text_units(
+    texts: Callable[[range], Sequence[str]],
+    encoder: TextEncoder,
+    header: FeatureHeader,
+    units: list[int],
+    *,
+    token_budget: int,
+    on_rows: Callable[[int], None],
+) -> Iterator[EncodedUnit]:
+    """Yield the missing `units` of a text feature in order.
+
+    `texts(rows)` reads the texts of some rows. `token_budget` bounds texts × longest text of a batch,
+    padding included. A batch never spans two units.
+    """
+    for unit in units:
+        ids, cut = encoder.prepare(texts(header.unit_rows(unit)))
+        batches = token_batches(np.array([len(i) for i in ids]), token_budget)
+        arrays = _encode_unit(unit, ids, encoder, header, batches=batches, on_rows=on_rows)
+        yield EncodedUnit(unit=unit, arrays=arrays, truncated=sum(cut))
+
+
+def _encode_unit(
+    unit: int,
+    ids: Sequence[IntArray],
+    encoder: TextEncoder,
+    header: FeatureHeader,
+    *,
+    batches: Iterator[IntArray],
+    on_rows: Callable[[int], None],
+) -> dict[ArrayName, AnyArray]:
+    first_row = header.unit_rows(unit).start
+    lengths = np.array([len(i) for i in ids], np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    dtype = header.policy
+    tokens = np.empty((int(offsets[-1]), header.card.width), dtype)
+    pooled = np.empty((len(ids), header.card.pooled_width), dtype)
+    for batch in batches:
+        out = encoder.encode([ids[k] for k in batch])
+        rows = first_row + batch
+        real = to_stored(out.tokens[out.mask], dtype, rows=np.repeat(rows, lengths[batch]), array="tokens")
+        tokens[np.concatenate([np.arange(offsets[k], offsets[k + 1]) for k in batch])] = real
+        pooled[batch] = to_stored(out.pooled, dtype, rows=rows, array="pooled")
+        on_rows(len(batch))
+    return {"tokens": tokens, "lengths": lengths, "pooled": pooled}
+
+
+def token_batches(lengths: AnyArray, token_budget: int) -> Iterator[IntArray]:
+    """Indices of texts, longest first, so that texts × longest ≤ `token_budget` (at least one text a batch).
+
+    The order of equal lengths is the order of rows: the same lengths give the same batches.
+    """
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    first = 0
+    while first < len(order):
+        count = max(1, token_budget // max(1, int(lengths[order[first]])))
+        yield order[first : first + count]
+        first += count

@@ -1,0 +1,29 @@
+"""Batches of texts by a token budget."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embedstore.encode.texts import token_batches
+
+
+@given(lengths=st.lists(st.integers(1, 300), min_size=1, max_size=200), budget=st.integers(1, 2000))
+def test_every_text_once_within_the_budget(lengths, budget):
+    batches = list(token_batches(np.array(lengths), budget))
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    for batch in batches:
+        longest = max(lengths[k] for k in batch)
+        assert len(batch) == 1 or len(batch) * longest <= budget
+
+
+@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=100))
+def test_longest_first_and_ties_by_row(lengths):
+    order = np.concatenate(list(token_batches(np.array(lengths), 128)))
+    assert list(order) == sorted(range(len(lengths)), key=lambda k: (-lengths[k], k))
+
+
+def test_little_is_padded():
+    lengths = np.random.default_rng(0).poisson(12, 4000) + 3
+    batches = list(token_batches(lengths, 4096))
+    computed = sum(len(b) * int(lengths[b].max()) for b in batches)
+    assert computed / lengths.sum() < 1.1
