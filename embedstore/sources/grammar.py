@@ -1,0 +1,89 @@
+"""What the word SOURCE means on a command line: `kind:rest`, or a path whose kind is detected."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from embedstore.errors import SourceError, UsageError
+from embedstore.registry import Registry
+
+if TYPE_CHECKING:
+    from embedstore.sources.base import Source
+
+SOURCES = Registry(
+    "source kind",
+    {
+        "folder": "embedstore.sources.folder:FolderSource",
+        "table": "embedstore.sources.table:TableSource",
+        "scenes": "embedstore.sources.scenes:ScenesSource",
+    },
+    group="embedstore.sources",
+)
+"""A kind is a class with `from_spec(rest, **options)`; it takes the options its `__init__` or it names."""
+
+TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+_KIND = re.compile(r"([A-Za-z][A-Za-z0-9_-]*):(?!//)(.*)", re.DOTALL)
+
+
+def open_source(spec: str, **options: object) -> Source:
+    """Open the source that `spec` names: `folder:PATH`, `table:PATH`, `scenes:500?seed=0`, or a path.
+
+    A path is a folder, or a table by its ending. `options` that are None or empty count as not given; others
+    must be known to the kind: `columns` (our name -> theirs), `image_root` (Path), `language` (of captions
+    that name none). Raises `UsageError`, `UnknownNameError` or `SourceError`.
+    """
+    kind, rest = split_spec(spec)
+    made_by = SOURCES.load(kind)
+    given = {name: value for name, value in options.items() if value is not None and value != {}}
+    known = _options_of(made_by)
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"option {name!r} has no meaning for the source kind {kind!r}",
+                allowed=", ".join(sorted(known)) or "no options",
+            )
+    return cast("Source", made_by.from_spec(rest, **given))
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """`(kind, rest)` of a SOURCE; looks at the disk where no kind is written."""
+    if not spec:
+        raise UsageError("no source is given", allowed="a path, or kind:rest as in scenes:500?seed=0")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spec):
+        raise SourceError("remote sources are not read", found=spec, todo="download it first")
+    there = Path(spec).expanduser().exists()
+    written = _KIND.fullmatch(spec)
+    if written is None or (there and written[1] not in SOURCES):
+        return _kind_of_path(Path(spec).expanduser(), spec), spec
+    if there:
+        raise UsageError(
+            "this is the name of a file as well as a source kind",
+            found=spec,
+            todo=f"write ./{spec} for the file",
+        )
+    return written[1], written[2]
+
+
+def _kind_of_path(path: Path, spec: str) -> str:
+    if not path.exists():
+        raise SourceError("there is no such file or folder", found=spec)
+    if path.is_dir():
+        return "folder"
+    if path.suffix.lower() in TABLE_ENDINGS:
+        return "table"
+    raise SourceError(
+        "cannot tell what kind of source this is",
+        found=spec,
+        allowed=f"a folder of pictures, or a table ({', '.join(TABLE_ENDINGS)})",
+    )
+
+
+def _options_of(made_by: type) -> set[str]:
+    known: set[str] = set()
+    for function in (made_by.__init__, made_by.from_spec):  # type: ignore[attr-defined, misc]  # every kind has it
+        parameters = inspect.signature(function).parameters.values()
+        known |= {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return known
