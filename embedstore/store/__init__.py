@@ -10,24 +10,37 @@ from embedstore.store.chunks import ShardedArray
 from embedstore.store.create import create_store
 from embedstore.store.feature import Feature, Packed
 from embedstore.store.geometry import feature_nbytes, plan_feature
+from embedstore.store.info import FeatureInfo, StoreInfo, store_info
 from embedstore.store.journal import begun_headers
+from embedstore.store.order import block_rows, epoch_order, group_rows
 from embedstore.store.reader import Store, open_store
+from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.tables import ImageRow, MaskRow, TextRow, arrow_schemas
+from embedstore.store.verify import verify_store
 from embedstore.store.writer import FeatureWriter
 
 __all__ = [
     "Feature",
+    "FeatureInfo",
     "FeatureWriter",
+    "Finding",
     "ImageRow",
     "MaskRow",
     "Packed",
     "ShardedArray",
     "Store",
+    "StoreInfo",
     "TextRow",
+    "VerifyReport",
     "arrow_schemas",
     "begun_headers",
+    "block_rows",
     "create_store",
+    "epoch_order",
     "feature_nbytes",
+    "group_rows",
     "open_store",
     "plan_feature",
+    "store_info",
+    "verify_store",
 ]

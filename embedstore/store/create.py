@@ -66,10 +66,8 @@ def create_store(
     _refuse_foreign(store)
     store.mkdir(parents=True, exist_ok=True)
     try:
-        files.replace(
-            store / layout.ZARR, geometry.group_json({"embedstore": {"format_version": FORMAT_VERSION}})
-        )
-        files.replace(store / layout.FEATURES / layout.ZARR, geometry.group_json())
+        for path, data in geometry.root_files().items():
+            files.replace(store / path, data)
         counts = {
             "images": _write_table(store, "images", images),
             "texts": _write_table(store, "texts", texts),

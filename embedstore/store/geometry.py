@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.documents import ArraySpec, FeatureHeader
+from embedstore.documents import FORMAT_VERSION, ArraySpec, FeatureHeader
 from embedstore.errors import CorruptStoreError, StorageValueError
 from embedstore.store import layout
 from embedstore.store.codecs import POLICIES
@@ -189,6 +189,18 @@ def array_json(header: FeatureHeader, spec: ArraySpec) -> bytes:
             "storage_transformers": [],
         }
     )
+
+
+def root_files() -> dict[str, bytes]:
+    """Zarr metadata of a store's own groups: path relative to the store, bytes."""
+    root = group_json({"embedstore": {"format_version": FORMAT_VERSION}})
+    return {layout.ZARR: root, f"{layout.FEATURES}/{layout.ZARR}": group_json()}
+
+
+def feature_files(header: FeatureHeader) -> dict[str, bytes]:
+    """Zarr metadata of a feature: path relative to the feature, bytes."""
+    arrays = {f"{a.name}/{layout.ZARR}": array_json(header, a) for a in header.arrays}
+    return {layout.ZARR: group_json(), **arrays}
 
 
 def check_header(header: FeatureHeader, plan: Plan) -> None:

@@ -15,7 +15,7 @@ from embedstore.documents import (
     UnitRecord,
     load_document,
 )
-from embedstore.errors import CorruptStoreError, EmbedstoreError
+from embedstore.errors import CorruptStoreError, EmbedstoreError, StoreError
 from embedstore.store import geometry, layout, shard, tables
 from embedstore.store.create import refuse_newer
 
@@ -82,6 +82,19 @@ def is_done(feature: Path, header: FeatureHeader, fingerprint: str, unit: int) -
 def begun_headers(store: Path) -> dict[str, FeatureHeader]:
     """The header of every feature of a store, complete or begun; empty where there is no store yet."""
     return {name: read_header(layout.feature(store, name)) for name in layout.feature_names(store)}
+
+
+def zarr_files(store: Path) -> dict[str, bytes]:
+    """Every `zarr.json` that a store should have: path relative to it, bytes; unreadable headers left out."""
+    wanted = geometry.root_files()
+    for name in layout.feature_names(store):
+        try:
+            header = read_header(layout.feature(store, name))
+        except StoreError:
+            continue
+        folder = f"{layout.FEATURES}/{name}"
+        wanted |= {f"{folder}/{path}": data for path, data in geometry.feature_files(header).items()}
+    return wanted
 
 
 def units_table(records: Iterable[UnitRecord]) -> pa.Table:

@@ -156,7 +156,7 @@ class Store:
         for part in layout.parts(self.path, "masks"):
             images = tables.read_file(part, "masks", ["image"])["image"].to_numpy()
             hits = np.flatnonzero(np.isin(images, wanted))
-            with pq.ParquetFile(part) as source:
+            with pq.ParquetFile(part, page_checksum_verification=True) as source:
                 ends = np.cumsum(
                     [source.metadata.row_group(i).num_rows for i in range(source.num_row_groups)]
                 )

@@ -162,6 +162,7 @@ def _writer(sink: BinaryIO, table: str) -> pq.ParquetWriter:
         version="2.6",
         data_page_version="1.0",
         write_statistics=not plain,
+        write_page_checksum=True,
     )
 
 
@@ -231,7 +232,7 @@ def read_file(path: Path, table: str, columns: list[str] | None = None) -> pa.Ta
     """One Parquet file of the published schema; `CorruptStoreError` where it is not."""
     schema = SCHEMAS[table]
     try:
-        with pq.ParquetFile(path) as source:
+        with pq.ParquetFile(path, page_checksum_verification=True) as source:
             if source.schema_arrow.names != schema.names or source.schema_arrow.types != schema.types:
                 raise CorruptStoreError(
                     f"the columns are not those of the table {table!r}",

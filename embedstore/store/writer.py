@@ -57,10 +57,8 @@ class FeatureWriter:
 
     def _describe(self) -> None:
         """Write the Zarr metadata where it is missing or cut short."""
-        wanted = {self.path / layout.ZARR: geometry.group_json()}
-        for spec in self.header.arrays:
-            wanted[self.path / spec.name / layout.ZARR] = geometry.array_json(self.header, spec)
-        for path, data in wanted.items():
+        for relative, data in geometry.feature_files(self.header).items():
+            path = self.path / relative
             if not path.is_file() or path.read_bytes() != data:
                 files.replace(path, data)
         files.flush_folder(self.path)
