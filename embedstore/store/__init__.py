@@ -9,12 +9,13 @@ from __future__ import annotations
 from embedstore.store.chunks import ShardedArray
 from embedstore.store.create import create_store
 from embedstore.store.feature import Feature, Packed
-from embedstore.store.geometry import feature_nbytes, plan_feature
+from embedstore.store.geometry import plan_feature
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
 from embedstore.store.journal import begun_headers
 from embedstore.store.order import block_rows, epoch_order, group_rows
 from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
+from embedstore.store.sizes import feature_nbytes
 from embedstore.store.tables import ImageRow, MaskRow, TextRow, arrow_schemas
 from embedstore.store.verify import verify_store
 from embedstore.store.writer import FeatureWriter

@@ -127,21 +127,6 @@ def fill_value(spec: ArraySpec) -> AnyArray:
     return np.array(value, dtype=stored_dtype(spec))
 
 
-def feature_nbytes(header: FeatureHeader, *, tokens_per_row: float | None = None) -> int:
-    """Bytes that the shards of a feature take, thumbnails left out.
-
-    `tokens_per_row`: mean tokens of a text where it is known; else every text is taken as full.
-    """
-    total = 0
-    for spec in header.arrays:
-        place = int(np.prod(spec.shape[1:], dtype=np.int64)) * stored_dtype(spec).itemsize
-        packed = spec.name == "tokens" and header.table == "texts"
-        used = spec.shape[0] if not packed or tokens_per_row is None else round(tokens_per_row * header.rows)
-        chunks = -(-used // spec.chunk)
-        total += chunks * (spec.chunk * place + 4) + header.units * (16 * (spec.shard // spec.chunk) + 4)
-    return total
-
-
 def unit_shape(header: FeatureHeader, spec: ArraySpec, unit: int, *, tokens: int = 0) -> tuple[int, ...]:
     """Shape of one array of one unit; packed text tokens have `tokens` places."""
     packed = spec.name == "tokens" and header.table == "texts"

@@ -27,6 +27,8 @@ def feature_nbytes(header: FeatureHeader, *, tokens_per_row: float = 0.0) -> int
     Exact for images. Text tokens are ragged: `tokens_per_row` is their mean, and each unit is taken to hold
     just that many a row.
     """
+    if not header.units:
+        return 0
 
     def unit_nbytes(unit: int) -> int:
         rows = len(header.unit_rows(unit))
