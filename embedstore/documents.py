@@ -276,6 +276,12 @@ class HeadConfig(Document):
     image_card: EncoderCard
     text_card: EncoderCard
     temperature: float = Field(default=0.07, gt=0, description="τ at the end of fitting")
+    store_fingerprint: Sha256 | None = Field(default=None, description="of the store it was fitted on")
+    trained_on: str | None = Field(default=None, description="split it was fitted on; none: every image")
+    chosen: bool = Field(default=False, description="whether a best checkpoint was chosen; else the last one")
+    chosen_on: str | None = Field(
+        default=None, description="split whose images chose the checkpoint; none while `chosen`: any image"
+    )
     weights_sha256: Sha256 | None = Field(default=None, description="of head.safetensors")
 
 
