@@ -336,6 +336,9 @@ class BenchReport(Document):
     skipped: dict[str, Count] = Field(default={}, description="reason to rows left out")
     split: str | None = None
     language: str | None = None
+    role: str | None = None
+    templates: tuple[str, ...] = Field(default=(), description="prompts with {} for the class name")
+    notes: tuple[str, ...] = Field(default=(), description="what a reader of these figures must know")
     store_fingerprint: Sha256
     head_sha256: Sha256
     image_card: EncoderCard
