@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from embedstore.encoders import load_text_encoder
+from embedstore.encoders.tokens import length_limit, positions
+from embedstore.errors import EncoderError, UsageError
+from embedstore.testing.encoders import LONE_SURROGATE, SENTENCES, TextEncoderContract
+
+# name -> class that runs directly, longest text, pooled width, pooling
+CASES = {
+    "bert": (transformers.BertModel, 40, 32, "mean"),
+    "roberta": (transformers.RobertaModel, 40, 32, "mean"),
+    "mpnet": (transformers.MPNetModel, 40, 32, "mean"),
+    "clip-text": (transformers.CLIPTextModel, 20, 32, "eot"),
+    "clip-text-projected": (transformers.CLIPTextModelWithProjection, 20, 24, "text_embeds"),
+    "clip": (transformers.CLIPModel, 20, 24, "text_embeds"),
+}
+
+
+def pooled_of(model, out, tokens):
+    if isinstance(model, transformers.CLIPTextModelWithProjection):
+        return out.text_embeds[0]
+    if isinstance(model, transformers.CLIPModel | transformers.CLIPTextModel):
+        return out.pooler_output[0]
+    return tokens.mean(0)
+
+
+def run_directly(name, folder):
+    """One text at a time, so that no padding exists at all."""
+    kind, length, *_ = CASES[name]
+    model, tokenizer = kind.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
+    forward = model.get_text_features if isinstance(model, transformers.CLIPModel) else model
+
+    def run(texts):
+        tokens, pooled = [], []
+        for text in texts:
+            inputs = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
+            out = forward(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            hidden = out.last_hidden_state[0].detach()
+            tokens.append(hidden.numpy())
+            pooled.append(pooled_of(model, out, hidden).detach().numpy())
+        return tokens, np.stack(pooled)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def encoders(checkpoint):
+    return {name: load_text_encoder(f"hf:{checkpoint(name)}", device="cpu") for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestHuggingFaceTexts(TextEncoderContract):
+    @pytest.fixture
+    def encoder(self, name, encoders):
+        return encoders[name]
+
+    @pytest.fixture
+    def direct(self, name, checkpoint):
+        return run_directly(name, checkpoint(name))
+
+    def test_the_card_reads_the_model(self, name, encoder):
+        _, length, pooled, pooling = CASES[name]
+        card = encoder.card
+        assert (card.tokenizer.max_length, card.pooled_width, card.pooling) == (length, pooled, pooling)
+        assert (card.width, card.grid, card.prefix, card.model) == (32, None, 0, f"tiny-{name}")
+
+    def test_prepare_gives_the_ids_of_the_tokenizer(self, name, encoder, checkpoint):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint(name))
+        length = encoder.card.tokenizer.max_length
+        ids, cut = encoder.prepare(SENTENCES)
+        for text, row, was_cut in zip(SENTENCES, ids, cut, strict=True):
+            assert row.tolist() == tokenizer(text, truncation=True, max_length=length)["input_ids"]
+            assert was_cut == (len(tokenizer(text, truncation=False)["input_ids"]) > length)
+
+
+def test_a_text_of_exactly_the_limit_is_not_cut(encoders):
+    encoder = encoders["bert"]
+    ids, cut = encoder.prepare(["dog " * 38, "dog " * 39])
+    assert [len(row) for row in ids] == [40, 40]
+    assert cut == [False, True]
+
+
+def test_half_a_surrogate_pair_reads_as_the_replacement_character(encoders):
+    ids, _ = encoders["roberta"].prepare([LONE_SURROGATE, LONE_SURROGATE.replace("\ud83d", "\ufffd")])
+    assert ids[0].tolist() == ids[1].tolist()
+
+
+def test_a_pair_of_surrogates_reads_as_its_character(encoders):
+    ids, _ = encoders["roberta"].prepare(["smile \ud83d\ude00", "smile \U0001f600"])
+    assert ids[0].tolist() == ids[1].tolist()
+
+
+def test_max_length_is_recorded_and_cuts(checkpoint, encoders):
+    encoder = load_text_encoder(f"hf:{checkpoint('bert')}", device="cpu", max_length=8)
+    assert encoder.card.tokenizer.max_length == 8
+    assert encoder.card.tokenizer.sha256 == encoders["bert"].card.tokenizer.sha256
+    assert encoder.card.identity != encoders["bert"].card.identity
+    ids, cut = encoder.prepare(["a dog runs on the beach while two red cubes stand"])
+    assert (len(ids[0]), cut) == (8, [True])
+    assert load_text_encoder(f"hf:{checkpoint('bert')}?max_length=8", device="cpu").card == encoder.card
+
+
+@pytest.mark.parametrize("length", [2, 41])
+def test_a_length_the_model_cannot_take_is_refused(checkpoint, length):
+    with pytest.raises(UsageError, match=rf"maximal length(.|\n)*{length}(.|\n)*3 to 40 tokens"):
+        load_text_encoder(f"hf:{checkpoint('bert')}", device="cpu", max_length=length)
+
+
+def test_another_tokenizer_is_another_card(encoders):
+    assert encoders["roberta"].card.tokenizer.sha256 == encoders["mpnet"].card.tokenizer.sha256
+    assert encoders["roberta"].card.tokenizer.sha256 != encoders["bert"].card.tokenizer.sha256
+
+
+def test_positions_that_roberta_loses_to_its_padding_are_counted(checkpoint):
+    assert positions(transformers.RobertaModel.from_pretrained(checkpoint("roberta"))) == 40
+    assert positions(transformers.BertModel.from_pretrained(checkpoint("bert"))) == 40
+
+
+def test_no_stated_length_is_no_limit(checkpoint):
+    model = torch.nn.Module()
+    model.config = transformers.PretrainedConfig()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint("bert"))
+    tokenizer.model_max_length = int(1e30)
+    assert length_limit(tokenizer, model) is None
+
+
+def test_an_image_model_is_refused_with_the_known_families(checkpoint):
+    with pytest.raises(EncoderError, match=r"not a text model(.|\n)*'vit'(.|\n)*roberta"):
+        load_text_encoder(f"hf:{checkpoint('vit')}", device="cpu")
