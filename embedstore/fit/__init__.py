@@ -1,1 +1,24 @@
-"""."""
+"""Fit a head on cached tokens: configuration, training, and the folder that comes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embedstore.fit.config import fit_config
+    from embedstore.fit.trainer import FitProgress, FitResult, fit_head
+
+__all__ = ["FitProgress", "FitResult", "fit_config", "fit_head"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something is fitted."""
+    if name == "fit_config":
+        from embedstore.fit.config import fit_config
+
+        return fit_config
+    if name in __all__:
+        from embedstore.fit import trainer
+
+        return getattr(trainer, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """Small trainable heads on frozen tokens: one file each, found by name.
 
-A head is a `torch.nn.Module` built from a `HeadConfig` with the methods of `embedstore.heads.base.Head`.
+A head is a subclass of `embedstore.heads.base.Head`, constructed from a `HeadConfig`.
 """
 
 from __future__ import annotations

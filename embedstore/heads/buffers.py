@@ -17,20 +17,22 @@ KEPT_SIZES = 8
 
 
 class BufferPool:
-    """Uninitialised CPU tensors that are handed back by name of their size; a few of each are kept.
+    """Uninitialised CPU tensors that are used again by what asks for the same size; a few of each are kept.
 
     A CUDA device has a caching allocator of its own: there `take` is `torch.empty` and `give` does nothing.
+    Tensors born in inference mode are kept apart, since no graph may touch them.
     A buffer that is never given back is simply garbage. One thread at a time.
     """
 
     def __init__(self) -> None:
-        self._free: dict[tuple[int, torch.dtype], list[Tensor]] = {}
+        self._free: dict[tuple[int, torch.dtype, bool], list[Tensor]] = {}
 
     def take(self, *shape: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A contiguous tensor of `shape` with the device and (unless `dtype`) type of `like`."""
         dtype = dtype or like.dtype
         size = torch.Size(shape)
-        if like.device.type == "cpu" and (free := self._free.get((size.numel(), dtype))):
+        key = (size.numel(), dtype, torch.is_inference_mode_enabled())
+        if like.device.type == "cpu" and (free := self._free.get(key)):
             return free.pop().view(size)
         return torch.empty(size, dtype=dtype, device=like.device)
 
@@ -39,7 +41,7 @@ class BufferPool:
         for buffer in buffers:
             if buffer.device.type != "cpu":
                 continue
-            key = (buffer.numel(), buffer.dtype)
+            key = (buffer.numel(), buffer.dtype, buffer.is_inference())
             # Texts make a new size every batch, so the table is kept short, the oldest size leaving first.
             free = self._free.pop(key, [])
             self._free[key] = free

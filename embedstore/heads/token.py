@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from embedstore.errors import HeadError
+from embedstore.heads.base import Head
 from embedstore.heads.projectors import projector
 from embedstore.heads.segments import Grid, Runs
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from embedstore.documents import HeadConfig
 
 
-class TokenHead(nn.Module):
+class TokenHead(Head):
     """`v = normalize(mean P_local(patch) + P_cls(CLS))`, `u = normalize(P_global(mean P_token(token)))`.
 
     P_local is shared by all patches; P_cls reads CLS (the first prefix token), or the pooled embedding where

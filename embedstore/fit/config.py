@@ -1,0 +1,93 @@
+"""A `FitConfig` from a TOML file and from options, which win. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from embedstore.documents import FitConfig
+from embedstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+def fit_config(file: Path | None = None, **options: Any) -> FitConfig:
+    """The fields of `file`, then those of `options` that are not None.
+
+    `UsageError` for a file that cannot be read, an unknown field (with the nearest name) and a value that no
+    fit could accept.
+    """
+    fields = read_toml(file) if file is not None else {}
+    where = file.name if file is not None else "fit"
+    fields |= {name: value for name, value in options.items() if value is not None}
+    _refuse_unknown(fields, where)
+    try:
+        config = FitConfig(**fields)
+    except ValidationError as bad:
+        first = bad.errors()[0]
+        name = ".".join(str(p) for p in first["loc"])
+        missing = first["type"] == "missing"
+        raise UsageError(
+            f"{name}: {first['msg'][:1].lower()}{first['msg'][1:]}",
+            where=where,
+            found=None if missing else repr(first.get("input")),
+            todo=f"name a feature of the store as {name!r}" if missing else None,
+        ) from None
+    check_config(config, where)
+    return config
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The fields of one TOML file; `UsageError` where it cannot be read."""
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as bad:
+        raise UsageError(f"cannot read the configuration: {bad.strerror}", where=file) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as bad:
+        raise UsageError(f"not valid TOML: {bad}", where=file) from None
+
+
+def check_config(config: FitConfig, where: object = "fit") -> None:
+    """Refuse fields that contradict each other."""
+    if config.val_split is not None and config.val_fraction > 0:
+        raise UsageError(
+            "val_split and val_fraction exclude each other", where=where, todo="give one of them"
+        )
+    if config.val_split is not None and config.val_split == config.split:
+        raise UsageError(
+            "the checkpoint cannot be chosen on the split it is fitted on",
+            where=where,
+            found=f"split and val_split are both {config.split!r}",
+            todo="name another split, or hold out a share of this one with val_fraction",
+        )
+    if config.val_split is not None and config.split is None:
+        raise UsageError(
+            "without a split every image is fitted on, those of val_split too",
+            where=where,
+            found=f"val_split {config.val_split!r}",
+            todo="name the split to fit on, or use val_fraction",
+        )
+    if config.val_fraction >= 1:
+        raise UsageError(
+            "nothing is left to fit on", where=where, found=f"val_fraction {config.val_fraction}"
+        )
+    if config.min_lr > config.lr:
+        raise UsageError("min_lr is above lr", where=where, found=f"{config.min_lr} and {config.lr}")
+
+
+def _refuse_unknown(fields: Mapping[str, Any], where: str) -> None:
+    known = list(FitConfig.model_fields)
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UsageError(
+                f"unknown field {name!r}",
+                where=where,
+                allowed=", ".join(known),
+                todo=f"did you mean {near[0]!r}?" if near else None,
+            )

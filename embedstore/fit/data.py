@@ -1,0 +1,114 @@
+"""Which images a fit learns from, and which choose its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedstore.errors import UsageError
+from embedstore.index.exact import ranks_of_positives
+from embedstore.metrics.recall import Positives, recall_at_k
+from embedstore.stream.embed import embed_images, embed_texts
+from embedstore.stream.pairs import PairStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import Tensor
+
+    from embedstore.documents import FitConfig
+    from embedstore.shapes import IntArray
+    from embedstore.store import Store
+    from embedstore.stream.batches import ImageTokens, TextTokens
+
+
+def split_rows(store: Store, split: str | None) -> IntArray:
+    """Image rows of a split, ascending; every row for none. `UsageError` that lists the splits there are."""
+    if split is None:
+        return np.arange(store.plan.images, dtype=np.int64)
+    if split not in store.plan.splits:
+        listed = ", ".join(f"{name} {n}" for name, n in store.plan.splits.items())
+        raise UsageError(
+            f"no split {split!r}", where=store.path.name, allowed=listed or "this store has none"
+        )
+    found: IntArray = np.flatnonzero(store.images(["split"])["split"].to_numpy() == split)
+    return found
+
+
+def hold_out(rows: IntArray, share: float, seed: int) -> tuple[IntArray, IntArray]:
+    """A seeded share of the images, at least two, and the others; both ascending."""
+    random = np.random.Generator(np.random.Philox(key=[seed, 0x686F6C64]))
+    count = max(2, round(len(rows) * share))
+    drawn = random.permutation(len(rows))
+    return np.sort(rows[drawn[:count]]), np.sort(rows[drawn[count:]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """Images with all their usable captions, on which checkpoints are compared."""
+
+    store: Store
+    image: str
+    text: str
+    images: IntArray
+    texts: IntArray
+    image_of: IntArray
+
+    @classmethod
+    def build(cls, stream: PairStream, store: Store, config: FitConfig) -> Validation:
+        """From a stream over the images that choose; its captions are all taken, not one an image."""
+        captions, images = stream.captions, stream.rows
+        owned = [captions.texts[captions.starts[i] : captions.starts[i + 1]] for i in images]
+        return cls(
+            store=store,
+            image=config.image,
+            text=config.text,
+            images=images,
+            texts=np.concatenate(owned),
+            image_of=np.repeat(np.arange(len(images)), [len(part) for part in owned]),
+        )
+
+    def recall(
+        self,
+        embed_image: Callable[[ImageTokens], Tensor],
+        embed_text: Callable[[TextTokens], Tensor],
+        device: torch.device,
+    ) -> dict[str, float]:
+        """Recall@1 of both directions, as shares of 1."""
+        v = embed_images(self.store[self.image], self.images, embed_image, device=device)
+        u = embed_texts(self.store[self.text], self.texts, embed_text, device=device)
+        owned = Positives.of([np.flatnonzero(self.image_of == i).tolist() for i in range(len(v))])
+        return {
+            "text_to_image": recall_at_k(ranks_of_positives(u, v, Positives.single(self.image_of)), 1),
+            "image_to_text": recall_at_k(ranks_of_positives(v, u, owned), 1),
+        }
+
+
+def training_data(
+    store: Store, config: FitConfig, *, pin: bool = False
+) -> tuple[PairStream, Validation | None]:
+    """The stream to learn from and, where the configuration names one, what chooses the checkpoint."""
+
+    def stream(rows: IntArray) -> PairStream:
+        return PairStream(
+            store,
+            image=config.image,
+            text=config.text,
+            rows=rows,
+            batch_size=config.batch_size,
+            role=config.role,
+            language=config.language,
+            seed=config.seed,
+            pin=pin,
+        )
+
+    rows = split_rows(store, config.split)
+    if config.val_split is not None:
+        return stream(rows), Validation.build(stream(split_rows(store, config.val_split)), store, config)
+    if config.val_fraction > 0:
+        held, rest = hold_out(rows, config.val_fraction, config.seed)
+        return stream(rest), Validation.build(stream(held), store, config)
+    return stream(rows), None

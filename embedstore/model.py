@@ -1,0 +1,128 @@
+"""A fitted head, loaded from its folder and checked against the features it is used on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from embedstore.documents import EncoderCard, HeadConfig, differing_fields, load_document
+from embedstore.errors import HeadError
+from embedstore.heads.base import build_head
+from embedstore.stream.embed import embed_images, embed_texts
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from embedstore.heads.base import Head
+    from embedstore.shapes import Float32Array, IntArray
+    from embedstore.store import Feature
+
+CONFIG = "head.json"
+WEIGHTS = "head.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedHead:
+    """A head in evaluation mode with its record; `sha256` over both, through the weights' hash, names it."""
+
+    config: HeadConfig
+    module: Head
+    sha256: str
+    device: torch.device
+
+    def check_image(self, feature: Feature) -> None:
+        """`HeadError` with the differing fields where a feature is of another image encoder."""
+        refuse_other_card(self.config.image_card, feature.card, where=feature.name)
+
+    def check_text(self, feature: Feature) -> None:
+        """`HeadError` with the differing fields where a feature is of another text encoder."""
+        refuse_other_card(self.config.text_card, feature.card, where=feature.name)
+
+    def embed_images(self, feature: Feature, rows: IntArray, *, batch: int = 256) -> Float32Array:
+        """Unit vectors `(n, e)` float32 of image rows, in the order given. Checks the card first."""
+        self.check_image(feature)
+        return embed_images(
+            feature,
+            rows,
+            lambda part: self.module.embed_image(part.tokens, part.prefix, part.pooled),
+            batch=batch,
+            device=self.device,
+        )
+
+    def embed_texts(self, feature: Feature, rows: IntArray, *, batch: int = 1024) -> Float32Array:
+        """Unit vectors `(m, e)` float32 of text rows, in the order given. Checks the card first."""
+        self.check_text(feature)
+        return embed_texts(
+            feature,
+            rows,
+            lambda part: self.module.embed_text(part.tokens, part.offsets),
+            batch=batch,
+            device=self.device,
+        )
+
+
+def load_head(folder: str | PathLike[str], *, device: torch.device | str = "cpu") -> FittedHead:
+    """Open the folder that a fit left.
+
+    `HeadError` where there is no finished head, where the weights are not those that the record names, and
+    where they do not fit the configuration.
+    """
+    path, place = Path(folder), torch.device(device)
+    if not (path / CONFIG).is_file():
+        raise HeadError(
+            "no finished head here", where=path, allowed=f"a folder with {CONFIG}", todo="embedstore fit ..."
+        )
+    config = load_document(HeadConfig, path / CONFIG, HeadError)
+    module = build_head(config)
+    module.load_state_dict(_weights(path / WEIGHTS, config, module))
+    module.eval().requires_grad_(requires_grad=False)
+    return FittedHead(config=config, module=module.to(place), sha256=config.fingerprint, device=place)
+
+
+def _weights(file: Path, config: HeadConfig, module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    try:
+        content = file.read_bytes()
+    except OSError as bad:
+        raise HeadError(f"cannot read the weights: {bad.strerror}", where=file) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != config.weights_sha256:
+        raise HeadError(
+            "the weights are not those of this head",
+            where=file,
+            found=f"sha256 {found}",
+            allowed=str(config.weights_sha256),
+            todo="fit again, or restore the folder whole",
+        )
+    try:
+        weights: dict[str, torch.Tensor] = load(content)
+    except SafetensorError as bad:
+        raise HeadError(f"cannot read the weights: {bad}", where=file) from None
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if shapes != wanted:
+        wrong = sorted(name for name in shapes.keys() | wanted.keys() if shapes.get(name) != wanted.get(name))
+        raise HeadError("the weights do not fit the configuration", where=file, found=", ".join(wrong))
+    return weights
+
+
+def refuse_other_card(fitted: EncoderCard, found: EncoderCard, *, where: object) -> None:
+    """`HeadError` that lists the fields in which a feature's encoder is not the one a head was fitted for."""
+    identity = fitted.identity
+    fields = {
+        name: values
+        for name, values in differing_fields(fitted, found).items()
+        if name.partition(".")[0] in identity
+    }
+    if fields:
+        raise HeadError(
+            "the head was fitted for another encoder",
+            where=where,
+            found="; ".join(f"{name}: fitted {a!r}, here {b!r}" for name, (a, b) in fields.items()),
+            todo="use the feature it was fitted for, or fit a head on this one",
+        )

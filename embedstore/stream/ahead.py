@@ -1,0 +1,92 @@
+"""Reading in a background thread, a bounded number of batches ahead, into buffers that are used again."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+Job = TypeVar("Job")
+Buffers = TypeVar("Buffers")
+Batch = TypeVar("Batch")
+
+READ_AHEAD_BYTES = 256 << 20
+MOST_AHEAD = 4
+
+
+def buffer_sets(batch_bytes: int, budget: int = READ_AHEAD_BYTES) -> int:
+    """How many sets of buffers a budget in bytes holds: two at least, so that reading and use overlap."""
+    return min(MOST_AHEAD, max(2, budget // max(1, batch_bytes)))
+
+
+class ReadAhead(Generic[Job, Buffers, Batch]):
+    """Iterate over `read(job, buffers)` for every job, in order, read ahead by one thread.
+
+    A batch is valid until the next one is asked for: its buffers are then filled again. There are as many
+    batches in memory as sets of buffers. What `read` raises is raised here. `waited` sums the seconds that
+    the caller stood waiting for a batch. Leaving early stops the thread.
+    """
+
+    def __init__(
+        self, jobs: Iterable[Job], read: Callable[[Job, Buffers], Batch], buffers: Sequence[Buffers]
+    ) -> None:
+        self.waited = 0.0
+        self._jobs, self._read = iter(jobs), read
+        self._free: queue.SimpleQueue[Buffers | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[Batch, Buffers] | BaseException | None] = queue.SimpleQueue()
+        self._held: Buffers | None = None
+        self._done = False
+        for each in buffers:
+            self._free.put(each)
+        self._thread = threading.Thread(target=self._work, name="embedstore-read-ahead", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        try:
+            for job in self._jobs:
+                free = self._free.get()
+                if free is None:
+                    return
+                self._ready.put((self._read(job, free), free))
+            self._ready.put(None)
+        except BaseException as bad:  # noqa: BLE001 - handed to the thread that asked
+            self._ready.put(bad)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._done:
+            raise StopIteration
+        if self._held is not None:
+            self._free.put(self._held)
+            self._held = None
+        start = time.perf_counter()
+        found = self._ready.get()
+        self.waited += time.perf_counter() - start
+        if isinstance(found, BaseException):
+            self.close()
+            raise found
+        if found is None:
+            self.close()
+            raise StopIteration
+        batch, self._held = found
+        return batch
+
+    def close(self) -> None:
+        """Stop reading and wait for the thread; iterating further ends at once."""
+        self._done = True
+        self._free.put(None)
+        while self._thread.is_alive():
+            self._free.put(None)
+            self._thread.join(timeout=1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -1,0 +1,105 @@
+"""Batches of stored tokens as tensors in their stored dtype, and how they are read from a feature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+
+from embedstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedstore.documents import ArrayName
+    from embedstore.shapes import IntArray
+    from embedstore.store import Feature
+
+ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTokens:
+    """Some pictures: `rows (b,)`, `tokens (b, t, d)`, and `prefix (b, p, d)` or else `pooled (b, w)`."""
+
+    rows: IntArray
+    tokens: Tensor
+    prefix: Tensor | None = None
+    pooled: Tensor | None = None
+
+    def to(self, device: torch.device) -> ImageTokens:
+        """The same on a device; the copy may still be under way where the buffers are pinned."""
+        parts = {
+            name: part.to(device, non_blocking=True)
+            for name in ("tokens", "prefix", "pooled")
+            if (part := getattr(self, name)) is not None
+        }
+        return replace(self, **parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextTokens:
+    """Some texts: `rows (b,)`, packed `tokens (sum of l, d)`, `offsets (b+1,)` int64, always on the host."""
+
+    rows: IntArray
+    tokens: Tensor
+    offsets: Tensor
+
+    def to(self, device: torch.device) -> TextTokens:
+        """The same with the tokens on a device."""
+        return TextTokens(rows=self.rows, tokens=self.tokens.to(device), offsets=self.offsets)
+
+
+class ImageReader:
+    """Reads tokens and prefix of an image feature, or tokens and pooled where it has no prefix."""
+
+    def __init__(self, feature: Feature) -> None:
+        if feature.table != "images":
+            raise UsageError(
+                "not an image feature", where=feature.name, found=f"a feature of {feature.table}"
+            )
+        self.feature = feature
+        second: ArrayName = "prefix" if "prefix" in feature.arrays else "pooled"
+        self.names: tuple[ArrayName, ...] = ("tokens", second)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one picture."""
+        return sum(self.feature.array(name).place_bytes for name in self.names)
+
+    def buffers(self, batch: int, *, pin: bool = False) -> ImageBuffers:
+        """Room for one batch; `pin` for faster copies to a CUDA device."""
+        arrays = {name: self.feature.array(name) for name in self.names}
+        return {
+            name: torch.empty((batch, *array.spec.shape[1:]), dtype=_torch_dtype(array.dtype), pin_memory=pin)
+            for name, array in arrays.items()
+        }
+
+    def read(self, rows: IntArray, buffers: ImageBuffers) -> ImageTokens:
+        """Pictures `(b,)` in any order, as views of the buffers, which hold at least b."""
+        parts = {name: buffer[: len(rows)] for name, buffer in buffers.items()}
+        for name, part in parts.items():
+            self.feature.gather(name, rows, out=part.numpy())
+        return ImageTokens(rows=rows, **parts)
+
+
+class TextReader:
+    """Reads packed tokens of a text feature."""
+
+    def __init__(self, feature: Feature) -> None:
+        if feature.table != "texts":
+            raise UsageError("not a text feature", where=feature.name, found=f"a feature of {feature.table}")
+        self.feature = feature
+
+    def read(self, rows: IntArray) -> TextTokens:
+        """Texts `(b,)` in any order."""
+        packed = self.feature.text_tokens(rows)
+        return TextTokens(
+            rows=rows, tokens=torch.from_numpy(packed.tokens), offsets=torch.from_numpy(packed.offsets)
+        )
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, dtype)).dtype
