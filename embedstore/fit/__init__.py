@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedstore.fit.config import fit_config
-    from embedstore.fit.trainer import FitProgress, FitResult, fit_head
+    from embedstore.fit.report import FitProgress, FitResult
+    from embedstore.fit.trainer import fit_head
 
 __all__ = ["FitProgress", "FitResult", "fit_config", "fit_head"]
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedstore.documents import FitConfig, HeadConfig
 from embedstore.encoders.device import pick_device
-from embedstore.errors import HeadError, UsageError
+from embedstore.errors import HeadError
 from embedstore.fit.config import check_config
 from embedstore.fit.data import Validation, training_data
 from embedstore.fit.files import FitLog, HeadFolder
+from embedstore.fit.record import head_record
+from embedstore.fit.report import FitProgress, FitResult
 from embedstore.fit.schedule import learning_rate, parameter_groups
 from embedstore.heads.base import build_head
 from embedstore.losses.clip import ClipLoss
@@ -27,50 +28,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from embedstore.documents import FitConfig, HeadConfig
     from embedstore.heads.base import Head
     from embedstore.store import Store
     from embedstore.stream.pairs import PairBatch, PairStream
 
 LOG_LINES_AN_EPOCH = 20
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitProgress:
-    """Where a fit stands after a step. Epochs and steps count from 1; times in seconds.
-
-    `recall` is the validation's mean recall@1 after the last step of an epoch, where there is one.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    temperature: float
-    lr: float
-    samples_per_second: float
-    eta: float
-    recall: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitResult:
-    """What a fit did. `loss` is the mean of the last epoch; times in seconds; `skipped` reason to images."""
-
-    out: Path
-    head: HeadConfig
-    config: FitConfig
-    device: str
-    parameters: int
-    images: int
-    steps: int
-    loss: float
-    samples_per_second: float
-    seconds: float
-    loading_seconds: float
-    skipped: dict[str, int]
-    kept_epoch: int
-    recall: dict[str, float] | None = None
 
 
 def fit_head(
@@ -104,31 +67,6 @@ def fit_head(
     weights = {name: tensor.cpu() for name, tensor in run.kept.items()}
     finished = folder.finish(record.model_copy(update={"temperature": run.kept_temperature}), config, weights)
     return run.result(folder.path, finished)
-
-
-def head_record(store: Store, config: FitConfig) -> HeadConfig:
-    """The head that `config` asks for on the features of `store`, sizes derived from their cards."""
-    image, text = store[config.image], store[config.text]
-    for feature, table in ((image, "images"), (text, "texts")):
-        if feature.table != table:
-            raise UsageError(
-                f"{feature.name!r} is a feature of {feature.table}", where="fit", allowed=f"one of {table}"
-            )
-    shared = set(HeadConfig.model_fields) & set(FitConfig.model_fields) - {"temperature"}
-    return HeadConfig(
-        **{name: getattr(config, name) for name in sorted(shared)},
-        image_width=image.card.width,
-        image_cls_width=image.card.width if image.card.prefix else image.card.pooled_width,
-        text_width=text.card.width,
-        image_feature=image.name,
-        text_feature=text.name,
-        image_card=image.card,
-        text_card=text.card,
-        store_fingerprint=store.fingerprint,
-        trained_on=config.split,
-        chosen=config.val_split is not None or config.val_fraction > 0,
-        chosen_on=config.val_split or (config.split if config.val_fraction > 0 else None),
-    )
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
 from torch.nn import functional
 
 from embedstore.errors import HeadError
@@ -13,6 +12,8 @@ from embedstore.heads.projectors import projector
 from embedstore.heads.segments import Grid, Runs
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from embedstore.documents import HeadConfig
 
 

@@ -1,0 +1,50 @@
+"""What a fit tells while it runs and when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from embedstore.documents import FitConfig, HeadConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitProgress:
+    """Where a fit stands after a step. Epochs and steps count from 1; times in seconds.
+
+    `recall` is the validation's mean recall@1 after the last step of an epoch, where there is one.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    temperature: float
+    lr: float
+    samples_per_second: float
+    eta: float
+    recall: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What a fit did. `loss` is the mean of the last epoch; times in seconds; `skipped` reason to images."""
+
+    out: Path
+    head: HeadConfig
+    config: FitConfig
+    device: str
+    parameters: int
+    images: int
+    steps: int
+    loss: float
+    samples_per_second: float
+    seconds: float
+    loading_seconds: float
+    skipped: dict[str, int]
+    kept_epoch: int
+    recall: dict[str, float] | None = None
