@@ -83,7 +83,9 @@ class ParquetBytes:
 
 
 def _encoded(column: Any) -> Any:
-    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    # A field of which nothing is known has the type null, whose values have no bytes to ask for.
+    data = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    return data.cast(pa.binary()) if pa.types.is_null(data.type) else data
 
 
 @dataclass(frozen=True, slots=True)

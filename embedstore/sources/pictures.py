@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import stat
+import struct
 import threading
 import warnings
 from contextlib import contextmanager
@@ -196,7 +197,9 @@ def _refuse_bomb(size: tuple[int, int]) -> None:
 def _decoder_reason(bad: Exception, file: IO[bytes]) -> str:
     if isinstance(bad, OSError) and bad.errno is not None:
         return _os_reason(bad)
-    if isinstance(bad, EOFError) or "truncated" in str(bad).lower() or _webp_is_cut(file):
+    # Pillow wraps the errors of parsing a header; these three kinds come from reading past its end.
+    past_end = isinstance(bad.__cause__ or bad, (EOFError, IndexError, struct.error))
+    if past_end or "truncated" in str(bad).lower() or _webp_is_cut(file):
         return "truncated file"
     return "damaged file"
 
