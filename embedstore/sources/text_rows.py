@@ -133,7 +133,7 @@ def _csv_column(ours: str, values: Sequence[str], start: int, place: Callable[[i
     for at, text in enumerate(values):
         try:
             lists.append(json.loads(text) if text.strip() else None)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _not_a_list(text, place(start + at)) from None
     return _json_column(ours, lists, start, place)
 
@@ -148,7 +148,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, str]]:
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         one = json.loads(line)
-    except ValueError as bad:
+    except (ValueError, RecursionError) as bad:
         raise SourceError(f"not valid JSON: {bad}", where=f"{path.name}, line {number}") from None
     if not isinstance(one, dict):
         raise SourceError("not a JSON object", where=f"{path.name}, line {number}", found=line.strip()[:80])

@@ -200,6 +200,12 @@ def test_an_empty_file(tmp_path):
         TableSource(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_source_travels_to_another_process(here, ending):
+    source = TableSource(write(here / f"t.{ending}", RECORDS))
+    assert facts(pickle.loads(pickle.dumps(source))) == facts(source)  # noqa: S301 - our own bytes
+
+
 def test_indexes_outside(here):
     source = TableSource(write(here / "t.csv", RECORDS))
     for index in (3, -1):
@@ -319,6 +325,7 @@ def test_csv_mistakes(tmp_path, text, where, what):
         (b'{"caption": "a", "label": true}\n', "line 1", "'label' is not text"),
         (b'{"captions": "ab"}\n', "line 1", "not a list of texts"),
         (b'{"captions": [["a"]]}\n', "line 1", "is not text"),
+        (b'{"caption": "a"}\n' + b"[" * 100_000 + b"\n", "line 2", "not valid JSON"),
     ],
 )
 def test_jsonl_mistakes(tmp_path, text, where, what):
