@@ -1,0 +1,119 @@
+"""Retrieval: which picture a caption finds, and which captions a picture finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedstore.bench.figures import retrieval_chance, retrieval_figures
+from embedstore.bench.rows import Pairs, select_pairs
+from embedstore.bench.setting import Setting, open_setting
+from embedstore.documents import BenchReport
+from embedstore.index.exact import ranks_of_positives
+from embedstore.metrics.recall import Positives
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from embedstore.shapes import Float32Array, IntArray
+    from embedstore.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """Everything of one retrieval task: pairs, joint embeddings `(n, e)` and `(m, e)`, and ranks.
+
+    text_to_image `(m,)`: rank of each text's image; image_to_text `(n,)`: rank of each image's best text.
+    """
+
+    setting: Setting
+    pairs: Pairs
+    images: Float32Array
+    texts: Float32Array
+    text_to_image: IntArray
+    image_to_text: IntArray
+
+
+def bench_retrieval(
+    store: Store | str | PathLike[str],
+    head_dir: str | PathLike[str],
+    *,
+    split: str | None = "test",
+    language: str = "en",
+    role: str = "caption",
+    device: str = "auto",
+    seed: int = 0,
+    rows: IntArray | None = None,
+) -> BenchReport:
+    """Recall@1, 5 and 10 and the median rank, both ways, exact, with several captions an image.
+
+    A query is a hit where at least one of its positives is among the first k (CLIP_benchmark's definition);
+    equal scores go to the lower row. The gallery is every image of the split (none: every image) that has a
+    text of this role and language, and all those texts; `rows` narrows to a subset of image rows. Intervals:
+    95 % bootstrap over queries, seeded. Raises `UsageError` and `HeadError` as `open_setting` and
+    `select_pairs` do.
+    """
+    found = retrieve(
+        open_setting(store, head_dir, split=split, device=device),
+        split=split,
+        language=language,
+        role=role,
+        rows=rows,
+    )
+    return retrieval_report(found, split=split, language=language, role=role, seed=seed)
+
+
+def retrieve(
+    setting: Setting,
+    *,
+    split: str | None,
+    language: str = "en",
+    role: str = "caption",
+    rows: IntArray | None = None,
+) -> Retrieved:
+    """Select, embed and rank."""
+    pairs = select_pairs(
+        setting.store, setting.image, setting.text, split=split, language=language, role=role, rows=rows
+    )
+    images = setting.head.embed_images(setting.image, pairs.images)
+    texts = setting.head.embed_texts(setting.text, pairs.texts)
+    kind = str(setting.head.device)
+    own = Positives.single(pairs.image_of)
+    captions = Positives(rows=np.arange(len(texts)), offsets=pairs.offsets)
+    return Retrieved(
+        setting=setting,
+        pairs=pairs,
+        images=images,
+        texts=texts,
+        text_to_image=ranks_of_positives(texts, images, own, device=kind),
+        image_to_text=ranks_of_positives(images, texts, captions, device=kind),
+    )
+
+
+def retrieval_report(
+    found: Retrieved, *, split: str | None, language: str, role: str, seed: int
+) -> BenchReport:
+    """The figures of what was retrieved, with intervals and chance."""
+    pairs = found.pairs
+    return BenchReport(
+        task="retrieval",
+        metrics={
+            "text_to_image": retrieval_figures(found.text_to_image, seed=seed),
+            "image_to_text": retrieval_figures(found.image_to_text, seed=seed),
+        },
+        chance={
+            "text_to_image": retrieval_chance(np.ones_like(pairs.texts), len(pairs.images)),
+            "image_to_text": retrieval_chance(pairs.counts, len(pairs.texts)),
+        },
+        images=len(pairs.images),
+        texts=len(pairs.texts),
+        skipped={reason: count for reason, count in pairs.skipped.items() if count},
+        split=split,
+        language=language,
+        role=role,
+        notes=found.setting.notes,
+        seed=seed,
+        **found.setting.report_fields(),
+    )

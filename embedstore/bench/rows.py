@@ -1,0 +1,119 @@
+"""Which rows a task measures, and which it leaves out and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedstore.errors import UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from embedstore.shapes import AnyArray, IntArray
+    from embedstore.store import Feature, Store
+
+NO_PICTURE = "the picture could not be read"
+NO_TEXT = "the text could not be read"
+NO_CAPTION = "an image without a caption of this role and language"
+NO_LABEL = "an image without a label"
+OTHER_LABEL = "an image whose label is not among the classes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """Images and their texts. Rows are rows of the store's tables.
+
+    images `(n,)` int64, rising; texts `(m,)` int64, the texts of one image together and in the order of
+    `images`; counts `(n,)` texts of each image, at least 1; skipped: reason to rows left out.
+    """
+
+    images: IntArray
+    texts: IntArray
+    counts: IntArray
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def offsets(self) -> IntArray:
+        """Image i owns `texts[offsets[i]:offsets[i+1]]`; `(n+1,)` int64."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.counts)])
+
+    @property
+    def image_of(self) -> IntArray:
+        """Place in `images` of each text's own image `(m,)` int64."""
+        return np.repeat(np.arange(len(self.images)), self.counts)
+
+
+def select_images(
+    store: Store, image: Feature, *, split: str | None, rows: IntArray | None = None
+) -> tuple[IntArray, dict[str, int]]:
+    """Image rows of a split (none: all) that could be read, rising, and how many could not.
+
+    `rows` narrows to a subset of image rows. `UsageError` for a split or rows that the store has not.
+    """
+    chosen = np.arange(store.plan.images) if rows is None else np.unique(rows)
+    if chosen.size and not 0 <= chosen[0] <= chosen[-1] < store.plan.images:
+        raise UsageError(
+            "rows outside the store",
+            found=f"{chosen[0]} to {chosen[-1]}",
+            allowed=f"0 to {store.plan.images - 1}",
+        )
+    if split is not None:
+        if split not in store.plan.splits:
+            listed = ", ".join(f"{name} ({count})" for name, count in store.plan.splits.items())
+            raise UsageError(f"no split {split!r} in the store", allowed=listed or "the store has no splits")
+        chosen = chosen[_equals(store.images(["split"])["split"], split)[chosen]]
+    good = image.status()[chosen] == 0
+    return chosen[good], {NO_PICTURE: int((~good).sum())}
+
+
+def select_pairs(
+    store: Store,
+    image: Feature,
+    text: Feature,
+    *,
+    split: str | None,
+    language: str,
+    role: str,
+    rows: IntArray | None = None,
+) -> Pairs:
+    """Images of a split with all their texts of one role and language.
+
+    Left out and counted: pictures and texts that could not be read, and images without such a text.
+    `UsageError` where nothing remains or the store has no such language or role.
+    """
+    _known("language", language, store.plan.languages)
+    _known("role", role, store.plan.roles)
+    images, skipped = select_images(store, image, split=split, rows=rows)
+    table = store.texts(["image", "language", "role"])
+    place = np.full(store.plan.images + 1, -1)
+    place[images] = np.arange(len(images))
+    # A text without an image takes the last place of the map, which never holds one.
+    owner = place[table["image"].fill_null(store.plan.images).to_numpy()]
+    texts = np.flatnonzero((owner >= 0) & _equals(table["language"], language) & _equals(table["role"], role))
+    good = (text.status()[texts] == 0) & (text.lengths()[texts] > 0)
+    skipped[NO_TEXT] = int((~good).sum())
+    texts = texts[good]
+    texts = texts[np.argsort(owner[texts], kind="stable")]
+    counts = np.bincount(owner[texts], minlength=len(images))
+    skipped[NO_CAPTION] = int((counts == 0).sum())
+    if not texts.size:
+        raise UsageError(
+            "nothing to measure: no image with a readable text",
+            found=f"split {split}, role {role}, language {language}; left out: {skipped}",
+        )
+    return Pairs(images=images[counts > 0], texts=texts, counts=counts[counts > 0], skipped=skipped)
+
+
+def _known(what: str, name: str, counts: dict[str, int]) -> None:
+    if name not in counts:
+        raise UsageError(
+            f"no text with {what} {name!r} in the store", allowed=", ".join(counts) or "no texts"
+        )
+
+
+def _equals(column: pa.ChunkedArray[pa.StringScalar], value: str) -> AnyArray:
+    """Which rows of a string column equal `value`; null equals nothing."""
+    return np.array([cell == value for cell in column.to_pylist()], dtype=bool)
