@@ -123,7 +123,7 @@ class EncoderCard(Document):
     model: str = Field(description="hub id, or the last part of the folder's name; never a path")
     revision: str | None = Field(default=None, description="hub revision where one was asked for")
     weights_sha256: Sha256 = Field(
-        description="over names, dtypes, shapes and bytes of all tensors that are used"
+        description="over dtypes, shapes and bytes of all tensors that are used; libraries rename tensors"
     )
     layer: int = Field(default=-1, description="layer of the tokens, -1 the last")
     final_norm: bool = Field(description="whether the tokens passed the model's final norm")

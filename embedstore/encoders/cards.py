@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
 
-def weights_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor, in the order of their names.
+def weights_sha256(tensors: Iterable[torch.Tensor]) -> str:
+    """sha256 over dtype, shape and bytes of every tensor, sorted by these.
 
-    The bytes enter as a digest per tensor, so that several tensors are hashed at once.
+    Names are left out: libraries rename their modules from one version to the next (transformers did so for
+    ViT), and the same checkpoint must stay the same model. Each tensor enters as a digest, so that several are
+    hashed at once.
     """
-    names = sorted(tensors)
     with ThreadPoolExecutor() as pool:
-        digests = list(pool.map(lambda name: _digest(tensors[name]), names))
-    whole = hashlib.sha256()
-    for name, digest in zip(names, digests, strict=True):
-        tensor = tensors[name]
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        whole.update(f"{name}\0{dtype}\0{tuple(tensor.shape)}\0".encode())
-        whole.update(digest)
-    return whole.hexdigest()
+        lines = sorted(pool.map(_line, tensors))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _digest(tensor: torch.Tensor) -> bytes:
+def _line(tensor: torch.Tensor) -> str:
+    dtype, shape = str(tensor.dtype).removeprefix("torch."), "x".join(map(str, tensor.shape))
+    return f"{dtype} {shape} {_digest(tensor)}"
+
+
+def _digest(tensor: torch.Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(flat.numpy().data).digest()
+    return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
 def library_versions(*names: str) -> dict[str, str]:

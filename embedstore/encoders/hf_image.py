@@ -125,14 +125,14 @@ class HFImageEncoder:
                 found=f"{probe.tokens.shape[1]} tokens for a grid of {rows}x{columns}",
             )
         unused = set(self._family.unused)
-        state = {name: t for name, t in self.model.state_dict().items() if name not in unused}
+        used = [tensor for name, tensor in self.model.state_dict().items() if name not in unused]
         return EncoderCard(
             modality="image",
             library="transformers",
             architecture=type(self.model).__name__,
             model=checkpoint.model,
             revision=checkpoint.revision,
-            weights_sha256=weights_sha256(state),
+            weights_sha256=weights_sha256(used),
             final_norm=True,
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],

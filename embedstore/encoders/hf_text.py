@@ -98,7 +98,7 @@ class HFTextEncoder:
             architecture=type(self.model).__name__,
             model=checkpoint.model,
             revision=checkpoint.revision,
-            weights_sha256=weights_sha256(self.model.state_dict()),
+            weights_sha256=weights_sha256(self.model.state_dict().values()),
             final_norm=True,
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],

@@ -92,7 +92,7 @@ class STTextEncoder:
             architecture=type(self.pipeline[0].auto_model).__name__,
             model=checkpoint.model,
             revision=checkpoint.revision,
-            weights_sha256=weights_sha256(dict(_used_tensors(self.pipeline))),
+            weights_sha256=weights_sha256(_used_tensors(self.pipeline)),
             final_norm=True,
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
@@ -104,13 +104,13 @@ class STTextEncoder:
         )
 
 
-def _used_tensors(pipeline: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors named by the place of their module, without the transformer's own pooler, which is not run."""
+def _used_tensors(pipeline: Any) -> Iterator[torch.Tensor]:
+    """All tensors but those of the transformer's own pooler, which is not run."""
     for place, module in enumerate(pipeline):
         inner = module.auto_model if place == 0 else module
         for name, tensor in inner.state_dict().items():
             if not (place == 0 and name.startswith("pooler.")):
-                yield f"{place}.{name}", tensor
+                yield tensor
 
 
 def _step(module: Any) -> str:

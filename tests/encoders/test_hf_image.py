@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from embedstore.encoders import load_image_encoder
+from embedstore.encoders.cards import weights_sha256
 from embedstore.errors import EncoderError, UsageError
 from embedstore.testing.encoders import ImageEncoderContract, assert_vectors_agree, sample_pictures
 
@@ -198,6 +199,16 @@ def test_the_hash_is_of_the_tensors_not_of_the_folder(checkpoint, encoders, tmp_
         model.layernorm.bias[0] += 1e-6
     model.save_pretrained(moved)
     assert load_image_encoder(f"hf:{moved}", device="cpu").card.weights_sha256 != again.weights_sha256
+
+
+def test_the_hash_knows_dtype_and_shape_but_no_names():
+    tensor = torch.arange(6, dtype=torch.float32)
+    twin, other = tensor.clone(), torch.ones(2, dtype=torch.bfloat16)
+    assert weights_sha256([tensor, other]) == weights_sha256([other, twin])
+    assert weights_sha256([tensor.reshape(2, 3)]) != weights_sha256([tensor])
+    assert weights_sha256([tensor.view(torch.int32)]) != weights_sha256([tensor])
+    assert weights_sha256([tensor, twin]) != weights_sha256([tensor])
+    assert weights_sha256([torch.tensor(1.0)]) != weights_sha256([torch.tensor([1.0])])
 
 
 def test_tensors_that_are_not_used_are_not_hashed(checkpoint, encoders, tmp_path):
