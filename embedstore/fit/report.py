@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +27,7 @@ class FitProgress:
     lr: float
     samples_per_second: float
     eta: float
+    device: str
     recall: float | None = None
 
 
@@ -48,3 +49,16 @@ class FitResult:
     skipped: dict[str, int]
     kept_epoch: int
     recall: dict[str, float] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values for JSON; the head by its fingerprint, its cards left out."""
+        plain = {
+            name: getattr(self, name) for name in self.__slots__ if name not in ("out", "head", "config")
+        }
+        return {
+            "out": str(self.out),
+            "head_sha256": self.head.fingerprint,
+            "temperature": self.head.temperature,
+            "config": self.config.model_dump(mode="json"),
+            **plain,
+        }

@@ -231,6 +231,7 @@ class _Run:
                 lr=lr,
                 samples_per_second=self.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9),
                 eta=(self.steps - self.step) * seconds / self.step,
+                device=str(self.device),
                 recall=recall,
             )
         )
