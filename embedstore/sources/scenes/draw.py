@@ -65,8 +65,8 @@ def _ground(scene: Scene, size: int) -> ByteArray:
     base = np.array(scene.ground_rgb, np.float32)
     if scene.ground_pattern == "plain":
         return np.broadcast_to(base.astype(np.uint8), (size, size, 3)).copy()
-    levels = _ground_field(scene, size)
-    return np.clip(base + levels[:, :, None], 0, 255).astype(np.uint8)
+    levels = base + _ground_field(scene, size)[:, :, None]
+    return levels.clip(0, 255).astype(np.uint8)
 
 
 def _ground_field(scene: Scene, size: int) -> Float32Array:
