@@ -71,8 +71,7 @@ class Policy:
             todo = "no policy holds it: quarantine the row, or look for the fault in the encoder"
         raise StorageValueError(
             f"row {row} of {array} has a value that {self.name} cannot hold",
-            where=f"element {place[1:]} of the row",
-            found=repr(value),
+            found=f"{value!r} at element {place[1:]} of the row",
             allowed=f"finite values up to ±{float(np.finfo(self.dtype).max):g}",
             todo=todo,
         )

@@ -83,14 +83,14 @@ def create_store(
     files.flush_folder(store)
     made = files.commit(layout.plan(store), plan.to_json().encode())
     _compare(store, plan)
-    for left in layout.leftovers(store):
-        if layout.FEATURES not in left.relative_to(store).parts[:-1]:
-            files.remove(left)
     return made
 
 
 def _compare(store: Path, plan: Plan) -> None:
+    """Refuse another plan; with the same one, remove what killed plannings of it left."""
     refuse_differences(read_plan(store), plan, what="the plan", where=layout.PLAN, todo=_TODO)
+    for left in layout.plan_leftovers(store):
+        files.remove(left)
 
 
 def _refuse_foreign(store: Path) -> None:

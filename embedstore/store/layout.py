@@ -100,6 +100,13 @@ def thumbnails(unit: int) -> str:
     return f"{THUMBNAILS}/{unit:08d}.parquet"
 
 
+def plan_leftovers(store: Path) -> list[Path]:
+    """Temporary files of the planning step."""
+    tables = store / TABLES
+    folders = [store, store / FEATURES, *(p for p in tables.glob("*") if p.is_dir())]
+    return sorted(p for f in folders if f.is_dir() for p in f.iterdir() if is_temporary(p.name))
+
+
 def leftovers(folder: Path) -> Iterator[Path]:
     """Every temporary file below a folder; links are not followed."""
     for here, _, names in os.walk(folder):

@@ -52,17 +52,25 @@ def epoch_order(
         raise UsageError("bad rank", found=f"{rank} of {world}", allowed="0 to world - 1")
     if block_rows < 1 or group_rows < 1:
         raise UsageError("blocks and groups have at least one row", found=(block_rows, group_rows))
-    chosen = np.arange(rows, dtype=np.int64) if isinstance(rows, int) else np.asarray(rows, dtype=np.int64)
+    given = np.asarray(rows, dtype=np.int64)
+    chosen = given if given.ndim else np.arange(int(given), dtype=np.int64)
     count = len(chosen)
     if shuffle == "none":
         return chosen[_share(count, rank, world)]
-    random = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), epoch]))
+    random = _generator(seed, epoch)
     if shuffle == "full":
         return chosen[random.permutation(count)[_share(count, rank, world)]]
     if shuffle != "blocks":
         raise UsageError("unknown order", found=shuffle, allowed="blocks, full, none")
     mine = _drawn_blocks(count, block_rows, random)[_share(count, rank, world)]
     return chosen[_mixed(mine, group_rows, seed=seed, epoch=epoch, rank=rank)]
+
+
+def _generator(seed: int, epoch: int, *stream: int) -> np.random.Generator:
+    """A counter-based generator: the same numbers whatever was drawn before, on every machine."""
+    key = np.array([seed & (2**64 - 1), epoch], dtype=np.uint64)
+    counter = np.array([0] * (4 - len(stream)) + list(stream), dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def _share(count: int, rank: int, world: int) -> slice:
@@ -81,7 +89,7 @@ def _drawn_blocks(count: int, size: int, random: np.random.Generator) -> IntArra
 
 def _mixed(places: IntArray, size: int, *, seed: int, epoch: int, rank: int) -> IntArray:
     """Shuffle inside groups of about `size` rows, all of nearly the same size."""
-    random = np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), epoch], counter=[0, 0, 1, rank]))
+    random = _generator(seed, epoch, 1, rank)
     out = places.copy()
     groups = max(1, round(len(places) / size))
     for group in range(groups):

@@ -187,9 +187,6 @@ def conform(batch: pa.RecordBatch | pa.Table, table: str) -> pa.Table:
         raise StorageValueError(
             f"columns do not fit the table {table!r}", found=str(bad), allowed=", ".join(schema.names)
         ) from None
-    for f in schema:
-        if not f.nullable and rows[f.name].null_count:
-            raise StorageValueError(f"column {f.name!r} of the table {table!r} has empty values")
     return rows
 
 

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from embedstore.errors import StorageValueError
+from embedstore.store import codecs
+from embedstore.store.codecs import POLICIES
+
+FLOATS = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=1, max_dims=3, max_side=6),
+    elements=st.floats(-65000, 65000, width=32),
+)
+
+
+@given(FLOATS)
+def test_float32_keeps_every_bit(values):
+    stored = POLICIES["float32"].encode(values, array="tokens")
+    assert stored.dtype == np.dtype("<f4")
+    np.testing.assert_array_equal(POLICIES["float32"].decode(stored), values)
+
+
+@given(FLOATS)
+def test_float16_rounds_to_nearest(values):
+    stored = POLICIES["float16"].encode(values, array="tokens")
+    assert stored.dtype == np.dtype("<f2")
+    back = POLICIES["float16"].decode(stored)
+    assert back.dtype == np.float32
+    bound = np.maximum(np.abs(values.astype(np.float64)) * 2.0**-11, 2.0**-25)
+    assert (np.abs(back.astype(np.float64) - values) <= bound).all()
+
+
+@pytest.mark.parametrize("policy", ["float16", "float32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_refused(policy, value, monkeypatch):
+    monkeypatch.setattr(codecs, "_SLICE_BYTES", 40)
+    values = np.zeros((9, 2, 3), np.float32)
+    values[7, 1, 2] = value
+    with pytest.raises(
+        StorageValueError, match=rf"(?s)row 107 of pooled.*{value} at element \(1, 2\).*quarantine"
+    ):
+        POLICIES[policy].encode(values, array="pooled", first=100)
+    stored = values.astype(POLICIES[policy].dtype)
+    with pytest.raises(StorageValueError, match="row 7 of pooled"):
+        POLICIES[policy].encode(stored, array="pooled")
+
+
+def test_overflow_names_row_value_and_the_policy_that_holds_it():
+    values = np.zeros((4, 2), np.float32)
+    values[2, 0] = 65520.0
+    with pytest.raises(StorageValueError, match=r"(?s)row 30 of tokens.*65520\.0.*±65504.*policy float32"):
+        POLICIES["float16"].encode(values, array="tokens", rows=np.array([10, 20, 30, 40]))
+    values[2, 0] = 65519.0
+    assert POLICIES["float16"].encode(values, array="tokens")[2, 0] == 65504
+
+
+def test_no_copy_where_the_dtype_is_the_stored_one():
+    values = np.ones((3, 2), np.float16)
+    assert POLICIES["float16"].encode(values, array="tokens") is values
+    assert POLICIES["float16"].encode(values[:, :1], array="tokens").flags.c_contiguous
+    assert POLICIES["float16"].encode(values[:0], array="tokens").shape == (0, 2)
