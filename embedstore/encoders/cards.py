@@ -17,8 +17,8 @@ def weights_sha256(tensors: Iterable[torch.Tensor]) -> str:
     """sha256 over dtype, shape and bytes of every tensor, sorted by these.
 
     Names are left out: libraries rename their modules from one version to the next (transformers did so for
-    ViT), and the same checkpoint must stay the same model. Each tensor enters as a digest, so that several are
-    hashed at once.
+    ViT), and the same checkpoint must stay the same model. Each tensor enters as a digest, so that several
+    are hashed at once.
     """
     with ThreadPoolExecutor() as pool:
         lines = sorted(pool.map(_line, tensors))

@@ -64,9 +64,6 @@ class HFTextEncoder:
     ) -> None:
         self._family, self._tokens, self._device, self._dtype = family, tokens, device, dtype
         self.model = model.to(device)
-        pad_id = model.config.pad_token_id
-        # Positions of RoBERTa and MPNet skip this id, so it must be the model's own.
-        self._pad_id = 0 if pad_id is None else int(pad_id)
         self._card = self._make_card(checkpoint)
 
     @property
@@ -80,7 +77,7 @@ class HFTextEncoder:
 
     def encode(self, ids: Sequence[IntArray]) -> TextBatch:
         """Prepared texts to tokens `(b, l, d)`, mask `(b, l)` and pooled `(b, w)`."""
-        padded, mask = pad(ids, self._pad_id, self._device)
+        padded, mask = pad(ids, self._device)
         with frozen_forward(self._device, self._dtype):
             output = self.model(input_ids=padded, attention_mask=mask.long())
             tokens = output.last_hidden_state

@@ -59,8 +59,6 @@ class STTextEncoder:
     ) -> None:
         self._tokens, self._device, self._dtype = tokens, device, dtype
         self.pipeline = pipeline
-        pad_id = pipeline[0].auto_model.config.pad_token_id
-        self._pad_id = 0 if pad_id is None else int(pad_id)
         self._card = self._make_card(checkpoint)
 
     @property
@@ -74,7 +72,7 @@ class STTextEncoder:
 
     def encode(self, ids: Sequence[IntArray]) -> TextBatch:
         """Prepared texts to tokens `(b, l, d)`, mask `(b, l)` and pooled `(b, w)`."""
-        padded, mask = pad(ids, self._pad_id, self._device)
+        padded, mask = pad(ids, self._device)
         features: dict[str, Any] = {"input_ids": padded, "attention_mask": mask.long()}
         with frozen_forward(self._device, self._dtype):
             first, *others = self.pipeline

@@ -108,7 +108,10 @@ def load_text_encoder(
     return encoder
 
 
-def _load(spec: str, modality: Modality, arguments: Mapping[str, Any]) -> Any:
+def _load(
+    spec: str, modality: Modality, arguments: Mapping[str, Any], settings: Mapping[str, Any] | None = None
+) -> Any:
+    """Load by the kind of `spec`; `arguments` are passed on always, `settings` where the kind knows them."""
     parsed = split_spec(spec)
     loader = getattr(KINDS.load(parsed.kind)(), modality, None)
     if loader is None:
@@ -117,7 +120,8 @@ def _load(spec: str, modality: Modality, arguments: Mapping[str, Any]) -> Any:
     for option in parsed.options:
         if option not in known:
             raise UsageError(f"unknown option {option!r}", where=spec, allowed=", ".join(known) or "none")
-    return loader(parsed.name, **{**arguments, **parsed.options})
+    kept = {name: value for name, value in (settings or {}).items() if name in known}
+    return loader(parsed.name, **{**arguments, **kept, **parsed.options})
 
 
 def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str = "auto") -> Any:
@@ -125,6 +129,7 @@ def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str 
 
     Its weights, preprocessing and reading must be the card's; library versions, device, precision and the
     name that the model went by may differ. `EncoderError` lists what differs, or names the option to give.
+    A given `spec` that fits is remembered.
     """
     option = f"--{card.modality}-encoder SPEC"
     chosen = spec or memory.recall(card) or _public_spec(card)
@@ -135,7 +140,7 @@ def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str 
             todo=f"give it with {option}, for example {option.partition(' ')[0]} hf:PATH",
         )
     try:
-        encoder = _load(chosen, card.modality, {"device": device} | _settings(card))
+        encoder = _load(chosen, card.modality, {"device": device}, _settings(card))
     except EncoderError as bad:
         if spec is not None:
             raise
@@ -146,6 +151,8 @@ def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str 
             todo=f"give it with {option}",
         ) from bad
     _check_same(card, encoder.card, chosen, option)
+    if spec is not None:
+        memory.remember(card, spec)
     return encoder
 
 

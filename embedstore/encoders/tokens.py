@@ -91,10 +91,14 @@ def positions(model: Any) -> int | None:
     return getattr(model.config, "max_position_embeddings", None)
 
 
-def pad(ids: Sequence[IntArray], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input ids `(b, l)` int64 and mask `(b, l)` bool, real tokens first."""
+def pad(ids: Sequence[IntArray], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Input ids `(b, l)` int64 and mask `(b, l)` bool, real tokens first.
+
+    Padding is masked and follows every real token, so one id serves all models; it is 0 since older CLIP
+    checkpoints find their EOT as the highest id of a row.
+    """
     lengths = np.asarray([len(row) for row in ids])
     mask = np.arange(lengths.max())[None, :] < lengths[:, None]
-    padded = np.full(mask.shape, pad_id, dtype=np.int64)
+    padded = np.zeros(mask.shape, dtype=np.int64)
     padded[mask] = np.concatenate(ids)
     return torch.from_numpy(padded).to(device), torch.from_numpy(mask).to(device)

@@ -106,15 +106,26 @@ def text_config(kind, tokenizer, **options):
     return kind(vocab_size=len(tokenizer), **SMALL, pad_token_id=tokenizer.pad_token_id, **options)
 
 
-def clip_text_config():
+def clip_legacy_tokenizer():
+    """As in the first CLIP checkpoints: EOT has the highest id of all, and is the padding, too."""
     tokenizer = clip_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<eot>", "pad_token": "<eot>"})
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(
+        single="<start> $A <eot>", special_tokens=[(t, backend.token_to_id(t)) for t in ("<start>", "<eot>")]
+    )
+    return tokenizer
+
+
+def clip_text_config(**options):
+    tokenizer = clip_legacy_tokenizer() if options else clip_tokenizer()
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id} | options
     return text_config(
         transformers.CLIPTextConfig,
         tokenizer,
         max_position_embeddings=20,
         projection_dim=24,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **ids,
     )
 
 
@@ -171,6 +182,10 @@ BUILDERS = {
     "bert": (bert_model, wordpiece),
     "roberta": (roberta_model, roberta_tokenizer),
     "mpnet": (mpnet_model, roberta_tokenizer),
+    "clip-text-legacy": (
+        lambda: transformers.CLIPTextModel(clip_text_config(eos_token_id=2)),
+        clip_legacy_tokenizer,
+    ),
     "clip-text": (lambda: transformers.CLIPTextModel(clip_text_config()), clip_tokenizer),
     "clip-text-projected": (
         lambda: transformers.CLIPTextModelWithProjection(clip_text_config()),

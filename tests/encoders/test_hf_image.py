@@ -176,6 +176,19 @@ def test_positions_are_interpolated_as_the_library_does(checkpoint):
     assert_vectors_agree(encoder.encode(pixels).tokens, expected[:, 1:].detach())
 
 
+def test_tokens_are_row_major_over_a_grid_that_is_not_square(checkpoint):
+    encoder = load_image_encoder(f"hf:{checkpoint('dinov2')}", device="cpu", image_size=(28, 42))
+    assert encoder.card.grid == (4, 6)
+    assert encoder.card.processor.resize == "shortest_edge=48"
+    flat = np.zeros((3, 28, 42), dtype=np.float32)
+    before = encoder.encode([flat]).tokens[0]
+    for row, column in [(0, 5), (1, 0), (2, 3), (3, 5)]:
+        pixels = flat.copy()
+        pixels[:, 7 * row : 7 * row + 7, 7 * column : 7 * column + 7] = 3.0
+        moved = (encoder.encode([pixels]).tokens[0] - before).norm(dim=-1)
+        assert int(moved.argmax()) == row * 6 + column
+
+
 def test_asking_for_the_own_size_changes_nothing(checkpoint, encoders):
     assert (
         load_image_encoder(f"hf:{checkpoint('dinov2')}", device="cpu", image_size=28).card
@@ -199,6 +212,17 @@ def test_the_hash_is_of_the_tensors_not_of_the_folder(checkpoint, encoders, tmp_
         model.layernorm.bias[0] += 1e-6
     model.save_pretrained(moved)
     assert load_image_encoder(f"hf:{moved}", device="cpu").card.weights_sha256 != again.weights_sha256
+
+
+def test_a_mask_token_does_not_decide(checkpoint, encoders, tmp_path):
+    model = transformers.Dinov2Model.from_pretrained(checkpoint("dinov2"))
+    with torch.no_grad():
+        model.embeddings.mask_token += 1
+    folder = tmp_path / "masked"
+    shutil.copytree(checkpoint("dinov2"), folder)
+    model.save_pretrained(folder)
+    found = load_image_encoder(f"hf:{folder}", device="cpu").card.weights_sha256
+    assert found == encoders["dinov2"].card.weights_sha256
 
 
 def test_the_hash_knows_dtype_and_shape_but_no_names():

@@ -15,6 +15,7 @@ CASES = {
     "bert": (transformers.BertModel, 40, 32, "mean"),
     "roberta": (transformers.RobertaModel, 40, 32, "mean"),
     "mpnet": (transformers.MPNetModel, 40, 32, "mean"),
+    "clip-text-legacy": (transformers.CLIPTextModel, 20, 32, "eot"),
     "clip-text": (transformers.CLIPTextModel, 20, 32, "eot"),
     "clip-text-projected": (transformers.CLIPTextModelWithProjection, 20, 24, "text_embeds"),
     "clip": (transformers.CLIPModel, 20, 24, "text_embeds"),

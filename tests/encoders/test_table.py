@@ -133,6 +133,14 @@ def test_an_encoder_is_found_again_through_the_memory(vit, checkpoint, own_home)
     assert encoder_for_card(vit.card, device="cpu").card == vit.card
 
 
+def test_a_spec_that_fits_is_remembered(vit, checkpoint, own_home):
+    encoder_for_card(vit.card, f"hf:{checkpoint('vit')}", device="cpu")
+    assert encoder_for_card(vit.card, device="cpu").card == vit.card
+    with pytest.raises(EncoderError):
+        encoder_for_card(vit.card, f"hf:{checkpoint('dinov2')}", device="cpu")
+    assert recall(vit.card) == f"hf:{checkpoint('vit')}"
+
+
 def test_overrides_are_restored_from_the_card(checkpoint, own_home):
     made = load_image_encoder(f"hf:{checkpoint('dinov2')}?backend=pil", device="cpu", image_size=56)
     assert encoder_for_card(made.card, f"hf:{checkpoint('dinov2')}", device="cpu").card == made.card
