@@ -14,7 +14,5 @@ Seed = Annotated[int, typer.Option(help="Decides everything random.")]
 HeadDir = Annotated[
     Path, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
 ]
-Split = Annotated[
-    str | None, typer.Option(help="Rows of this split only; without it all rows.", show_default=False)
-]
+Split = Annotated[str, typer.Option(help="Split that is measured; 'all' takes every row.")]
 Language = Annotated[str, typer.Option(help="Language of the captions.")]

@@ -15,8 +15,7 @@ from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
 from embedstore.encode.plan import PlannedSource, plan_source
 from embedstore.encode.texts import encode_text_units
 from embedstore.sources import open_source
-from embedstore.store import FeatureWriter
-from embedstore.store.sizes import feature_nbytes
+from embedstore.store import FeatureWriter, feature_nbytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +64,7 @@ def dry_run_source(
 ) -> DryRun:
     """Predict bytes, time and rate of `encode_source` with the same arguments; writes nothing."""
     options = options or EncodeOptions()
-    opened = open_source(source, columns=options.columns, image_root=options.image_root)
+    opened = open_source(source, **options.for_source)
     planned = plan_source(opened, seed=options.seed, limit=options.limit)
     jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
     predictions = [_predict(job, planned, store, options) for job in jobs]

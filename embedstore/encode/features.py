@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from embedstore.documents import FeatureHeader, parse_named
 from embedstore.encoders import default_name, load_image_encoder, load_text_encoder, remember
-from embedstore.errors import StoreNotFoundError, UsageError
-from embedstore.store import open_store, plan_feature
+from embedstore.errors import UsageError
+from embedstore.store import begun_headers, plan_feature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def plan_features(
         raise UsageError("the source has no pictures", todo="leave out --image-encoder")
     if texts and not plan.texts:
         raise UsageError("the source has no captions", todo="leave out --text-encoder")
-    begun = _begun(store)
+    begun = begun_headers(store)
     jobs: list[FeatureJob] = []
     for name, spec in images:
         vision = load_image_encoder(spec, device=options.device, image_size=options.image_size)
@@ -89,15 +89,6 @@ def plan_features(
 def _named(text: str) -> tuple[str, str]:
     name, spec = parse_named(text)
     return name or default_name(spec), spec
-
-
-def _begun(store: Path) -> dict[str, FeatureHeader]:
-    """Headers of the features that are there; none where there is no store yet."""
-    try:
-        opened = open_store(store)
-    except StoreNotFoundError:
-        return {}
-    return {name: opened.header(name) for name in opened.features()}
 
 
 def _thumbnails(name: str, begun: dict[str, FeatureHeader], options: EncodeOptions) -> int:

@@ -47,6 +47,8 @@ class EncodeOptions:
     """Our column name -> the table's."""
     image_root: Path | None = None
     """Folder that picture paths of a table are relative to."""
+    language: str | None = None
+    """Language of captions that name none; none: 'en'."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -72,6 +74,11 @@ class EncodeOptions:
         if self.policy not in get_args(PolicyName):
             allowed = ", ".join(get_args(PolicyName))
             raise UsageError("unknown policy", where="--policy", found=self.policy, allowed=allowed)
+
+    @property
+    def for_source(self) -> dict[str, object]:
+        """The options that a source takes."""
+        return {"columns": self.columns, "image_root": self.image_root, "language": self.language}
 
     @property
     def decoders(self) -> int:

@@ -19,11 +19,12 @@ from embedstore.store import create_store
 from embedstore.store.tables import SCHEMAS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from embedstore.shapes import IntArray
     from embedstore.sources.base import Picture, Sample, Source
+    from embedstore.store import ImageRow, MaskRow, TextRow
 
 _BATCH_ROWS = {"images": 8192, "texts": 8192, "masks": 256}
 
@@ -68,7 +69,7 @@ class PlannedSource:
             masks=_batches("masks", self.mask_rows()),
         )
 
-    def image_rows(self) -> Iterator[dict[str, Any]]:
+    def image_rows(self) -> Iterator[ImageRow]:
         """The rows of the images table."""
         for row, sample in self.rows():
             if row is not None and sample.picture is not None:
@@ -80,7 +81,7 @@ class PlannedSource:
                     "split": sample.split,
                 }
 
-    def text_rows(self) -> Iterator[dict[str, Any]]:
+    def text_rows(self) -> Iterator[TextRow]:
         """The rows of the texts table: captions of one image stand together."""
         for row, sample in self.rows():
             for k, caption in enumerate(sample.captions):
@@ -93,7 +94,7 @@ class PlannedSource:
                     "category": caption.category,
                 }
 
-    def mask_rows(self) -> Iterator[dict[str, Any]]:
+    def mask_rows(self) -> Iterator[MaskRow]:
         """The rows of the masks table, PNG of 8-bit class ids."""
         from PIL import Image
 
@@ -104,7 +105,7 @@ class PlannedSource:
                 yield {"image": row, "png": png.getvalue()}
 
 
-def _batches(table: str, rows: Iterator[dict[str, Any]]) -> Iterator[pa.Table]:
+def _batches(table: str, rows: Iterator[Mapping[str, Any]]) -> Iterator[pa.Table]:
     while batch := list(islice(rows, _BATCH_ROWS[table])):
         yield pa.Table.from_pylist(batch, schema=SCHEMAS[table])
 

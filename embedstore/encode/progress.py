@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from embedstore.documents import FeatureManifest
@@ -56,11 +57,12 @@ class FeatureSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSummary:
-    """What `encode_source` did."""
+    """What `encode_source` did. `dropped`: what the source left out while it was listed, reason to count."""
 
     store: Path
     planned: bool
     features: tuple[FeatureSummary, ...]
+    dropped: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready summary."""

@@ -55,12 +55,12 @@ def encode_source(
         ).make()
         for job in jobs
     ]
-    return EncodeSummary(store=store, planned=is_new, features=tuple(done))
+    return EncodeSummary(store=store, planned=is_new, features=tuple(done), dropped=planned.source.dropped)
 
 
 def open_plan(source: str, store: Path, options: EncodeOptions) -> tuple[PlannedSource, bool]:
     """Plan the source and write the plan to the store, or compare it with the one that is there."""
-    opened = open_source(source, columns=options.columns, image_root=options.image_root)
+    opened = open_source(source, **options.for_source)
     planned = plan_source(opened, seed=options.seed, limit=options.limit)
     is_new = planned.write(store)
     if is_new:

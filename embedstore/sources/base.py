@@ -78,6 +78,10 @@ class Source(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Class names; the position is the id used in masks. Empty where there are none."""
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """What was left out while the source was listed: reason to count, to be shown to the user."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...

@@ -34,6 +34,7 @@ class Listed:
     shuffled: bool = True
     classes: tuple[str, ...] = ()
     identity: dict = field(default_factory=lambda: {"kind": "listed"})
+    dropped: dict = field(default_factory=dict)
 
     def __len__(self):
         return len(self.samples)

@@ -23,7 +23,7 @@ Out = Annotated[
 def retrieval(
     store: opt.StorePath,
     head: opt.HeadDir,
-    split: opt.Split = None,
+    split: opt.Split = "test",
     language: opt.Language = "en",
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
@@ -33,7 +33,7 @@ def retrieval(
     """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image."""
     from embedstore.bench import bench_retrieval
 
-    report = bench_retrieval(store, head, split=split, language=language, device=device, seed=seed)
+    report = bench_retrieval(store, head, split=_rows_of(split), language=language, device=device, seed=seed)
     _finish(report, out, json=json)
 
 
@@ -51,7 +51,7 @@ def zeroshot(
         Path | None,
         typer.Option(metavar="FILE", help="Prompts, one a line, with {} for the class.", show_default=False),
     ] = None,
-    split: opt.Split = None,
+    split: opt.Split = "test",
     text_encoder: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +69,7 @@ def zeroshot(
     report = bench_zeroshot(
         store,
         head,
-        split=split,
+        split=_rows_of(split),
         classes=read_lines(classes) if classes else None,
         templates=read_lines(templates) if templates else None,
         text_encoder=text_encoder,
@@ -77,6 +77,10 @@ def zeroshot(
         seed=seed,
     )
     _finish(report, out, json=json)
+
+
+def _rows_of(split: str) -> str | None:
+    return None if split == "all" else split
 
 
 def _finish(report: BenchReport, out: Path | None, *, json: bool) -> None:

@@ -64,6 +64,10 @@ def encode(
         Path | None,
         typer.Option(help="Folder that a table's picture paths are relative to.", show_default=False),
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Language of captions that name none. [default: en]", show_default=False),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False),
@@ -97,6 +101,7 @@ def encode(
         workers=workers,
         columns=_columns(column or []),
         image_root=image_root,
+        language=language,
     )
     encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
     if dry_run:
@@ -124,6 +129,9 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 
 
 def _show(summary: EncodeSummary) -> None:
+    for reason, count in summary.dropped.items():
+        if count:
+            render.warn(f"left out of the source: {count} {reason}")
     for feature in summary.features:
         header = feature.manifest.header
         rate = feature.fresh / feature.seconds if feature.seconds else 0.0

@@ -8,6 +8,8 @@ from embedstore_cli import options as opt
 from embedstore_cli import render
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from embedstore.documents import EncoderCard
     from embedstore.store import StoreInfo
 
@@ -60,5 +62,5 @@ def _describe(card: EncoderCard) -> str:
     return ", ".join(parts)
 
 
-def _pairs(counts: dict[str, object] | dict[str, int]) -> str:
+def _pairs(counts: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -116,6 +116,11 @@ class ScenesSource:
         """`background`, then the shapes; the position is the id used in masks."""
         return ("background", *SHAPES)
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Nothing is ever left out."""
+        return {}
+
     def __len__(self) -> int:
         return self.count
 

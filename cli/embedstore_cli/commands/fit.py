@@ -1,0 +1,145 @@
+"""`embedstore fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedstore_cli import options as opt
+from embedstore_cli import render
+
+if TYPE_CHECKING:
+    from embedstore.fit import FitProgress, FitResult
+
+SIDE = "token, mlp, linear or identity."
+
+
+def fit(
+    store: opt.StorePath,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the head.", show_default=False)],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TOML file with any of these options; options win.", show_default=False
+        ),
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Kind of head. [default: token]", show_default=False)
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Image feature.", show_default=False)
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="FEATURE", help="Text feature.", show_default=False)
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Rows fitted on; without it all.", show_default=False)
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Captions fitted on. [default: en]", show_default=False)
+    ] = None,
+    role: Annotated[
+        str | None, typer.Option(help="caption or long. [default: caption]", show_default=False)
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Joint width E.", show_default=False)] = None,
+    image_local: Annotated[str | None, typer.Option(help=f"Patches: {SIDE}", show_default=False)] = None,
+    image_cls: Annotated[str | None, typer.Option(help=f"CLS: {SIDE}", show_default=False)] = None,
+    text_token: Annotated[str | None, typer.Option(help=f"Text tokens: {SIDE}", show_default=False)] = None,
+    text_global: Annotated[
+        str | None, typer.Option(help="Text mean: mlp, token, linear or identity.", show_default=False)
+    ] = None,
+    image_pooling: Annotated[
+        str | None, typer.Option(help="mean or max over patches.", show_default=False)
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Share of channels dropped.", show_default=False)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(show_default=False)] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default=False)] = None,
+    min_lr: Annotated[
+        float | None, typer.Option(help="Learning rate at the end.", show_default=False)
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(show_default=False)] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(show_default=False)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="τ at the start; it is learnt.", show_default=False)
+    ] = None,
+    val_split: Annotated[
+        str | None, typer.Option(help="Split that chooses the best checkpoint.", show_default=False)
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(help="Share of the fitted rows held out for that instead.", show_default=False),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Decides everything random. [default: 0]", show_default=False)
+    ] = None,
+    device: opt.Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished head in DIR.")] = False,
+    json: opt.Json = False,
+) -> None:
+    """Fit a small head on the cached tokens of one image and one text feature.
+
+    The last checkpoint is kept unless --val-split or --val-fraction chooses the best one.
+    """
+    from embedstore.fit import fit_config, fit_head
+
+    chosen = fit_config(
+        config,
+        head=head,
+        image=image,
+        text=text,
+        split=split,
+        language=language,
+        role=role,
+        width=width,
+        image_local=image_local,
+        image_cls=image_cls,
+        text_token=text_token,
+        text_global=text_global,
+        image_pooling=image_pooling,
+        dropout=dropout,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        min_lr=min_lr,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        temperature=temperature,
+        val_split=val_split,
+        val_fraction=val_fraction,
+        seed=seed,
+    )
+    with render.bars(quiet=json) as bars:
+
+        def show(at: FitProgress) -> None:
+            recall = "" if at.recall is None else f", recall@1 {100 * at.recall:.1f} %"
+            note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
+            bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
+
+        result = fit_head(store, chosen, out, device=device, on_progress=show, overwrite=overwrite)
+    render.print_json(result.to_dict()) if json else _show(result)
+
+
+def _show(result: FitResult) -> None:
+    config = result.config
+    render.say(
+        f"fitted on {result.images} images in {render.duration(result.seconds)}: {config.epochs} epochs, "
+        f"{result.steps} steps, {result.samples_per_second:.0f} samples/s, "
+        f"{result.parameters:,} parameters ({result.device})"
+    )
+    render.say(f"loss {result.loss:.3f}, temperature {result.head.temperature:.4f}")
+    if result.recall is not None:
+        recall = ", ".join(
+            f"{way.replace('_', ' ')} {100 * value:.1f} %" for way, value in result.recall.items()
+        )
+        render.say(
+            f"kept epoch {result.kept_epoch} of {config.epochs}, recall@1 on the held-out rows: {recall}"
+        )
+    for reason, count in result.skipped.items():
+        if count:
+            render.warn(f"{count} images left out: {reason}")
+    render.say(f"head: {result.out}")
