@@ -81,6 +81,12 @@ class Kit:
     images, captions = IMAGES, CAPTIONS
 
 
+@pytest.fixture(autouse=True)
+def _quick_flush(monkeypatch):
+    """No test here loses power, so flushes are passed but cost nothing; subprocesses really flush."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture(scope="session")
 def kit() -> type[Kit]:
     return Kit

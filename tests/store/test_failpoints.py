@@ -11,12 +11,6 @@ from embedstore.store import verify_store
 from embedstore.store.failpoints import listening
 
 
-@pytest.fixture(autouse=True)
-def _quick_flush(monkeypatch):
-    """No test here loses power, so the flushes are passed but cost nothing."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-
-
 class Killed(BaseException):
     """Ends the work like a kill: no handler of `Exception` sees it."""
 
