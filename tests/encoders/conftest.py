@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 VISION = {**SMALL, "image_size": 28, "patch_size": 7}
-DINO = {k: v for k, v in VISION.items() if k != "intermediate_size"}
+# Dropout that a forgotten eval() would show
+VIT = {**VISION, "hidden_dropout_prob": 0.5}
+DINO = {k: v for k, v in VIT.items() if k != "intermediate_size"}
 CORPUS = [
     "a dog runs on the beach while two red cubes stand left of a small green ball",
     "the wooden table near the window holds a blue cone and a yellow cylinder",
@@ -165,13 +167,13 @@ def mpnet_model():
 
 
 def classifier():
-    return transformers.ViTForImageClassification(transformers.ViTConfig(**VISION, num_labels=5))
+    return transformers.ViTForImageClassification(transformers.ViTConfig(**VIT, num_labels=5))
 
 
 BUILDERS = {
     "dinov2": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**DINO)), bit_processor),
     "dinov2-registers": (registers_model, bit_processor),
-    "vit": (lambda: transformers.ViTModel(transformers.ViTConfig(**VISION)), vit_processor),
+    "vit": (lambda: transformers.ViTModel(transformers.ViTConfig(**VIT)), vit_processor),
     "vit-classifier": (classifier, vit_processor),
     "clip-vision": (lambda: transformers.CLIPVisionModel(clip_vision_config()), clip_processor),
     "clip-vision-projected": (
