@@ -65,6 +65,9 @@ class ShardedArray:
         self._checked: dict[int, bytearray] = {}
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[ShardedArray], tuple[Path, ArraySpec, Verify]]:
+        return ShardedArray, (self._feature, self.spec, self._mode)
+
     def _path(self, number: int) -> str:
         return layout.shard(self.spec.name, number, len(self.spec.shape))
 
@@ -208,6 +211,10 @@ class ShardedArray:
 
     def _gather_span(self, places: IntArray, targets: IntArray, out: AnyArray) -> None:
         first, stop = int(places[0]), int(places[-1]) + 1
+        if len(places) == 1:
+            target = int(targets[0])
+            self.read(first, stop, out[target : target + 1])
+            return
         dense = stop - first == len(places) and int(targets[-1]) - int(targets[0]) == len(targets) - 1
         if dense and (np.diff(places) == 1).all() and (np.diff(targets) == 1).all():
             self.read(first, stop, out[int(targets[0]) : int(targets[0]) + len(targets)])

@@ -41,11 +41,14 @@ class Feature:
     """
 
     def __init__(self, path: Path, manifest: FeatureManifest, verify: Verify = "first") -> None:
-        self.path, self.manifest = path, manifest
+        self.path, self.manifest, self._verify = path, manifest, verify
         self._arrays = {a.name: ShardedArray(path, a, verify) for a in manifest.header.arrays}
         self._lock = threading.Lock()
         self._lengths: AnyArray | None = None
         self._starts: IntArray | None = None
+
+    def __reduce__(self) -> tuple[type[Feature], tuple[Path, FeatureManifest, Verify]]:
+        return Feature, (self.path, self.manifest, self._verify)
 
     def __repr__(self) -> str:
         return f"Feature({self.name!r}, {self.table}, {self.rows} rows, arrays {', '.join(self._arrays)})"

@@ -192,7 +192,7 @@ def check_header(header: FeatureHeader, plan: Plan) -> None:
     """Refuse a header whose arrays do not follow from its card and plan; `CorruptStoreError`."""
     wanted = _arrays(header.card, rows=header.rows, shard_rows=header.shard_rows, policy=header.policy)
     image = header.card.modality == "image"
-    facts = {
+    facts: dict[str, tuple[object, object]] = {
         "plan_fingerprint": (header.plan_fingerprint, plan.fingerprint),
         "table": (header.table, "images" if image else "texts"),
         "rows": (header.rows, plan.images if image else plan.texts),

@@ -55,6 +55,7 @@ def fits(header: FeatureHeader, fingerprint: str, record: UnitRecord, unit: int)
         and record.rows == (rows.start, rows.stop)
         and record.header_fingerprint == fingerprint
         and tuple(f.path for f in record.files) == geometry.unit_paths(header, unit)
+        and all(q.row in rows for q in record.quarantined)
     )
 
 

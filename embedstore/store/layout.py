@@ -76,7 +76,8 @@ def feature_names(store: Path) -> tuple[str, ...]:
     folder = store / FEATURES
     if not folder.is_dir():
         return ()
-    return tuple(sorted(p.name for p in folder.iterdir() if (p / HEADER).is_file()))
+    named = (p for p in folder.iterdir() if re.match(NAME_PATTERN, p.name))
+    return tuple(sorted(p.name for p in named if (p / HEADER).is_file()))
 
 
 def record(feature: Path, unit: int) -> Path:

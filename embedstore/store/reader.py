@@ -130,7 +130,7 @@ class Store:
                 found=f"{done} of {units} units",
                 todo="run the same embedstore encode command again: it makes what is missing",
             )
-        if manifest.header != journal.read_header(folder):
+        if manifest.header != journal.read_header(folder) or manifest.header.name != name:
             raise CorruptStoreError("manifest and header do not agree", where=name)
         geometry.check_header(manifest.header, self.plan)
         return Feature(folder, manifest, verify)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedstore.errors import StoreError
-from embedstore.store import files, journal, layout
+from embedstore.store import files, geometry, journal, layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,6 +36,7 @@ def repair_store(store: Store, findings: Iterable[Finding]) -> tuple[list[str], 
     for name, units in damaged.items():
         folder = layout.feature(store.path, name)
         try:
+            geometry.check_header(journal.read_header(folder), store.plan)
             done.append(_reopen(folder, units))
         except (StoreError, OSError):
             remaining += [f for f in findings if f.feature == name and f.kind == "corrupt"]

@@ -113,9 +113,10 @@ class FeatureWriter:
         quarantined: tuple[QuarantinedRow, ...],
         jpegs: pa.Table | None,
     ) -> UnitRecord:
-        made = [self._write_shard(unit, spec, ready[spec.name]) for spec in self.header.arrays]
-        if jpegs is not None:
-            made.append(self._write_thumbnails(unit, jpegs))
+        standing = self._standing(unit)
+        if standing is not None:
+            return standing
+        made = self._write_files(unit, ready, jpegs)
         rows = self.header.unit_rows(unit)
         lengths = ready.get("lengths")
         record = UnitRecord(
@@ -135,6 +136,22 @@ class FeatureWriter:
             files.rename(name, self.path / file.path)
         files.flush_folders([self.path / file.path for _, file in made], self.path)
         return self._record(record)
+
+    def _write_files(
+        self, unit: int, ready: Mapping[ArrayName, AnyArray], jpegs: pa.Table | None
+    ) -> list[tuple[Path, ShardFile]]:
+        """Every file of a unit under its temporary name; none is left where one of them fails."""
+        made: list[tuple[Path, ShardFile]] = []
+        try:
+            for spec in self.header.arrays:
+                made.append(self._write_shard(unit, spec, ready[spec.name]))  # noqa: PERF401 - kept on failure
+            if jpegs is not None:
+                made.append(self._write_thumbnails(unit, jpegs))
+        except Exception:
+            for name, _ in made:
+                name.unlink(missing_ok=True)
+            raise
+        return made
 
     def _image_tokens(self, rows: int) -> int:
         tokens = self.header.array("tokens")

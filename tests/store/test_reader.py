@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -160,6 +161,14 @@ def test_many_threads_read_the_same(store):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(look, range(200)))
+
+
+def test_features_travel_to_other_processes(store):
+    for name in store.features():
+        again = pickle.loads(pickle.dumps(store.feature(name, verify="always")))  # noqa: S301 - our own bytes
+        np.testing.assert_array_equal(again.read("pooled", 3, 9), store[name].read("pooled", 3, 9))
+        assert again.array("pooled").spec == store[name].array("pooled").spec
+        assert pickle.loads(pickle.dumps(again.array("pooled"))).spec == again.array("pooled").spec  # noqa: S301 - ours
 
 
 def test_masks_come_by_image_row(tmp_path, monkeypatch):

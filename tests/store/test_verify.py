@@ -124,6 +124,17 @@ def test_a_damaged_header_cannot_be_repaired(whole):
     assert "FeatureHeader is not valid" in report.corrupt[0].problem
 
 
+def test_a_header_of_another_plan_cannot_be_repaired_and_nothing_is_dropped(whole, kit):
+    for name in ("header.json", "manifest.json"):
+        path = whole / "features/vision" / name
+        path.write_text(path.read_text().replace('"rows": 7', '"rows": 6'))
+    before = kit.tree(whole)
+    report = verify_store(whole, repair=True)
+    assert not report.sound
+    assert "header's rows do not follow" in report.corrupt[0].problem
+    assert kit.tree(whole) == before
+
+
 def test_a_begun_feature_is_incomplete_and_its_bad_records_are_corrupt(tmp_path, kit):
     plan = random_plan(images=kit.images, captions=2)
     pictures, words = random_tables(images=kit.images, captions=2, classes=np.zeros(kit.images, np.int64))

@@ -252,14 +252,21 @@ def test_a_full_disk_is_said_and_leaves_a_sound_store(planned, kit, monkeypatch)
     arrays, quarantined, thumbnails = kit.unit_values(vision, 0)
     before = kit.tree(store)
 
-    def full(handle, pieces):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    real = os.fsync
+    for good in range(5):
+        flushed = []
 
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "write_pieces", full)
-        with pytest.raises(StoreError, match=r"(?s)disk is full.*what is finished stays"):
-            writer.write_unit(0, arrays, quarantined=quarantined, thumbnails=thumbnails)
-    assert kit.tree(store) == before
+        def full(handle, limit=good, flushed=flushed):
+            flushed.append(handle)
+            if len(flushed) > limit:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(StoreError, match=r"(?s)disk is full.*what is finished stays"):
+                writer.write_unit(0, arrays, quarantined=quarantined, thumbnails=thumbnails)
+        assert kit.tree(store) == before
     kit.write_missing(writer)
 
 
