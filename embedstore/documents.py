@@ -289,6 +289,7 @@ class FitConfig(Document):
     """Everything a fit depends on besides the store's contents."""
 
     head: Name = "token"
+    loss: Name = "clip"
     image: Name
     text: Name
     split: str | None = None

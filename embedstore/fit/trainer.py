@@ -20,7 +20,8 @@ from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
 from embedstore.fit.schedule import learning_rate, parameter_groups
 from embedstore.heads.base import build_head
-from embedstore.losses.clip import ClipLoss
+from embedstore.heads.buffers import POOL
+from embedstore.losses.base import build_loss
 from embedstore.store import open_store
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FitConfig, HeadConfig
     from embedstore.heads.base import Head
+    from embedstore.losses.base import Loss
     from embedstore.store import Store
     from embedstore.stream.pairs import PairBatch, PairStream
 
@@ -59,11 +61,13 @@ def fit_head(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(config.seed)
         head = build_head(record).to(place)
+        loss = build_loss(config.loss, temperature=config.temperature).to(place)
         stream, validation = training_data(opened, config, pin=place.type == "cuda")
         folder = HeadFolder(Path(out), overwrite=overwrite)
         with FitLog(folder.path) as log:
-            run = _Run(config, head, stream, validation, place, log, on_progress)
+            run = _Run(config, head, loss, stream, validation, place, log, on_progress)
             run.all_epochs()
+    POOL.clear()
     weights = {name: tensor.cpu() for name, tensor in run.kept.items()}
     finished = folder.finish(record.model_copy(update={"temperature": run.kept_temperature}), config, weights)
     return run.result(folder.path, finished)
@@ -75,12 +79,12 @@ class _Run:
 
     config: FitConfig
     head: Head
+    loss: Loss
     stream: PairStream
     validation: Validation | None
     device: torch.device
     log: FitLog
     on_progress: Callable[[FitProgress], None] | None
-    loss: ClipLoss = field(init=False)
     optimiser: torch.optim.Optimizer = field(init=False)
     step: int = 0
     epoch_loss: float = math.nan
@@ -93,7 +97,6 @@ class _Run:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.loss = ClipLoss(temperature=self.config.temperature).to(self.device)
         self.optimiser = torch.optim.AdamW(
             parameter_groups([self.head, self.loss], self.config.weight_decay),
             lr=self.config.lr,

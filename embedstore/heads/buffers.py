@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,21 @@ class BufferPool:
 
     A CUDA device has a caching allocator of its own: there `take` is `torch.empty` and `give` does nothing.
     Tensors born in inference mode are kept apart, since no graph may touch them.
-    A buffer that is never given back is simply garbage. One thread at a time.
+    A buffer that is never given back is simply garbage. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._free: dict[tuple[int, torch.dtype, bool], list[Tensor]] = {}
+        self._lock = threading.Lock()
 
     def take(self, *shape: int, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A contiguous tensor of `shape` with the device and (unless `dtype`) type of `like`."""
         dtype = dtype or like.dtype
         size = torch.Size(shape)
         key = (size.numel(), dtype, torch.is_inference_mode_enabled())
-        if like.device.type == "cpu" and (free := self._free.get(key)):
-            return free.pop().view(size)
+        with self._lock:
+            if like.device.type == "cpu" and (free := self._free.get(key)):
+                return free.pop().view(size)
         return torch.empty(size, dtype=dtype, device=like.device)
 
     def give(self, *buffers: Tensor) -> None:
@@ -43,12 +46,17 @@ class BufferPool:
                 continue
             key = (buffer.numel(), buffer.dtype, buffer.is_inference())
             # Texts make a new size every batch, so the table is kept short, the oldest size leaving first.
-            free = self._free.pop(key, [])
-            self._free[key] = free
-            if len(free) < KEPT_PER_SIZE:
-                free.append(buffer)
-            while len(self._free) > KEPT_SIZES:
-                del self._free[next(iter(self._free))]
+            with self._lock:
+                free = self._free[key] = self._free.pop(key, [])
+                if len(free) < KEPT_PER_SIZE:
+                    free.append(buffer)
+                while len(self._free) > KEPT_SIZES:
+                    del self._free[next(iter(self._free))]
+
+    def clear(self) -> None:
+        """Let go of everything that is kept."""
+        with self._lock:
+            self._free.clear()
 
 
 POOL = BufferPool()

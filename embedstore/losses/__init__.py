@@ -1,4 +1,7 @@
-"""Losses that align two batches of embeddings: one file each, found by name."""
+"""Losses that align two batches of embeddings: one file each, found by name.
+
+A loss is a subclass of `embedstore.losses.base.Loss`.
+"""
 
 from __future__ import annotations
 

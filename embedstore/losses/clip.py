@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedstore.errors import UsageError
+from embedstore.losses.base import Loss
 
 TEMPERATURE_RANGE = (0.001, 0.5)
 
@@ -22,7 +23,7 @@ def clip_loss(image: Tensor, text: Tensor, temperature: Tensor | float) -> Tenso
     return (functional.cross_entropy(logits, pairs) + functional.cross_entropy(logits.T, pairs)) / 2
 
 
-class ClipLoss(nn.Module):
+class ClipLoss(Loss):
     """`clip_loss` with τ as a parameter: never decayed, clamped to `TEMPERATURE_RANGE` at every use.
 
     `temperature` is τ at the start; outside the range a `UsageError`.

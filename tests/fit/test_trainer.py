@@ -12,8 +12,8 @@ import torch
 from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.errors import HeadError, StoreError, UsageError
 from embedstore.fit import fit_config, fit_head
-from embedstore.fit import trainer as trainer_module
 from embedstore.fit.data import hold_out, split_rows, training_data
+from embedstore.losses.clip import ClipLoss
 from embedstore.model import load_head
 from embedstore.testing.stores import write_random_store
 
@@ -152,7 +152,7 @@ def test_other_sides_fit_too(store, tmp_path, sides):
 
 
 def test_a_loss_that_is_not_finite_ends_the_fit_and_leaves_no_head(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module.ClipLoss, "forward", lambda self, v, u: (v * u).sum() * float("nan"))
+    monkeypatch.setattr(ClipLoss, "forward", lambda self, v, u: (v * u).sum() * float("nan"))
     with pytest.raises(HeadError, match=r"(?s)epoch 1, step 1 of 12: the loss is not finite.*lr .*lower lr"):
         fit_head(store, config(), tmp_path / "h", device="cpu")
     assert {p.name for p in (tmp_path / "h").iterdir()} == {"log.jsonl"}
@@ -179,6 +179,7 @@ def test_what_the_store_has_not_is_refused_with_what_it_has(store, tmp_path):
         ({"text": "vision"}, UsageError, "one of texts"),
         ({"language": "de"}, UsageError, "languages en 200"),
         ({"head": "tokens"}, UsageError, "did you mean 'token'"),
+        ({"loss": "clap"}, UsageError, "did you mean 'clip'"),
         ({"image_local": "identity", "image_cls": "identity"}, HeadError, "nothing is left of the image"),
         ({"text_token": "identity", "text_global": "identity"}, HeadError, "take width 12"),
     ]:
