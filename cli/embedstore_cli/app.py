@@ -63,23 +63,22 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        # Without its stand-alone mode typer gives the exit code of an interruption back.
         code = app(standalone_mode=False)
     except KeyboardInterrupt:
-        fail("interrupted: what is finished is kept; run the same command again to go on")
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except EmbedstoreError as error:
         if os.environ.get("EMBEDSTORE_DEBUG"):
             raise
         fail(str(error))
-        sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+        code = USAGE if isinstance(error, UsageError) else FAILED
     except typer.Abort:
-        sys.exit(INTERRUPTED)
+        code = INTERRUPTED
     except Exception as error:
-        usage = getattr(error, "exit_code", None)
-        if usage is None:
+        if not hasattr(error, "exit_code"):
             raise
-        show = getattr(error, "show", None)
-        if show is not None:
-            show()
-        sys.exit(usage)
-    sys.exit(code if isinstance(code, int) else DONE)
+        error.show()  # type: ignore[attr-defined]  # typer's own errors of usage
+        code = error.exit_code
+    if code == INTERRUPTED:
+        fail("interrupted: what is finished is kept; run the same command again to go on")
+    sys.exit(code or DONE)

@@ -39,6 +39,15 @@ def warn(message: str) -> None:
     _err.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
+def warn_of_idle_gpu(device: str) -> None:
+    """Say loudly that a GPU is here and not used."""
+    from embedstore.encoders.device import unused_gpu
+
+    message = unused_gpu(device)
+    if message:
+        warn(message)
+
+
 def say(message: str = "") -> None:
     """A line of the result, on standard output."""
     _out.print(escape(message), soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
@@ -68,3 +69,15 @@ def frozen_forward(device: torch.device, dtype: ComputeType) -> Iterator[None]:
         else:
             with torch.autocast(device.type, dtype=_DTYPES[dtype]):
                 yield
+
+
+def unused_gpu(device: str) -> str | None:
+    """What to tell a user whose choice of `device` leaves a GPU idle; none where it leaves none."""
+    if pick_device(device).type != "cpu":
+        return None
+    if _available("cuda"):
+        name = torch.cuda.get_device_name(0)
+        return f"running on the CPU although a GPU is here ({name}); --device cuda uses it"
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return "running on the CPU: an NVIDIA GPU is here, but this torch cannot use it; install a CUDA build"
+    return None

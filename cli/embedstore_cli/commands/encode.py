@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedstore.errors import UsageError
+from embedstore.errors import StoreNotFoundError, UsageError
 from embedstore_cli import options as opt
 from embedstore_cli import render
 
@@ -103,18 +103,24 @@ def encode(
         image_root=image_root,
         language=language,
     )
+    render.warn_of_idle_gpu(device)
     encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
     if dry_run:
         plan = dry_run_source(source, store, options=chosen, **encoders)
         render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
         return
+    render.warn_of_idle_gpu(device)
     with render.bars(quiet=json) as bars:
 
         def show(at: Progress) -> None:
             rate = f"{at.fresh / at.seconds:.1f}/s" if at.fresh and at.seconds else ""
             bars.update(f"{at.feature} ({at.table}, {at.device})", done=at.done, total=at.total, note=rate)
 
-        summary = encode_source(source, store, options=chosen, on_progress=show, **encoders)
+        try:
+            summary = encode_source(source, store, options=chosen, on_progress=show, **encoders)
+        except KeyboardInterrupt:
+            _say_what_remains(store)
+            raise
     render.print_json(summary.to_dict()) if json else _show(summary)
 
 
@@ -126,6 +132,19 @@ def _columns(pairs: list[str]) -> dict[str, str]:
             raise UsageError("bad column mapping", where="--column", found=pair, allowed="OURS=THEIRS")
         columns[ours] = theirs
     return columns
+
+
+def _say_what_remains(store: Path) -> None:
+    from embedstore.store import open_store
+
+    try:
+        opened = open_store(store)
+    except StoreNotFoundError:
+        return
+    for name in opened.features():
+        done, units = opened.progress(name)
+        if done < units:
+            render.warn(f"{name}: {done} of {units} units are stored, {units - done} remain")
 
 
 def _show(summary: EncodeSummary) -> None:

@@ -113,6 +113,7 @@ def fit(
         val_fraction=val_fraction,
         seed=seed,
     )
+    render.warn_of_idle_gpu(device)
     with render.bars(quiet=json) as bars:
 
         def show(at: FitProgress) -> None:

@@ -1,0 +1,167 @@
+"""The command line as a user meets it: words, JSON and exit codes."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from embedstore_cli import app
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process; gives exit code, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        signal.signal(signal.SIGTERM, handler)
+        out = capsys.readouterr()
+        return end.value.code, out.out, out.err
+
+    return call
+
+
+@pytest.fixture
+def store(run, picture_folder, tiny_vision, tiny_words, tmp_path):
+    """A store made by the command, and how."""
+    command = ["encode", picture_folder, tmp_path / "store", "--image-encoder", f"vision=hf:{tiny_vision}"]
+    command += ["--text-encoder", f"words=hf:{tiny_words}"]
+    code, out, err = run(*command)
+    assert code == 0, err
+    assert "vision: 100 images" in out
+    return tmp_path / "store"
+
+
+def fit(run, store, out, *more):
+    command = ["fit", store, "--image", "vision", "--text", "words", "--split", "train", "--out", out]
+    return run(*command, "--width", 16, "--epochs", 2, "--batch-size", 20, *more)
+
+
+def test_the_whole_line(run, store, tmp_path):
+    code, out, _ = fit(run, store, tmp_path / "head")
+    assert code == 0
+    assert "fitted on 80 images" in out
+    code, out, _ = run("bench", "retrieval", store, "--head", tmp_path / "head", "--split", "test")
+    assert code == 0
+    assert "text to image recall@1" in out
+    classes = tmp_path / "classes.txt"
+    classes.write_text("class0\nclass1\nclass2\nclass3\n")
+    code, out, _ = run("bench", "zeroshot", store, "--head", tmp_path / "head", "--classes", classes)
+    assert code == 0
+    assert "image to class top-1" in out
+
+
+def test_json_of_every_command(run, store, tmp_path, picture_folder, tiny_vision):
+    code, out, _ = fit(run, store, tmp_path / "head", "--json")
+    assert code == 0
+    assert json.loads(out)["images"] == 80
+    report = tmp_path / "report.json"
+    code, out, _ = run("bench", "retrieval", store, "--head", tmp_path / "head", "--json", "--out", report)
+    measured = json.loads(out)
+    assert measured["metrics"]["text_to_image"]["recall@1"].keys() == {"value", "low", "high"}
+    assert report.read_text() == out.rstrip("\n") + "\n"
+    assert json.loads(run("info", store, "--json")[1])["plan"]["images"] == 100
+    assert json.loads(run("verify", store, "--json")[1])["sound"] is True
+    again = ["encode", picture_folder, store, "--image-encoder", f"vision=hf:{tiny_vision}", "--json"]
+    assert json.loads(run(*again)[1])["features"][0]["fresh_rows"] == 0
+    assert json.loads(run(*again, "--dry-run")[1])["missing_bytes"] == 0
+
+
+def test_info_tells_tables_features_and_cards(run, store):
+    code, out, _ = run("info", store)
+    assert code == 0
+    for words in (
+        "100 images, 200 texts",
+        "splits: test 20, train 80",
+        "Dinov2Model",
+        "28 × 28 px",
+        "complete",
+    ):
+        assert words in out
+
+
+def test_verify_finds_a_flipped_bit_and_repairs_it(run, store, picture_folder, tiny_vision):
+    shard = next(p for p in store.glob("features/vision/tokens/c/1/*/*") if p.is_file())
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    code, out, err = run("verify", store)
+    assert code == 1
+    assert "the store is damaged" in out
+    assert "vision" in err
+    code, out, _ = run("verify", store, "--repair")
+    assert code == 0
+    assert run("encode", picture_folder, store, "--image-encoder", f"vision=hf:{tiny_vision}")[0] == 0
+    assert run("verify", store)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["encode", "nowhere", "store", "--image-encoder", "hf:x"], 1, "no such file or folder"),
+        (["encode", "scenes:5", "store"], 2, "no encoder given"),
+        (["encode", "scenes:5", "store", "--image-encoder", "hff:x"], 2, "did you mean 'hf'?"),
+        (
+            ["encode", "scenes:5", "store", "--image-encoder", "hf:x", "--policy", "int3"],
+            2,
+            "float16, float32",
+        ),
+        (["encode", "scenes:5", "store", "--image-encoder", "hf:x", "--column", "caption"], 2, "OURS=THEIRS"),
+        (["info", "nowhere"], 1, "there is no store here"),
+        (["verify", "nowhere"], 1, "there is no store here"),
+        (["fit", "nowhere", "--image", "a", "--text", "b", "--out", "h"], 1, "there is no store here"),
+        (["bench", "retrieval", "nowhere", "--head", "h"], 1, "there is no store here"),
+        (["encode"], 2, "Missing argument"),
+        (["encode", "scenes:5", "store", "--no-such-option"], 2, "No such option"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_one_clear_message_and_the_right_exit_code(run, monkeypatch, tmp_path, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    got, _, err = run(*arguments)
+    assert got == code, err
+    assert words in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+    command = [sys.executable, "-m", "embedstore_cli", "--debug", "info", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+    assert "StoreNotFoundError" in done.stderr
+
+
+def test_version(run):
+    code, out, _ = run("--version")
+    assert (code, out.split()[0]) == (0, "embedstore")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_exits_130_and_says_what_remains(blow, tiny_vision, tmp_path):
+    command = [sys.executable, "-m", "embedstore_cli", "encode", "scenes:3000", str(tmp_path / "store")]
+    command += ["--image-encoder", f"vision=hf:{tiny_vision}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        units = tmp_path / "store" / "features" / "vision" / "units"
+        while not (units.is_dir() and any(units.glob("*.json"))):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.02)
+                pytest.fail(f"the encode ended by itself: {process.stderr.read()}")
+        process.send_signal(blow)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert "run the same command again" in err
+    assert "94 units are stored" in err
+    assert "Traceback" not in err
+    from embedstore.store import open_store
+
+    done, total = open_store(tmp_path / "store").progress("vision")
+    assert 0 < done < total
