@@ -114,6 +114,10 @@ class TokenizerCard(Document):
     prompt: str = Field(default="", description="text put before every text")
 
 
+# Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
+FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype"})
+
+
 class EncoderCard(Document):
     """The identity of a feature: two features with different cards are different features."""
 
@@ -143,8 +147,8 @@ class EncoderCard(Document):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must agree for two runs to give the same numbers up to rounding."""
-        return self.model_dump(mode="json", exclude={"versions", "device_kind", "compute_dtype"})
+        """What must agree for two runs to give the same numbers up to rounding: all but `FREE_FIELDS`."""
+        return self.model_dump(mode="json", exclude=set(FREE_FIELDS))
 
     @model_validator(mode="after")
     def _parts_fit_the_modality(self) -> Self:
@@ -328,7 +332,7 @@ class BenchReport(Document):
     """What one bench task measured: direction -> metric -> figure, and everything it depends on."""
 
     format_version: Positive = FORMAT_VERSION
-    task: Literal["retrieval", "zeroshot"]
+    task: Name
     metrics: dict[str, dict[str, Figure]]
     chance: dict[str, dict[str, float]] = Field(default={}, description="the same metrics for random scores")
     images: Count = 0

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from embedstore.documents import EncoderCard
 
-# Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
-FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype"})
-
 
 def home() -> Path:
     """`$EMBEDSTORE_HOME`, or the platform's cache folder of this user."""
@@ -66,8 +63,7 @@ def _entries(path: Path) -> dict[str, str]:
 
 
 def _key(card: EncoderCard) -> str:
-    kept = card.model_dump(mode="json", exclude=set(FREE_FIELDS))
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(card.identity, sort_keys=True).encode()).hexdigest()
 
 
 def _absolute(spec: str) -> str:

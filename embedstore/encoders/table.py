@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
-from embedstore.documents import differing_fields
+from embedstore.documents import FREE_FIELDS, differing_fields
 from embedstore.encoders import memory
 from embedstore.errors import EncoderError, UsageError
 from embedstore.registry import Registry
@@ -177,7 +177,7 @@ def _settings(card: EncoderCard) -> dict[str, Any]:
 
 
 def _check_same(wanted: EncoderCard, found: EncoderCard, spec: str, option: str) -> None:
-    free = {name: getattr(wanted, name) for name in memory.FREE_FIELDS}
+    free = {name: getattr(wanted, name) for name in FREE_FIELDS}
     fields = differing_fields(wanted, found.model_copy(update=free))
     if fields:
         lines = "; ".join(f"{name}: stored {a!r}, now {b!r}" for name, (a, b) in fields.items())

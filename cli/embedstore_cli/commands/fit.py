@@ -28,6 +28,9 @@ def fit(
     head: Annotated[
         str | None, typer.Option(help="Kind of head. [default: token]", show_default=False)
     ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Kind of loss. [default: clip]", show_default=False)
+    ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="FEATURE", help="Image feature.", show_default=False)
     ] = None,
@@ -90,6 +93,7 @@ def fit(
     chosen = fit_config(
         config,
         head=head,
+        loss=loss,
         image=image,
         text=text,
         split=split,

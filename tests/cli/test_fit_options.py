@@ -1,0 +1,12 @@
+"""Every field of a fit's configuration is an option of the command, and the other way round."""
+
+import inspect
+
+from embedstore.documents import FitConfig
+from embedstore_cli.commands.fit import fit
+
+OF_THE_COMMAND = {"store", "out", "config", "device", "overwrite", "json"}
+
+
+def test_options_and_fields_are_the_same():
+    assert set(inspect.signature(fit).parameters) - OF_THE_COMMAND == set(FitConfig.model_fields)
