@@ -306,7 +306,7 @@ class FitConfig(Document):
     text_global: Projection = "mlp"
     image_pooling: Literal["mean", "max"] = "mean"
     dropout: Share = 0.1
-    epochs: Positive = 10
+    epochs: Positive = 20
     batch_size: Annotated[int, Field(ge=2)] = 256
     lr: float = Field(default=1e-3, gt=0)
     min_lr: float = Field(default=1e-5, ge=0)
