@@ -60,12 +60,9 @@ def create_store(
     from the iterables. Returns whether the store was made. A folder with foreign files is refused
     (`StoreError`).
     """
-    if layout.plan(store).exists():
-        _compare(store, plan)
-        return False
-    _refuse_foreign(store)
-    store.mkdir(parents=True, exist_ok=True)
     try:
+        _refuse_foreign(store)
+        store.mkdir(parents=True, exist_ok=True)
         for path, data in geometry.root_files().items():
             files.replace(store / path, data)
         counts = {
@@ -73,8 +70,8 @@ def create_store(
             "texts": _write_table(store, "texts", texts),
             "masks": _write_table(store, "masks", masks),
         }
-    except FileNotFoundError:
-        # A second process was quicker, and has cleaned up what it saw of our temporary files.
+    except (FileExistsError, FileNotFoundError):
+        # The store is there, or a process that was quicker has removed our temporary files.
         if not layout.plan(store).exists():
             raise
         _compare(store, plan)
@@ -93,13 +90,24 @@ def _compare(store: Path, plan: Plan) -> None:
         files.remove(left)
 
 
+def _refuse_store(store: Path) -> None:
+    """A table of an existing store is never touched, also when it came to be a moment ago."""
+    if layout.plan(store).exists():
+        raise FileExistsError(layout.PLAN)
+
+
 def _refuse_foreign(store: Path) -> None:
-    """A folder may be absent, empty, or hold what a killed planning left; nothing else is touched."""
+    """A folder may be absent, empty, or hold what a killed planning left; nothing else is touched.
+
+    Raises `FileExistsError` where it is a store.
+    """
     if store.exists() and not store.is_dir():
         raise StoreError("the store path is a file", where=store.name, todo="choose another path")
     if not store.is_dir():
         return
     foreign = [p.name for p in store.iterdir() if p.name not in _OURS and not layout.is_temporary(p.name)]
+    if layout.PLAN in foreign:
+        raise FileExistsError(layout.PLAN)
     marked = not (store / layout.TABLES).exists() or (store / layout.ZARR).is_file()
     if foreign or not marked:
         raise StoreError(
@@ -122,6 +130,7 @@ def _write_table(store: Path, table: str, rows: Rows) -> int:
     if number == 0 and table != "masks":
         _place(store, table, 0, [tables.SCHEMAS[table].empty_table()])
         number = 1
+    _refuse_store(store)
     for old in layout.parts(store, table)[number:]:
         files.remove(old)
     folder = layout.table(store, table)
@@ -132,7 +141,13 @@ def _write_table(store: Path, table: str, rows: Rows) -> int:
 
 def _place(store: Path, table: str, number: int, groups: list[pa.Table]) -> None:
     final = layout.part(store, table, number)
-    files.rename(tables.write_file(final, table, groups), final)
+    name = tables.write_file(final, table, groups)
+    try:
+        _refuse_store(store)
+    except FileExistsError:
+        name.unlink(missing_ok=True)
+        raise
+    files.rename(name, final)
 
 
 def _check_counts(plan: Plan, counts: dict[str, int]) -> None:

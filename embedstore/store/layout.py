@@ -60,8 +60,15 @@ def part(store: Path, name: str, number: int) -> Path:
 
 def parts(store: Path, name: str) -> list[Path]:
     """The parts of a table that exist, in row order."""
-    folder = table(store, name)
-    return sorted(p for p in folder.iterdir() if _PART.match(p.name)) if folder.is_dir() else []
+    return [p for p in _listed(table(store, name)) if _PART.match(p.name)]
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What a folder holds, sorted; nothing where it is not there, or vanishes during the look."""
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def feature(store: Path, name: str) -> Path:
@@ -73,11 +80,8 @@ def feature(store: Path, name: str) -> Path:
 
 def feature_names(store: Path) -> tuple[str, ...]:
     """Names of all features that are complete or begun, sorted."""
-    folder = store / FEATURES
-    if not folder.is_dir():
-        return ()
-    named = (p for p in folder.iterdir() if re.match(NAME_PATTERN, p.name))
-    return tuple(sorted(p.name for p in named if (p / HEADER).is_file()))
+    named = (p for p in _listed(store / FEATURES) if re.match(NAME_PATTERN, p.name))
+    return tuple(p.name for p in named if (p / HEADER).is_file())
 
 
 def record(feature: Path, unit: int) -> Path:
@@ -87,8 +91,7 @@ def record(feature: Path, unit: int) -> Path:
 
 def records(feature: Path) -> list[Path]:
     """Journal entries that exist, in unit order."""
-    folder = feature / UNITS
-    return sorted(p for p in folder.iterdir() if _RECORD.match(p.name)) if folder.is_dir() else []
+    return [p for p in _listed(feature / UNITS) if _RECORD.match(p.name)]
 
 
 def shard(array: str, number: int, axes: int) -> str:
@@ -103,9 +106,8 @@ def thumbnails(unit: int) -> str:
 
 def plan_leftovers(store: Path) -> list[Path]:
     """Temporary files of the planning step."""
-    tables = store / TABLES
-    folders = [store, store / FEATURES, *(p for p in tables.glob("*") if p.is_dir())]
-    return sorted(p for f in folders if f.is_dir() for p in f.iterdir() if is_temporary(p.name))
+    folders = [store, store / FEATURES, *_listed(store / TABLES)]
+    return [p for folder in folders for p in _listed(folder) if is_temporary(p.name)]
 
 
 def leftovers(folder: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from embedstore.documents import ShardFile, UnitRecord, refuse_differences
@@ -242,9 +243,7 @@ class FeatureWriter:
         """Remove the records, which the tables hold now, and what killed writers left."""
         for path in (*layout.records(self.path), *layout.leftovers(self.path)):
             files.remove(path)
-        folder = self.path / layout.UNITS
-        if folder.is_dir():
-            with_records = any(folder.iterdir())
-            if not with_records:
-                folder.rmdir()
+        # Gone already, or in use by a writer that comes late: that one will tidy after itself.
+        with suppress(OSError):
+            (self.path / layout.UNITS).rmdir()
         files.flush_folder(self.path)

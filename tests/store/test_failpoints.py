@@ -109,13 +109,31 @@ def test_a_process_that_dies_is_resumed_to_the_same_bytes(kit, tmp_path, point, 
     assert verify_store(folder).findings == ()
 
 
-def test_two_processes_writing_the_same_store_give_the_same_bytes(kit, tmp_path):
+def _at_once(folder: Path, stops: list[tuple[str, int]]) -> list[int]:
+    """Exit codes of processes that write the same store at the same time, each with its stop."""
+    here = Path(__file__).with_name("conftest.py")
+    runs = [
+        [sys.executable, "-c", SCRIPT, str(here), str(folder), point, str(times)] for point, times in stops
+    ]
+    started = [subprocess.Popen(run, stderr=subprocess.PIPE, text=True) for run in runs]
+    codes = []
+    for process in started:
+        _, said = process.communicate()
+        assert process.returncode in (0, 137), said
+        codes.append(process.returncode)
+    return codes
+
+
+def test_processes_writing_the_same_store_at_once_give_the_same_bytes(kit, tmp_path):
+    _, wanted = _undisturbed(kit, tmp_path / "reference" / "store")
+    assert _at_once(tmp_path / "shared", [("never", 1)] * 3) == [0, 0, 0]
+    assert kit.tree(tmp_path / "shared") == wanted
+
+
+def test_writers_that_die_beside_others_are_healed_by_the_next(kit, tmp_path):
     _, wanted = _undisturbed(kit, tmp_path / "reference" / "store")
     folder = tmp_path / "shared"
-    here = Path(__file__).with_name("conftest.py")
-    run = [sys.executable, "-c", SCRIPT, str(here), str(folder), "never", "1"]
-    both = [subprocess.Popen(run, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    for process in both:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+    assert _at_once(folder, [("before", 40)]) == [137]
+    _at_once(folder, [("after", 30), ("before", 60), ("never", 1)])
+    kit.run_whole(folder)
     assert kit.tree(folder) == wanted
