@@ -52,8 +52,8 @@ def bench_retrieval(
     A query is a hit where at least one of its positives is among the first k (CLIP_benchmark's definition);
     equal scores go to the lower row. The gallery is every image of the split (none: every image) that has a
     text of this role and language, and all those texts; `rows` narrows to a subset of image rows. Intervals:
-    95 % bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and `HeadError` as `open_setting` and
-    `select_pairs` do.
+    95 % bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
+    `HeadError` as `open_setting` and `select_pairs` do.
     """
     found = retrieve(
         open_setting(store, head_dir, split=split, device=device),
