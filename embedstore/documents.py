@@ -122,16 +122,20 @@ class EncoderCard(Document):
     """The identity of a feature: two features with different cards are different features."""
 
     modality: Literal["image", "text"]
-    library: Literal["transformers", "sentence-transformers", "open_clip", "timm", "python"]
+    library: Literal["transformers", "sentence-transformers", "open_clip", "timm", "python", "imported"]
     architecture: str = Field(description="class of the model, e.g. 'Dinov2Model'")
     model: str = Field(description="hub id, or the last part of the folder's name; never a path")
     revision: str | None = Field(default=None, description="hub revision where one was asked for")
     weights_sha256: Sha256 = Field(
         description="over dtypes, shapes and bytes of all tensors that are used; libraries rename tensors"
     )
-    layer: int = Field(default=-1, description="layer of the tokens, -1 the last")
-    final_norm: bool = Field(description="whether the tokens passed the model's final norm")
-    width: Positive = Field(description="d of the tokens")
+    layer: int | None = Field(
+        default=-1, description="layer of the tokens, -1 the last; null: unknown (imported only)"
+    )
+    final_norm: bool | None = Field(
+        description="whether the tokens passed the model's final norm; null: unknown (imported only)"
+    )
+    width: Positive = Field(description="d of the tokens; the pooled width where there are none")
     pooled_width: Positive = Field(description="width of the pooled embedding")
     pooling: str = Field(description="what the pooled embedding is, e.g. 'cls', 'mean', 'image_embeds'")
     grid: tuple[Positive, Positive] | None = Field(
@@ -141,8 +145,8 @@ class EncoderCard(Document):
     registers: Count = Field(default=0, description="register tokens among the prefix")
     processor: ProcessorCard | None = None
     tokenizer: TokenizerCard | None = None
-    compute_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device_kind: Literal["cpu", "cuda", "mps"] = "cpu"
+    compute_dtype: Literal["float32", "bfloat16", "float16", "unknown"] = "float32"
+    device_kind: Literal["cpu", "cuda", "mps", "unknown"] = "cpu"
     versions: dict[str, str] = Field(description="library name to version")
 
     @property
@@ -152,6 +156,10 @@ class EncoderCard(Document):
 
     @model_validator(mode="after")
     def _parts_fit_the_modality(self) -> Self:
+        if self.library == "imported":
+            return self
+        if self.layer is None or self.final_norm is None:
+            raise ValueError("only an imported feature may leave its layer or final norm unknown")
         if self.modality == "image" and (self.processor is None or self.grid is None):
             raise ValueError("an image encoder's card needs a processor and a grid")
         if self.modality == "text" and self.tokenizer is None:
@@ -203,7 +211,9 @@ class FeatureHeader(Document):
     shard_rows: Positive = Field(description="rows of one work unit")
     units: Count
     max_tokens: Count = Field(
-        default=0, description="token places a row in the packed text tokens; 0 for images"
+        default=0,
+        description="token places a row in the packed text tokens; 0 for images. Of an imported feature: "
+        "tokens of a row (texts: at most), 0 where it has only pooled embeddings",
     )
     policy: PolicyName
     thumbnails: Count = Field(

@@ -131,6 +131,12 @@ def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str 
     name that the model went by may differ. `EncoderError` lists what differs, or names the option to give.
     A given `spec` that fits is remembered.
     """
+    if card.library == "imported":
+        raise EncoderError(
+            f"an imported feature has no {card.modality} encoder that could be run again",
+            where=card.model,
+            todo="encode the data with the model itself, and fit a head on that feature",
+        )
     option = f"--{card.modality}-encoder SPEC"
     chosen = spec or memory.recall(card) or _public_spec(card)
     if chosen is None:

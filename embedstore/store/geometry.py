@@ -54,16 +54,20 @@ def plan_feature(
     policy: PolicyName = "float16",
     shard_rows: int | None = None,
     thumbnails: int = 0,
+    imported_tokens: int = 0,
 ) -> FeatureHeader:
     """The header of a new feature: what is decided before its first unit is written.
 
-    `shard_rows` must be a power of two; none takes `default_shard_rows`. Raises `StorageValueError`.
+    `shard_rows` must be a power of two; none takes `default_shard_rows`. `imported_tokens`: tokens of a row
+    where the card is of an imported feature (texts: at most), 0 for pooled embeddings alone. Raises
+    `StorageValueError`.
     """
     image = card.modality == "image"
     rows = plan.images if image else plan.texts
-    tokens = _tokens(card)
+    tokens = _tokens(card, imported_tokens)
     item = POLICIES[policy].dtype.itemsize
-    chosen = shard_rows or default_shard_rows(rows=rows, row_bytes=tokens * card.width * item)
+    row_bytes = (tokens * card.width or card.pooled_width) * item
+    chosen = shard_rows or default_shard_rows(rows=rows, row_bytes=row_bytes)
     if chosen != power_of_two(chosen):
         raise StorageValueError(
             "bad number of rows in a shard",
@@ -76,16 +80,18 @@ def plan_feature(
         rows=rows,
         shard_rows=chosen,
         units=-(-rows // chosen),
-        max_tokens=0 if image else tokens,
+        max_tokens=_max_tokens(card, tokens),
         policy=policy,
         thumbnails=thumbnails if image else 0,
         card=card,
-        arrays=_arrays(card, rows=rows, shard_rows=chosen, policy=policy),
+        arrays=_arrays(card, tokens, rows=rows, shard_rows=chosen, policy=policy),
         plan_fingerprint=plan.fingerprint,
     )
 
 
-def _tokens(card: EncoderCard) -> int:
+def _tokens(card: EncoderCard, imported: int) -> int:
+    if card.library == "imported":
+        return imported
     if card.modality == "image" and card.grid is not None:
         return card.grid[0] * card.grid[1]
     if card.modality == "text" and card.tokenizer is not None:
@@ -93,8 +99,14 @@ def _tokens(card: EncoderCard) -> int:
     raise StorageValueError("the encoder's card does not say how many tokens a row has", where=card.model)
 
 
-def _arrays(card: EncoderCard, *, rows: int, shard_rows: int, policy: PolicyName) -> tuple[ArraySpec, ...]:
-    tokens, width = _tokens(card), card.width
+def _max_tokens(card: EncoderCard, tokens: int) -> int:
+    return tokens if card.modality == "text" or card.library == "imported" else 0
+
+
+def _arrays(
+    card: EncoderCard, tokens: int, *, rows: int, shard_rows: int, policy: PolicyName
+) -> tuple[ArraySpec, ...]:
+    width = card.width
 
     def spec(name: Any, shape: tuple[int, ...], dtype: StoredType, shard: int = shard_rows) -> ArraySpec:
         place = int(np.prod(shape[1:], dtype=np.int64)) * np.dtype(dtype).itemsize
@@ -108,6 +120,8 @@ def _arrays(card: EncoderCard, *, rows: int, shard_rows: int, policy: PolicyName
 
     pooled = spec("pooled", (rows, card.pooled_width), policy)
     status = spec("status", (rows,), "uint8")
+    if not tokens:
+        return (pooled, status)
     if card.modality == "image":
         prefix = [spec("prefix", (rows, card.prefix, width), policy)] if card.prefix else []
         return (spec("tokens", (rows, tokens, width), policy), *prefix, pooled, status)
@@ -190,14 +204,17 @@ def feature_files(header: FeatureHeader) -> dict[str, bytes]:
 
 def check_header(header: FeatureHeader, plan: Plan) -> None:
     """Refuse a header whose arrays do not follow from its card and plan; `CorruptStoreError`."""
-    wanted = _arrays(header.card, rows=header.rows, shard_rows=header.shard_rows, policy=header.policy)
+    tokens = _tokens(header.card, header.max_tokens)
+    wanted = _arrays(
+        header.card, tokens, rows=header.rows, shard_rows=header.shard_rows, policy=header.policy
+    )
     image = header.card.modality == "image"
     facts: dict[str, tuple[object, object]] = {
         "plan_fingerprint": (header.plan_fingerprint, plan.fingerprint),
         "table": (header.table, "images" if image else "texts"),
         "rows": (header.rows, plan.images if image else plan.texts),
         "units": (header.units, -(-header.rows // header.shard_rows)),
-        "max_tokens": (header.max_tokens, 0 if image else _tokens(header.card)),
+        "max_tokens": (header.max_tokens, _max_tokens(header.card, tokens)),
         "arrays": ([_outer(a) for a in header.arrays], [_outer(a) for a in wanted]),
         "chunks": ([a.shard % a.chunk for a in header.arrays], [0] * len(header.arrays)),
     }

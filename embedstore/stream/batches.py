@@ -22,7 +22,10 @@ ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageTokens:
-    """Some pictures: `rows (b,)`, `tokens (b, t, d)`, and `prefix (b, p, d)` or else `pooled (b, w)`."""
+    """Some pictures: `rows (b,)`, `tokens (b, t, d)`, and `prefix (b, p, d)` or else `pooled (b, w)`.
+
+    A feature that has only pooled embeddings has no tokens: `(b, 0, w)`.
+    """
 
     rows: IntArray
     tokens: Tensor
@@ -53,7 +56,10 @@ class TextTokens:
 
 
 class ImageReader:
-    """Reads tokens and prefix of an image feature, or tokens and pooled where it has no prefix."""
+    """Reads tokens and prefix of an image feature, or tokens and pooled where it has no prefix.
+
+    Of a feature without tokens (imported) only the pooled embeddings are read.
+    """
 
     def __init__(self, feature: Feature) -> None:
         if feature.table != "images":
@@ -62,7 +68,7 @@ class ImageReader:
             )
         self.feature = feature
         second: ArrayName = "prefix" if "prefix" in feature.arrays else "pooled"
-        self.names: tuple[ArrayName, ...] = ("tokens", second)
+        self.names: tuple[ArrayName, ...] = ("tokens", second) if "tokens" in feature.arrays else (second,)
 
     @property
     def row_bytes(self) -> int:
@@ -82,11 +88,13 @@ class ImageReader:
         parts = {name: buffer[: len(rows)] for name, buffer in buffers.items()}
         for name, part in parts.items():
             self.feature.gather(name, rows, out=part.numpy())
+        if "tokens" not in parts:
+            parts["tokens"] = parts["pooled"].new_empty(len(rows), 0, self.feature.card.width)
         return ImageTokens(rows=rows, **parts)
 
 
 class TextReader:
-    """Reads packed tokens of a text feature."""
+    """Reads packed tokens of a text feature; a pooled embedding without tokens (imported) counts as one."""
 
     def __init__(self, feature: Feature) -> None:
         if feature.table != "texts":
@@ -95,6 +103,9 @@ class TextReader:
 
     def read(self, rows: IntArray) -> TextTokens:
         """Texts `(b,)` in any order."""
+        if "tokens" not in self.feature.arrays:
+            pooled = torch.from_numpy(self.feature.gather("pooled", rows))
+            return TextTokens(rows=rows, tokens=pooled, offsets=torch.arange(len(rows) + 1))
         packed = self.feature.text_tokens(rows)
         return TextTokens(
             rows=rows, tokens=torch.from_numpy(packed.tokens), offsets=torch.from_numpy(packed.offsets)
