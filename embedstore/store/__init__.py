@@ -11,6 +11,7 @@ from embedstore.store.create import create_store
 from embedstore.store.feature import Feature, Packed
 from embedstore.store.geometry import plan_feature
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
+from embedstore.store.joined import JoinedStore
 from embedstore.store.journal import begun_headers
 from embedstore.store.order import block_rows, epoch_order, group_rows
 from embedstore.store.reader import Store, open_store
@@ -26,6 +27,7 @@ __all__ = [
     "FeatureWriter",
     "Finding",
     "ImageRow",
+    "JoinedStore",
     "MaskRow",
     "Packed",
     "ShardedArray",

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, UsageError
+from embedstore.store import layout, tables
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify
+from embedstore.store.ids import rows_of_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    import pyarrow as pa
 
     from embedstore.documents import ArrayName, EncoderCard, FeatureHeader, FeatureManifest, Table
     from embedstore.shapes import AnyArray, ByteArray, FloatArray, IntArray
@@ -105,6 +109,20 @@ class Feature:
     ) -> AnyArray:
         """Any rows of an array, in any order, repeats allowed."""
         return self._by_row(name).gather(_rows(rows), out)
+
+    def ids(self) -> pa.ChunkedArray[pa.StringScalar]:
+        """The id of every row, from the table."""
+        return tables.read_table(layout.store_of(self.path), self.table, ["id"])["id"]
+
+    def by_id(self, ids: Iterable[str], name: ArrayName = "tokens") -> AnyArray | Packed:
+        """The values of an array for these ids, in their order; tokens of texts come packed.
+
+        Row numbers instead: `store.rows_of(ids)`. `UsageError` names ids that the table does not hold.
+        """
+        rows = rows_of_ids(self.ids(), ids, where=f"{self.name}, table {self.table}")
+        if name == "tokens" and self.table == "texts":
+            return self.text_tokens(rows)
+        return self.gather(name, rows)
 
     def status(self) -> ByteArray:
         """`(n,)` uint8: 0 good, 1 quarantined."""

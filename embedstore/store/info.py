@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.documents import FeatureHeader, Plan
+    from embedstore.store.reader import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,8 @@ class StoreInfo:
     fingerprint: str
     nbytes: int
     features: tuple[FeatureInfo, ...]
+    parts: tuple[str, ...] = ()
+    """The stores read as one; empty for a single store."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON value."""
@@ -54,23 +57,34 @@ class StoreInfo:
             "nbytes": self.nbytes,
             "plan": self.plan.model_dump(mode="json"),
             "features": [f.to_dict() for f in self.features],
+            "parts": list(self.parts),
         }
 
 
 def store_info(path: str | PathLike[str]) -> StoreInfo:
-    """Look at plan, headers, manifests and records only. Raises as `open_store` does."""
+    """Look at plan, headers, manifests and records only; `A+B` as one. Raises as `open_store` does."""
     store = open_store(path)
-    features = tuple(_feature_info(layout.feature(store.path, name)) for name in store.features())
-    tables_bytes = sum(
-        part.stat().st_size
-        for name in ("images", "texts", "masks")
-        for part in layout.parts(store.path, name)
-    )
     return StoreInfo(
         plan=store.plan,
         fingerprint=store.fingerprint,
-        nbytes=tables_bytes + sum(f.nbytes for f in features),
-        features=features,
+        nbytes=store.nbytes,
+        features=tuple(_joined_info(store, name) for name in store.features()),
+        parts=tuple(str(part.path) for part in store.parts) if len(store.parts) > 1 else (),
+    )
+
+
+def _joined_info(store: Store, name: str) -> FeatureInfo:
+    """A feature of all parts of a store."""
+    found = [_feature_info(layout.feature(part.path, name)) for part in store.parts]
+    reasons: Counter[str] = Counter()
+    for info in found:
+        reasons.update(info.quarantined)
+    return FeatureInfo(
+        header=store.header(name),
+        complete=all(info.complete for info in found),
+        units_done=sum(info.units_done for info in found),
+        nbytes=sum(info.nbytes for info in found),
+        quarantined=dict(sorted(reasons.items())),
     )
 
 

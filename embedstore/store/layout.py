@@ -78,6 +78,11 @@ def feature(store: Path, name: str) -> Path:
     return store / FEATURES / name
 
 
+def store_of(feature: Path) -> Path:
+    """The store that a feature's folder lies in."""
+    return feature.parent.parent
+
+
 def feature_names(store: Path) -> tuple[str, ...]:
     """Names of all features that are complete or begun, sorted."""
     named = (p for p in _listed(store / FEATURES) if re.match(NAME_PATTERN, p.name))

@@ -14,26 +14,43 @@ from embedstore.errors import CorruptStoreError, IncompleteError, StoreError, St
 from embedstore.store import geometry, journal, layout, tables
 from embedstore.store.create import read_plan
 from embedstore.store.feature import Feature
+from embedstore.store.ids import rows_of_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from os import PathLike
 
     import pyarrow as pa
 
-    from embedstore.documents import FeatureHeader, Plan
+    from embedstore.documents import FeatureHeader, Plan, Table
     from embedstore.shapes import ByteArray, IntArray
     from embedstore.store.chunks import Verify
 
 
-def open_store(path: str | PathLike[str]) -> Store:
-    """Open a store for reading.
+def is_store(path: Path) -> bool:
+    """Whether there is a store at this place."""
+    return layout.plan(path).is_file()
 
-    Raises `StoreNotFoundError` where there is none, `FormatVersionError` for a later format,
-    `CorruptStoreError` for a plan that cannot be read.
+
+def open_store(path: str | PathLike[str]) -> Store:
+    """Open a store for reading; `A+B` opens several with equal cards as one (`JoinedStore`).
+
+    A store whose path holds a '+' is opened as it is. Raises `StoreNotFoundError` where there is none,
+    `FormatVersionError` for a later format, `CorruptStoreError` for a plan that cannot be read,
+    `MismatchError` where an id stands in two of several stores.
     """
-    place = Path(path)
-    if not layout.plan(place).is_file():
+    from embedstore.store.joined import open_joined, split_joined
+
+    paths = split_joined(str(path))
+    if paths is None:
+        pieces = [Path(piece) for piece in str(path).split("+") if piece]
+        return _open_one(next((p for p in pieces if not is_store(p)), Path(path)))
+    opened = [_open_one(p) for p in paths]
+    return opened[0] if len(opened) == 1 else open_joined(paths, opened)
+
+
+def _open_one(place: Path) -> Store:
+    if not is_store(place):
         half = (place / layout.ZARR).is_file() and (place / layout.TABLES).is_dir()
         raise StoreNotFoundError(
             "there is no store here",
@@ -60,6 +77,11 @@ class Store:
         return self.plan.fingerprint
 
     @property
+    def parts(self) -> tuple[Store, ...]:
+        """The stores that are read here: this one."""
+        return (self,)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tables and of all finished units."""
         sizes = [
@@ -74,6 +96,11 @@ class Store:
     def texts(self, columns: list[str] | None = None) -> pa.Table:
         """The texts table in row order: id, image, text, language, role, category."""
         return tables.read_table(self.path, "texts", columns)
+
+    def rows_of(self, ids: Iterable[str], table: Table = "images") -> IntArray:
+        """The row of each id `(n,)` int64 in the given order; `UsageError` names ids that are not there."""
+        column = (self.images if table == "images" else self.texts)(["id"])["id"]
+        return rows_of_ids(column, ids, where=f"{self.path.name}, table {table}")
 
     def features(self) -> tuple[str, ...]:
         """Names of all features, complete or begun, sorted."""
