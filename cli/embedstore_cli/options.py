@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.", show_default=False)]
+StorePath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="STORE",
+        help="Folder of the store; several with equal cards are read as one: A+B.",
+        show_default=False,
+    ),
+]
+OneStore = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of one store.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="Decides everything random.")]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from embedstore.encode.append import open_parent, plan_appended, refuse_known_rows
 from embedstore.encode.features import FeatureJob, ImageJob, TextJob, plan_features
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
@@ -61,12 +62,18 @@ def dry_run_source(
     image_encoders: Sequence[str] = (),
     text_encoders: Sequence[str] = (),
     options: EncodeOptions | None = None,
+    append: str | Path | None = None,
 ) -> DryRun:
     """Predict bytes, time and rate of `encode_source` with the same arguments; writes nothing."""
     options = options or EncodeOptions()
+    parent = None if append is None else open_parent(append, store, options)
     opened = open_source(source, **options.for_source)
     planned = plan_source(opened, seed=options.seed, limit=options.limit)
-    jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
+    if parent is None:
+        jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
+    else:
+        refuse_known_rows(planned, parent)
+        jobs = plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
     predictions = [_predict(job, planned, store, options) for job in jobs]
     missing_bytes = sum(p.nbytes * p.missing // max(1, p.rows) for p in predictions)
     free = shutil.disk_usage(

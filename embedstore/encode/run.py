@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embedstore.encode.append import open_parent, plan_appended, refuse_known_rows
 from embedstore.encode.features import FeatureJob, ImageJob, plan_features
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import UnitRecord
     from embedstore.encode.unit import EncodedUnit
+    from embedstore.store import Store
 
 
 def encode_source(
@@ -32,6 +34,7 @@ def encode_source(
     image_encoders: Sequence[str] = (),
     text_encoders: Sequence[str] = (),
     options: EncodeOptions | None = None,
+    append: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EncodeSummary:
     """Encode `source` into `store`: one feature an encoder `[NAME=]SPEC`, making only what is missing.
@@ -39,10 +42,18 @@ def encode_source(
     Killed at any moment and run again, the store's files come out byte-identical. Raises `MismatchError`
     where the source or an encoder differs from what the store was made from, `TooManyFailedError` where more
     rows than `options.max_failed` cannot be read; finished units stay.
+
+    `append`: a store (or `A+B`) whose features are made here over new rows, so that `append+store` reads as
+    one; encoders are then those of its features, and ids that it has already are refused.
     """
     options = options or EncodeOptions()
-    planned, is_new = open_plan(source, store, options)
-    jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
+    parent = None if append is None else open_parent(append, store, options)
+    planned, is_new = open_plan(source, store, options, parent)
+    jobs = (
+        plan_features(planned.plan, store, image_encoders, text_encoders, options)
+        if parent is None
+        else plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
+    )
     done = [
         _FeatureRun(
             job=job,
@@ -58,10 +69,17 @@ def encode_source(
     return EncodeSummary(store=store, planned=is_new, features=tuple(done), dropped=planned.source.dropped)
 
 
-def open_plan(source: str, store: Path, options: EncodeOptions) -> tuple[PlannedSource, bool]:
-    """Plan the source and write the plan to the store, or compare it with the one that is there."""
+def open_plan(
+    source: str, store: Path, options: EncodeOptions, parent: Store | None = None
+) -> tuple[PlannedSource, bool]:
+    """Plan the source and write the plan to the store, or compare it with the one that is there.
+
+    Rows that `parent` has already are refused before anything is written.
+    """
     opened = open_source(source, **options.for_source)
     planned = plan_source(opened, seed=options.seed, limit=options.limit)
+    if parent is not None:
+        refuse_known_rows(planned, parent)
     is_new = planned.write(store)
     if is_new:
         log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)

@@ -24,7 +24,7 @@ def encode(
             show_default=False,
         ),
     ],
-    store: opt.StorePath,
+    store: opt.OneStore,
     image_encoder: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,6 +73,16 @@ def encode(
         typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the row order.")] = 0,
+    append: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="A",
+            help="Continue the features of store A over new rows: STORE becomes a store of its own, read "
+            "with the other as A+STORE. Encoders, policy and names are those of A unless encoders are given "
+            "(they must be the same); ids that A has already are refused.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell bytes, time and rate, from a probe.")
     ] = False,
@@ -84,9 +94,11 @@ def encode(
     that feature.
     """
     from embedstore.encode import EncodeOptions, dry_run_source, encode_source
+    from embedstore.store.joined import refuse_joined
 
-    if not image_encoder and not text_encoder:
+    if not image_encoder and not text_encoder and append is None:
         raise UsageError("no encoder given", todo="add --image-encoder SPEC or --text-encoder SPEC")
+    refuse_joined(store, what="encode")
     chosen = EncodeOptions(
         seed=seed,
         limit=limit,
@@ -106,7 +118,7 @@ def encode(
     render.warn_of_idle_gpu(device)
     encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
     if dry_run:
-        plan = dry_run_source(source, store, options=chosen, **encoders)
+        plan = dry_run_source(source, store, options=chosen, append=append, **encoders)
         render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
         return
     render.warn_of_idle_gpu(device)
@@ -117,11 +129,15 @@ def encode(
             bars.update(f"{at.feature} ({at.table}, {at.device})", done=at.done, total=at.total, note=rate)
 
         try:
-            summary = encode_source(source, store, options=chosen, on_progress=show, **encoders)
+            summary = encode_source(
+                source, store, options=chosen, append=append, on_progress=show, **encoders
+            )
         except KeyboardInterrupt:
             _say_what_remains(store)
             raise
     render.print_json(summary.to_dict()) if json else _show(summary)
+    if append is not None and not json:
+        render.say(f"read both as one: {append}+{store}")
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

@@ -25,6 +25,8 @@ def info(store: opt.StorePath, json: opt.Json = False) -> None:
 def _show(found: StoreInfo) -> None:
     plan = found.plan
     render.heading(f"{plan.images} images, {plan.texts} texts, {render.size(found.nbytes)}")
+    for part in found.parts:
+        render.say(f"  {part}")
     order = f"order {plan.order}, seed {plan.seed}"
     render.say(f"source {_pairs(plan.source)}; {order}")
     for title, counts in (("splits", plan.splits), ("languages", plan.languages), ("roles", plan.roles)):
