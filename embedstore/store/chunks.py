@@ -11,10 +11,10 @@ import google_crc32c
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, UsageError
-from embedstore.store import geometry, layout, shard
-from embedstore.store.files import MOST_PIECES
+from embedstore.store import files, geometry, layout, shard
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from embedstore.documents import ArraySpec
@@ -24,7 +24,8 @@ Verify: TypeAlias = Literal["first", "always", "never"]
 
 _MOST_OPEN = 64
 _GAP_BYTES = 16 << 10
-_SPAN_BYTES = 8 << 20
+_SPAN_BYTES = 2 << 20
+_VECTOR_BYTES = 16 << 10
 REPAIR = "embedstore verify STORE --repair, then run the encode command again"
 
 
@@ -87,6 +88,11 @@ class ShardedArray:
             if checked is None:
                 checked = self._checked[number] = bytearray(self.spec.shard // self.spec.chunk)
             return found, checked
+
+    @property
+    def parts(self) -> tuple[tuple[ShardedArray, int], ...]:
+        """The arrays that this one is made of, each with its first place: itself."""
+        return ((self, 0),)
 
     def empty(self, places: int) -> AnyArray:
         """An uninitialised array for that many places."""
@@ -152,7 +158,7 @@ class ShardedArray:
             crc = np.empty(shard.CRC, np.uint8)
             pieces += [(offset, whole), (offset + self._chunk_bytes, crc)]
             tests.append((chunk, whole, crc))
-        if not _read_pieces(held.handle, pieces):
+        if not files.read_pieces(held.handle, pieces):
             raise self._corrupt("the shard is cut short", number, first // size)
         for chunk, whole, crc in tests:
             if shard.crc_bytes(google_crc32c.value(whole)) != crc.tobytes():
@@ -177,82 +183,111 @@ class ShardedArray:
 
     def gather(self, places: IntArray, out: AnyArray | None = None) -> AnyArray:
         """Any places in any order, repeats allowed; neighbours are read together."""
+        wanted, out = self.wanted(places, out)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        for low, high in self.spans(ascending):
+            self.fill(ascending[low:high], order[low:high], out)
+        return out
+
+    def wanted(self, places: IntArray, out: AnyArray | None) -> tuple[IntArray, AnyArray]:
+        """Places as int64 and room for them, both checked; `UsageError`."""
         wanted = np.asarray(places)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise UsageError("rows must be integers along one axis", found=f"{wanted.dtype} {wanted.shape}")
         out = self.empty(len(wanted)) if out is None else self._checked_out(out, len(wanted))
-        if not len(wanted):
-            return out
-        if int(wanted.min()) < 0 or int(wanted.max()) >= self.spec.shape[0]:
+        if len(wanted) and (int(wanted.min()) < 0 or int(wanted.max()) >= self.spec.shape[0]):
             raise UsageError(
                 f"rows outside {self.spec.name}",
                 found=f"{wanted.min()} to {wanted.max()}",
                 allowed=f"0 to {self.spec.shape[0] - 1}",
             )
-        order = np.argsort(wanted, kind="stable")
-        ascending = wanted[order].astype(np.int64)
-        for low, high in self._spans(ascending):
-            self._gather_span(ascending[low:high], order[low:high], out)
-        return out
+        return wanted.astype(np.int64), out
 
-    def _spans(self, ascending: IntArray) -> list[tuple[int, int]]:
-        """Slices of the sorted places that one read brings: small gaps are read over, spans are bounded."""
-        reach = 1 + _GAP_BYTES // max(1, self.place_bytes)
-        breaks = np.flatnonzero(np.diff(ascending) > reach) + 1
-        most = max(1, _SPAN_BYTES // max(1, self.place_bytes))
+    def spans(self, ascending: IntArray, *, gap: int = _GAP_BYTES) -> list[tuple[int, int]]:
+        """Slices of ascending places that belong together: one shard, gaps of at most `gap` bytes, 2 MB."""
+        if not len(ascending):
+            return []
+        place = max(1, self.place_bytes)
+        apart = np.diff(ascending) > 1 + gap // place
+        other = np.diff(ascending // self.spec.shard) != 0
+        breaks = (np.flatnonzero(apart | other) + 1).tolist()
+        most = max(1, _SPAN_BYTES // place)
         spans: list[tuple[int, int]] = []
-        for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(ascending)], strict=True):
+        for low, high in zip([0, *breaks], [*breaks, len(ascending)], strict=True):
             at = low
-            while at < high:
-                end = min(high, int(np.searchsorted(ascending, ascending[at] + most)))
+            while ascending[high - 1] - ascending[at] >= most:
+                end = int(np.searchsorted(ascending, ascending[at] + most))
                 spans.append((at, end))
                 at = end
+            spans.append((at, high))
         return spans
 
-    def _gather_span(self, places: IntArray, targets: IntArray, out: AnyArray) -> None:
+    def fill(self, places: IntArray, targets: IntArray, out: AnyArray) -> None:
+        """`out[targets[i]]` becomes place `places[i]`, for the ascending places of one span."""
         first, stop = int(places[0]), int(places[-1]) + 1
-        if len(places) == 1:
-            target = int(targets[0])
-            self.read(first, stop, out[target : target + 1])
-            return
-        dense = stop - first == len(places) and int(targets[-1]) - int(targets[0]) == len(targets) - 1
-        if dense and (np.diff(places) == 1).all() and (np.diff(targets) == 1).all():
-            self.read(first, stop, out[int(targets[0]) : int(targets[0]) + len(targets)])
+        if self.place_bytes >= _VECTOR_BYTES:
+            ends = (places + 1).tolist()
+            self.read_segments(zip(places.tolist(), ends, targets.tolist(), strict=True), out)
         else:
             out[targets] = self.read(first, stop)[places - first]
 
+    def read_segments(self, segments: Iterable[tuple[int, int, int]], out: AnyArray) -> None:
+        """Ascending stretches of places of one shard, each `(start, stop, target)`, to `out[target:]`.
 
-def _read_pieces(handle: int, pieces: list[tuple[int, ByteArray]]) -> bool:
-    """Fill every buffer from its offset; ascending neighbours at most a checksum apart share one call."""
-    at = 0
-    while at < len(pieces):
-        start, end = pieces[at][0], pieces[at][0]
-        buffers: list[ByteArray] = []
-        while at < len(pieces) and len(buffers) < MOST_PIECES - 1:
-            offset, buffer = pieces[at]
-            if offset == end + shard.CRC:
-                buffers.append(np.empty(shard.CRC, np.uint8))
-            elif offset != end:
-                break
-            buffers.append(buffer)
-            end = offset + len(buffer)
-            at += 1
-        if not _read_run(handle, buffers, start):
-            return False
-    return True
+        Stretches that are neighbours in the file share one vector read. A chunk whose checksum is still to be
+        tested is read whole beside `out`.
+        """
+        flat = shard.as_bytes(out)
+        view, place, size = memoryview(flat), self.place_bytes, self.spec.chunk  # type: ignore[arg-type]
+        pieces: list[tuple[int, memoryview]] = []
+        number, loaded, whole = -1, -1, np.empty(0, np.uint8)
+        for start, stop, target in segments:
+            if number < 0:
+                number = start // self.spec.shard
+                held, checked = self._shard(number)
+            at, end, to = start - number * self.spec.shard, stop - number * self.spec.shard, target * place
+            while at < end:
+                chunk, skip = divmod(at, size)
+                step = min(end, at - skip + size) - at
+                if chunk != loaded and not (
+                    self._mode == "never" or (self._mode == "first" and checked[chunk])
+                ):
+                    whole = self._tested(held, number, chunk, whole)
+                    loaded, checked[chunk] = chunk, 1
+                if chunk == loaded:
+                    flat[to : to + step * place] = whole[skip * place : (skip + step) * place]
+                else:
+                    offset = int(held.offsets[chunk])
+                    if offset < 0:
+                        raise self._corrupt("a chunk is missing", number, chunk)
+                    pieces.append((offset + skip * place, view[to : to + step * place]))
+                at, to = at + step, to + step * place
+        if pieces and not files.read_pieces(held.handle, pieces):
+            raise self._corrupt("the shard is cut short", number, 0)
 
+    def _tested(self, held: _OpenShard, number: int, chunk: int, room: ByteArray) -> ByteArray:
+        """One whole chunk with its checksum behind it, tested; in `room` where that is large enough."""
+        room = room if len(room) else np.empty(self._chunk_bytes + shard.CRC, np.uint8)
+        offset = int(held.offsets[chunk])
+        if offset < 0:
+            raise self._corrupt("a chunk is missing", number, chunk)
+        if not files.read_pieces(held.handle, [(offset, memoryview(room))]):  # type: ignore[arg-type]
+            raise self._corrupt("the shard is cut short", number, chunk)
+        if (
+            shard.crc_bytes(google_crc32c.value(room[: self._chunk_bytes]))
+            != room[self._chunk_bytes :].tobytes()
+        ):
+            raise self._corrupt("a chunk does not agree with its checksum", number, chunk)
+        return room
 
-def _read_run(handle: int, buffers: list[ByteArray], offset: int) -> bool:
-    waiting = [memoryview(b) for b in buffers if len(b)]  # type: ignore[arg-type]  # arrays are buffers
-    first = 0
-    while first < len(waiting):
-        got = os.preadv(handle, waiting[first:], offset)
-        if got == 0:
-            return False
-        offset += got
-        while first < len(waiting) and got >= len(waiting[first]):
-            got -= len(waiting[first])
-            first += 1
-        if got:
-            waiting[first] = waiting[first][got:]
-    return True
+    def advise(self, start: int, stop: int) -> None:
+        """Ask the kernel to bring the chunks of places `[start, stop)` of one shard into memory soon."""
+        number, first = divmod(start, self.spec.shard)
+        held, _ = self._shard(number)
+        last = stop - 1 - number * self.spec.shard
+        offsets = held.offsets[first // self.spec.chunk : last // self.spec.chunk + 1]
+        low, high = int(offsets.min()), int(offsets.max()) + self._chunk_bytes + shard.CRC
+        # Chunks in another order than ours may lie anywhere in the file: no advice is better than too much.
+        if hasattr(os, "posix_fadvise") and high - low <= len(offsets) * (self._chunk_bytes + shard.CRC):
+            os.posix_fadvise(held.handle, max(low, 0), high - max(low, 0), os.POSIX_FADV_WILLNEED)

@@ -6,6 +6,8 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from embedstore.errors import StoreError
 from embedstore.store import layout
 from embedstore.store.failpoints import effect
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import ByteArray
 
 MOST_PIECES = 1024
+_CRC = 4
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -31,6 +34,45 @@ def write_pieces(handle: int, pieces: Sequence[ByteArray | bytes]) -> None:
             first += 1
         if done:
             waiting[first] = waiting[first][done:]
+
+
+def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]]) -> bool:
+    """Fill every buffer from its offset; ascending neighbours at most a checksum apart share one call.
+
+    False where the file ends before.
+    """
+    at = 0
+    while at < len(pieces):
+        start, end = pieces[at][0], pieces[at][0]
+        buffers: list[ByteArray | memoryview] = []
+        while at < len(pieces) and len(buffers) < MOST_PIECES - 1:
+            offset, buffer = pieces[at]
+            if offset == end + _CRC:
+                buffers.append(np.empty(_CRC, np.uint8))
+            elif offset != end:
+                break
+            buffers.append(buffer)
+            end = offset + len(buffer)
+            at += 1
+        if not _read_run(handle, buffers, start):
+            return False
+    return True
+
+
+def _read_run(handle: int, buffers: Sequence[ByteArray | memoryview], offset: int) -> bool:
+    waiting = [memoryview(b) for b in buffers if len(b)]  # type: ignore[arg-type]  # arrays are buffers
+    first = 0
+    while first < len(waiting):
+        got = os.preadv(handle, waiting[first:], offset)
+        if got == 0:
+            return False
+        offset += got
+        while first < len(waiting) and got >= len(waiting[first]):
+            got -= len(waiting[first])
+            first += 1
+        if got:
+            waiting[first] = waiting[first][got:]
+    return True
 
 
 def flush_folder(folder: Path) -> None:

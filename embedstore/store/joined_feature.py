@@ -94,6 +94,11 @@ class JoinedArray(ShardedArray):
     def __reduce__(self) -> tuple[Any, ...]:
         return JoinedArray, (self._parts,)
 
+    @property
+    def parts(self) -> tuple[tuple[ShardedArray, int], ...]:
+        """The arrays that this one is made of, each with its first place."""
+        return tuple(zip(self._parts, self._starts[:-1].tolist(), strict=True))
+
     def read(self, start: int, stop: int, out: AnyArray | None = None) -> AnyArray:
         """Places `[start, stop)`, from as many parts as they lie in."""
         if not 0 <= start <= stop <= self.spec.shape[0]:
