@@ -75,7 +75,9 @@ def store_info(path: str | PathLike[str]) -> StoreInfo:
 
 def _joined_info(store: Store, name: str) -> FeatureInfo:
     """A feature of all parts of a store."""
-    found = [_feature_info(layout.feature(part.path, name)) for part in store.parts]
+    found = [
+        _feature_info(layout.feature(part.path, name)) for part in store.parts if name in part.features()
+    ]
     reasons: Counter[str] = Counter()
     for info in found:
         reasons.update(info.quarantined)

@@ -50,6 +50,17 @@ def split_joined(text: str) -> list[Path] | None:
     return None
 
 
+def missing_part(text: str) -> Path:
+    """Which part of `A+B` is no store; the whole text where nothing in it names a store."""
+    at = max((i for i, sign in enumerate(text) if sign == SIGN and is_store(Path(text[:i]))), default=None)
+    if at is not None:
+        return missing_part(text[at + 1 :])
+    named = text.split(SIGN)
+    if any(is_store(Path(piece)) for piece in named):
+        return next(Path(piece) for piece in named if not is_store(Path(piece)))
+    return Path(text)
+
+
 def refuse_joined(path: Path, *, what: str) -> None:
     """`UsageError` where a path names several stores and `what` writes to one."""
     stores = split_joined(str(path)) or []
@@ -168,18 +179,32 @@ class JoinedStore(Store):
 
     def features(self) -> tuple[str, ...]:
         """Names of the features that every part has and that can be read as one, sorted."""
-        common = set.intersection(*(set(s.features()) for s in self._stores))
-        return tuple(sorted(name for name in common if not self._differing(name)))
+        found = sorted({name for store in self._stores for name in store.features()})
+        return tuple(name for name in found if self._common(name))
 
-    def _differing(self, name: str) -> bool:
-        first, *rest = self._headers(name)
-        return any(differences(first, other) for other in rest)
+    def _common(self, name: str) -> bool:
+        owners = self._owners(name)
+        first, *rest = [store.header(name) for store in owners]
+        return not self._lacking(name, owners) and not any(differences(first, other) for other in rest)
 
-    def _headers(self, name: str) -> list[FeatureHeader]:
-        lacking = [str(s.path) for s in self._stores if name not in s.features()]
+    def _owners(self, name: str) -> list[Store]:
+        return [s for s in self._stores if name in s.features()]
+
+    def _lacking(self, name: str, owners: Sequence[Store]) -> list[str]:
+        """Parts that have rows for this feature and no such feature."""
+        if not owners:
+            return [str(s.path) for s in self._stores]
+        images = owners[0].header(name).table == "images"
+        others = [s for s in self._stores if s not in owners]
+        return [str(s.path) for s in others if (s.plan.images if images else s.plan.texts)]
+
+    def _with(self, name: str) -> list[Store]:
+        """The parts that have the feature; those without rows of its table may lack it."""
+        owners = self._owners(name)
+        lacking = self._lacking(name, owners)
         if lacking:
             near = difflib.get_close_matches(name, self.features(), n=1)
-            some = len(lacking) < len(self._stores)
+            some = bool(owners)
             raise StoreError(
                 f"no feature {name!r}",
                 where=", ".join(lacking) if some else None,
@@ -190,16 +215,17 @@ class JoinedStore(Store):
                 if some
                 else None,
             )
-        return [s.header(name) for s in self._stores]
+        return owners
 
     def header(self, name: str) -> FeatureHeader:
         """The joined header; `MismatchError` with the differing fields where the parts cannot be joined."""
-        headers = self._headers(name)
-        for store, other in zip(self._stores[1:], headers[1:], strict=True):
+        owners = self._with(name)
+        headers = [store.header(name) for store in owners]
+        for store, other in zip(owners[1:], headers[1:], strict=True):
             refuse_other_feature(
                 headers[0],
                 other,
-                where=f"{self._stores[0].path} and {store.path}",
+                where=f"{owners[0].path} and {store.path}",
                 todo="encode the rows of the second with the first one's encoder and options "
                 "(embedstore encode SOURCE NEW --append FIRST), or recode one of the features",
             )
@@ -207,24 +233,21 @@ class JoinedStore(Store):
 
     def progress(self, name: str) -> tuple[int, int]:
         """Units that have a record, and all units, over all parts."""
-        self._headers(name)
-        found = [s.progress(name) for s in self._stores]
+        found = [s.progress(name) for s in self._with(name)]
         return sum(done for done, _ in found), sum(units for _, units in found)
 
     def complete(self, name: str) -> bool:
         """Whether the feature is finished in every part."""
-        self._headers(name)
-        return all(s.complete(name) for s in self._stores)
+        return all(s.complete(name) for s in self._with(name))
 
     def feature_nbytes(self, name: str) -> int:
         """Bytes of a feature's finished units in all parts."""
-        self._headers(name)
-        return sum(s.feature_nbytes(name) for s in self._stores)
+        return sum(s.feature_nbytes(name) for s in self._with(name))
 
     def feature(self, name: str, *, verify: Verify = "first") -> Feature:
         """Open a feature that is complete in every part; raises as `header` and `Store.feature` do."""
         self.header(name)
-        return JoinedFeature([s.feature(name, verify=verify) for s in self._stores], self.plan)
+        return JoinedFeature([s.feature(name, verify=verify) for s in self._with(name)], self.plan)
 
     def masks(self, rows: Sequence[int] | IntArray) -> list[ByteArray | None]:
         """Class ids `(h, w)` uint8 of each image row, none where a row has no mask."""

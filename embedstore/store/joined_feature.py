@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from embedstore.shapes import AnyArray, IntArray
 
 # What follows from the number of rows, or decides only how they lie on disk.
-_OF_ONE_STORE = {"name", "rows", "shard_rows", "units", "thumbnails", "plan_fingerprint", "arrays", "card"}
+_OF_ONE_STORE = {
+    "name",
+    "rows",
+    "shard_rows",
+    "units",
+    "thumbnails",
+    "plan_fingerprint",
+    "arrays",
+    "card",
+    "origin",
+}
 
 
 def essence(header: FeatureHeader) -> dict[str, Any]:

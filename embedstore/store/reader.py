@@ -39,12 +39,11 @@ def open_store(path: str | PathLike[str]) -> Store:
     `FormatVersionError` for a later format, `CorruptStoreError` for a plan that cannot be read,
     `MismatchError` where an id stands in two of several stores.
     """
-    from embedstore.store.joined import open_joined, split_joined
+    from embedstore.store.joined import missing_part, open_joined, split_joined
 
     paths = split_joined(str(path))
     if paths is None:
-        pieces = [Path(piece) for piece in str(path).split("+") if piece]
-        return _open_one(next((p for p in pieces if not is_store(p)), Path(path)))
+        return _open_one(missing_part(str(path)))
     opened = [_open_one(p) for p in paths]
     return opened[0] if len(opened) == 1 else open_joined(paths, opened)
 

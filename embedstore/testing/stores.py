@@ -83,12 +83,14 @@ def _split(row: int) -> str:
     return "train" if row % 10 < 8 else "val" if row % 10 == 8 else "test"
 
 
-def random_tables(*, images: int, captions: int, classes: IntArray) -> tuple[pa.Table, pa.Table]:
-    """The images and texts tables of `write_random_store`."""
+def random_tables(
+    *, images: int, captions: int, classes: IntArray, ids: str = "s"
+) -> tuple[pa.Table, pa.Table]:
+    """The images and texts tables of `write_random_store`; every id begins with `ids`."""
     pictures = [
         {
-            "id": f"s{i:06d}",
-            "picture": f"s{i:06d}.png",
+            "id": f"{ids}{i:06d}",
+            "picture": f"{ids}{i:06d}.png",
             "nbytes": 100 + i,
             "label": CLASSES[classes[i]],
             "split": _split(i),
@@ -97,7 +99,7 @@ def random_tables(*, images: int, captions: int, classes: IntArray) -> tuple[pa.
     ]
     words = [
         {
-            "id": f"s{i:06d}#{k}",
+            "id": f"{ids}{i:06d}#{k}",
             "image": i,
             "text": f"a {CLASSES[classes[i]]}, wording {k}",
             "language": "en",
@@ -124,18 +126,23 @@ def write_random_store(
     policy: PolicyName = "float16",
     shard_rows: int | None = None,
     noise: float = 0.5,
+    ids: str = "s",
+    card_seed: int | None = None,
 ) -> Store:
     """Make a whole store with the features "vision" and "words" at `path`.
 
     Splits train, val, test in turn 8:1:1; the label is one of four classes. An image and its captions
     share a latent vector that depends on the class too; tokens are fixed linear maps of it plus `noise`
     times a normal, so a head can learn to match them. Rows of the same arguments are always the same.
+    `ids` begins every id, and `card_seed` (default: `seed`) decides the encoders: stores with other ids and
+    the same `card_seed` may be read as one.
     """
     random = np.random.default_rng(seed)
+    cards = seed if card_seed is None else card_seed
     classes = random.integers(len(CLASSES), size=images)
     latent = random.normal(size=(images, 8)) + 2.0 * random.normal(size=(len(CLASSES), 8))[classes]
     plan = random_plan(images=images, captions=captions, seed=seed)
-    pictures, words = random_tables(images=images, captions=captions, classes=classes)
+    pictures, words = random_tables(images=images, captions=captions, classes=classes, ids=ids)
     create_store(path, plan, images=[pictures], texts=[words])
     maps = {
         w: random.normal(size=(8, width)) / 8**0.5 for w, width in (("v", image_width), ("t", text_width))
@@ -147,7 +154,7 @@ def write_random_store(
     vision = plan_feature(
         name="vision",
         plan=plan,
-        card=random_card("image", width=image_width, tokens=image_tokens, prefix=prefix, seed=seed),
+        card=random_card("image", width=image_width, tokens=image_tokens, prefix=prefix, seed=cards),
         policy=policy,
         shard_rows=shard_rows,
     )
@@ -159,7 +166,7 @@ def write_random_store(
     text = plan_feature(
         name="words",
         plan=plan,
-        card=random_card("text", width=text_width, tokens=max_tokens, seed=seed),
+        card=random_card("text", width=text_width, tokens=max_tokens, seed=cards),
         policy=policy,
         shard_rows=shard_rows,
     )
