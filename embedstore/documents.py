@@ -9,9 +9,19 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from embedstore.errors import EmbedstoreError, MismatchError, UsageError
+from embedstore.policies import PATTERN, parse_policy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,15 +30,41 @@ FORMAT_VERSION = 1
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 
 Table: TypeAlias = Literal["images", "texts"]
-ArrayName: TypeAlias = Literal["tokens", "prefix", "pooled", "lengths", "status"]
-StoredType: TypeAlias = Literal["float16", "float32", "int32", "uint8"]
-PolicyName: TypeAlias = Literal["float16", "float32"]
+ArrayName: TypeAlias = Literal[
+    "tokens",
+    "scales",
+    "weights",
+    "prefix",
+    "prefix_scales",
+    "pooled",
+    "pooled_scales",
+    "lengths",
+    "status",
+]
+StoredType: TypeAlias = Literal["float16", "float32", "int32", "uint16", "uint8", "int8"]
 Projection: TypeAlias = Literal["token", "mlp", "linear", "identity"]
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
 Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _known_policy(name: str) -> str:
+    try:
+        return parse_policy(name).name
+    except UsageError as bad:
+        raise ValueError(f"{bad.problem}; allowed: {bad.allowed}") from None
+
+
+PolicyName: TypeAlias = Annotated[
+    str,
+    AfterValidator(_known_policy),
+    Field(
+        json_schema_extra={"pattern": PATTERN},
+        description="how values become bytes, e.g. 'float16', 'int8', 'merge-32+int8'; docs/policies.md",
+    ),
+]
 
 
 class Document(BaseModel):
@@ -201,6 +237,18 @@ class ArraySpec(Document):
     chunk: Positive = Field(description="places along the first axis in one inner chunk")
 
 
+class Origin(Document):
+    """The feature from whose stored values another one was made."""
+
+    feature: Name
+    manifest_fingerprint: Sha256
+
+
+# Fields that came later than the first stores: left out where they are not set, so that the fingerprint of a
+# header does not depend on who reads it.
+_LATER_FIELDS = frozenset({"calibration_sha256", "origin"})
+
+
 class FeatureHeader(Document):
     """What is decided before the first unit of a feature is written; committed exclusively."""
 
@@ -222,6 +270,15 @@ class FeatureHeader(Document):
     card: EncoderCard
     arrays: tuple[ArraySpec, ...]
     plan_fingerprint: Sha256
+    calibration_sha256: Sha256 | None = Field(
+        default=None, description="of calibration.safetensors, where the policy learns something"
+    )
+    origin: Origin | None = Field(default=None, description="where it was recoded from another feature")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = whole(self)
+        return {k: v for k, v in fields.items() if v is not None or k not in _LATER_FIELDS}
 
     def array(self, name: ArrayName) -> ArraySpec | None:
         """The spec of one array, or none where the feature has no such array."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedstore.store.codecs import POLICIES
+from embedstore.store.codecs import FLOATS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,5 +25,5 @@ def to_stored(values: Tensor, policy: PolicyName, *, rows: IntArray, array: Arra
     """
     stored = values.to(_DTYPES[policy])
     if not bool(torch.isfinite(stored).all()):
-        return POLICIES[policy].encode(values.float().cpu().numpy(), array=array, rows=rows)
+        return FLOATS[policy].encode(values.float().cpu().numpy(), array=array, rows=rows)
     return stored.cpu().numpy()

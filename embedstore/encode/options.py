@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from embedstore.documents import PolicyName
 from embedstore.errors import UsageError
+from embedstore.policies import parse_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from embedstore.documents import EncoderCard
+    from embedstore.documents import EncoderCard, PolicyName
 
 # Pictures share one budget with texts: a batch of texts may hold so many tokens for each picture.
 TEXT_TOKENS_PER_PICTURE = 128
@@ -71,9 +71,13 @@ class EncodeOptions:
                     found=value,
                     allowed=f"{low}{upper or ' or more'}",
                 )
-        if self.policy not in get_args(PolicyName):
-            allowed = ", ".join(get_args(PolicyName))
-            raise UsageError("unknown policy", where="--policy", found=self.policy, allowed=allowed)
+        if parse_policy(self.policy).learns:
+            raise UsageError(
+                "this policy learns from stored values before it can store any",
+                where="--policy",
+                found=self.policy,
+                todo="encode as float16, then embedstore recode",
+            )
 
     @property
     def for_source(self) -> dict[str, object]:

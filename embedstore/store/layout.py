@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PLAN = "plan.json"
 HEADER = "header.json"
+CALIBRATION = "calibration.safetensors"
 MANIFEST = "manifest.json"
 ZARR = "zarr.json"
 TABLES = "tables"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedstore.store.geometry import is_packed
 from embedstore.store.shard import CRC
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ def feature_nbytes(header: FeatureHeader, *, tokens_per_row: float = 0.0) -> int
 
     def unit_nbytes(unit: int) -> int:
         rows = len(header.unit_rows(unit))
-        packed = header.table == "texts"
         tokens = round(rows * tokens_per_row)
-        return sum(shard_nbytes(a, tokens if packed and a.name == "tokens" else rows) for a in header.arrays)
+        return sum(shard_nbytes(a, tokens if is_packed(header, a) else rows) for a in header.arrays)
 
     return unit_nbytes(0) * (header.units - 1) + unit_nbytes(header.units - 1)

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.errors import StorageValueError
+from embedstore.policies import parse_policy
 from embedstore.store import geometry, tables
-from embedstore.store.codecs import POLICIES
+from embedstore.store.codecs import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ def conform_arrays(
         ready["lengths"] = lengths
     for spec in header.arrays:
         if spec.name not in ready:
-            ready[spec.name] = _floats(
+            ready[spec.name] = _values(
                 header, unit, spec, np.asarray(arrays[spec.name]), bad, lengths=lengths
             )
     return ready
@@ -87,7 +88,7 @@ def _lengths(header: FeatureHeader, rows: range, given: AnyArray, bad: IntArray)
     return lengths.astype("<i4")
 
 
-def _floats(
+def _values(
     header: FeatureHeader,
     unit: int,
     spec: ArraySpec,
@@ -96,24 +97,36 @@ def _floats(
     *,
     lengths: AnyArray | None,
 ) -> AnyArray:
-    packed = spec.name == "tokens" and lengths is not None
+    packed = geometry.is_packed(header, spec)
     shape = geometry.unit_shape(header, spec, unit, tokens=int(lengths.sum()) if lengths is not None else 0)
     if values.shape != shape:
         raise StorageValueError(
             f"wrong shape of {spec.name} in unit {unit}", where=header.name, found=values.shape, allowed=shape
         )
     rows = header.unit_rows(unit)
-    policy = POLICIES[header.policy]
-    where = f"{header.name}/{spec.name}"
     if packed and lengths is not None:
-        return policy.encode(values, array=where, rows=np.repeat(np.arange(rows.start, rows.stop), lengths))
-    if not bad.size:
-        return policy.encode(values, array=where, first=rows.start)
-    blank = values.copy()
-    blank[bad] = 0
-    stored = policy.encode(blank, array=where, first=rows.start)
-    stored[bad] = np.nan
+        return _stored(header, spec, values, np.repeat(np.arange(rows.start, rows.stop), lengths))
+    good = values
+    if bad.size:
+        good = values.copy()
+        good[bad] = 0
+    stored = _stored(header, spec, good, np.arange(rows.start, rows.stop))
+    if bad.size:
+        stored[bad] = geometry.fill_value(spec)
     return stored
+
+
+def _stored(header: FeatureHeader, spec: ArraySpec, values: AnyArray, rows: IntArray) -> AnyArray:
+    """Floats in the stored dtype; codes as they are, since only their policy's encoder can make them."""
+    where = f"{header.name}/{spec.name}"
+    number = parse_policy(header.policy).number
+    plain = {FLOATS[n].dtype: FLOATS[n] for n in FLOATS if n in (number, "float32")}
+    kind = plain.get(geometry.stored_dtype(spec))
+    if kind is not None:
+        return kind.encode(values, array=where, rows=rows)
+    if values.dtype != geometry.stored_dtype(spec):
+        raise StorageValueError(f"wrong dtype for {where}", found=values.dtype, allowed=spec.dtype)
+    return np.ascontiguousarray(values)
 
 
 def conform_thumbnails(

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LAYERS = [
     {"errors"},
+    {"policies"},
     {"documents", "registry", "shapes"},
     {"store", "metrics"},
     {"sources", "encoders", "heads", "losses", "index", "stream"},

@@ -8,27 +8,27 @@ from hypothesis.extra import numpy as hnp
 
 from embedstore.errors import StorageValueError
 from embedstore.store import codecs
-from embedstore.store.codecs import POLICIES
+from embedstore.store.codecs import FLOATS
 
-FLOATS = hnp.arrays(
+VALUES = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=1, max_dims=3, max_side=6),
     elements=st.floats(-65000, 65000, width=32),
 )
 
 
-@given(FLOATS)
+@given(VALUES)
 def test_float32_keeps_every_bit(values):
-    stored = POLICIES["float32"].encode(values, array="tokens")
+    stored = FLOATS["float32"].encode(values, array="tokens")
     assert stored.dtype == np.dtype("<f4")
-    np.testing.assert_array_equal(POLICIES["float32"].decode(stored), values)
+    np.testing.assert_array_equal(FLOATS["float32"].decode(stored), values)
 
 
-@given(FLOATS)
+@given(VALUES)
 def test_float16_rounds_to_nearest(values):
-    stored = POLICIES["float16"].encode(values, array="tokens")
+    stored = FLOATS["float16"].encode(values, array="tokens")
     assert stored.dtype == np.dtype("<f2")
-    back = POLICIES["float16"].decode(stored)
+    back = FLOATS["float16"].decode(stored)
     assert back.dtype == np.float32
     bound = np.maximum(np.abs(values.astype(np.float64)) * 2.0**-11, 2.0**-25)
     assert (np.abs(back.astype(np.float64) - values) <= bound).all()
@@ -43,23 +43,23 @@ def test_what_is_no_number_is_refused(policy, value, monkeypatch):
     with pytest.raises(
         StorageValueError, match=rf"(?s)row 107 of pooled.*{value} at element \(1, 2\).*quarantine"
     ):
-        POLICIES[policy].encode(values, array="pooled", first=100)
-    stored = values.astype(POLICIES[policy].dtype)
+        FLOATS[policy].encode(values, array="pooled", first=100)
+    stored = values.astype(FLOATS[policy].dtype)
     with pytest.raises(StorageValueError, match="row 7 of pooled"):
-        POLICIES[policy].encode(stored, array="pooled")
+        FLOATS[policy].encode(stored, array="pooled")
 
 
 def test_overflow_names_row_value_and_the_policy_that_holds_it():
     values = np.zeros((4, 2), np.float32)
     values[2, 0] = 65520.0
     with pytest.raises(StorageValueError, match=r"(?s)row 30 of tokens.*65520\.0.*±65504.*policy float32"):
-        POLICIES["float16"].encode(values, array="tokens", rows=np.array([10, 20, 30, 40]))
+        FLOATS["float16"].encode(values, array="tokens", rows=np.array([10, 20, 30, 40]))
     values[2, 0] = 65519.0
-    assert POLICIES["float16"].encode(values, array="tokens")[2, 0] == 65504
+    assert FLOATS["float16"].encode(values, array="tokens")[2, 0] == 65504
 
 
 def test_no_copy_where_the_dtype_is_the_stored_one():
     values = np.ones((3, 2), np.float16)
-    assert POLICIES["float16"].encode(values, array="tokens") is values
-    assert POLICIES["float16"].encode(values[:, :1], array="tokens").flags.c_contiguous
-    assert POLICIES["float16"].encode(values[:0], array="tokens").shape == (0, 2)
+    assert FLOATS["float16"].encode(values, array="tokens") is values
+    assert FLOATS["float16"].encode(values[:, :1], array="tokens").flags.c_contiguous
+    assert FLOATS["float16"].encode(values[:0], array="tokens").shape == (0, 2)

@@ -1,0 +1,126 @@
+"""Fewer tokens a picture: 2 × 2 pooling, weighted k-means centroids, the mean. Float32 in, float32 out.
+
+All three keep the weighted mean of a picture's tokens. Each picture is a pure function of its own tokens:
+nothing is drawn at random.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from embedstore.policies import Policy
+    from embedstore.shapes import Float32Array, IntArray
+
+ROUNDS = 12
+_GOLDEN = 0.6180339887498949
+
+# Tokens `(b, t, d)`, and the share of the picture that each stands for `(b, t)`; none: equal shares.
+Shrunk: TypeAlias = "tuple[Float32Array, Float32Array | None]"
+
+
+def shrink_tokens(policy: Policy, tokens: Float32Array, grid: tuple[int, int] | None) -> Shrunk:
+    """Take the steps of `policy` that lessen tokens, on `tokens (b, t, d)`, row-major over `grid`."""
+    weights: Float32Array | None = None
+    if policy.pool and grid is not None:
+        tokens, weights = pool_2x2(tokens, grid)
+    if policy.merge:
+        tokens, weights = merge(tokens, policy.merge, weights)
+    if policy.mean:
+        tokens, weights = mean_token(tokens, weights), None
+    return tokens, weights
+
+
+def pool_2x2(tokens: Float32Array, grid: tuple[int, int]) -> Shrunk:
+    """Means of 2 × 2 patches; the last row or column of an odd grid makes smaller cells, then weighted."""
+    (rows, columns), (count, _, width) = grid, tokens.shape
+    across = np.add.reduceat(
+        tokens.reshape(count, rows, columns, width), np.arange(0, columns, 2), axis=2, dtype=np.float64
+    )
+    sums = np.add.reduceat(across, np.arange(0, rows, 2), axis=1)
+    high = np.diff(np.append(np.arange(0, rows, 2), rows))
+    wide = np.diff(np.append(np.arange(0, columns, 2), columns))
+    cells = (high[:, None] * wide[None, :]).reshape(-1)
+    pooled = (sums.reshape(count, len(cells), width) / cells[:, None]).astype(np.float32)
+    if rows % 2 == 0 and columns % 2 == 0:
+        return pooled, None
+    shares = (cells / (rows * columns)).astype(np.float32)
+    return pooled, np.broadcast_to(shares, (count, len(cells))).copy()
+
+
+def mean_token(tokens: Float32Array, weights: Float32Array | None) -> Float32Array:
+    """The mean of each picture's tokens, `(b, 1, d)`."""
+    wide = np.average(
+        tokens.astype(np.float64), axis=1, weights=None if weights is None else _broad(weights, tokens)
+    )
+    return wide[:, None].astype(np.float32)
+
+
+def _broad(weights: Float32Array, tokens: Float32Array) -> Float32Array:
+    return np.broadcast_to(weights[:, :, None], tokens.shape)
+
+
+def merge(tokens: Float32Array, k: int, weights: Float32Array | None = None) -> Shrunk:
+    """`k` weighted k-means centroids of each picture's tokens `(b, t, d)`, and the share each stands for.
+
+    Seeds by k-means++ (Arthur and Vassilvitskii, SODA 2007) with a fixed low-discrepancy sequence in place
+    of random draws; then at most `ROUNDS` rounds of Lloyd. A centroid that lost all its tokens keeps its seed
+    and weighs 0. `Σ weight · centroid` is the mean of the tokens, up to rounding.
+    """
+    count, t, _ = tokens.shape
+    shares = np.full((count, t), 1.0 / t, np.float32) if weights is None else weights
+    seeds = _seeds(tokens, shares, k)
+    centres = np.take_along_axis(tokens, seeds[:, :, None], axis=1)
+    member = _nearest(tokens, centres)
+    for _ in range(ROUNDS):
+        centres, _ = _centroids(tokens, shares, member, centres)
+        moved = _nearest(tokens, centres)
+        if np.array_equal(moved, member):
+            break
+        member = moved
+    return _centroids(tokens, shares, member, centres)
+
+
+def _seeds(tokens: Float32Array, shares: Float32Array, k: int) -> IntArray:
+    """Places `(b, k)` of the first centres: far tokens are the likelier to be taken."""
+    count = len(tokens)
+    here = np.arange(count)
+    seeds = np.zeros((count, k), np.int64)
+    mean = np.einsum("bt,btd->bd", shares, tokens)
+    seeds[:, 0] = _distances(tokens, mean).argmin(axis=1)
+    least = _distances(tokens, tokens[here, seeds[:, 0]])
+    for j in range(1, k):
+        reach = np.cumsum(least.astype(np.float64) * shares, axis=1)
+        drawn = (j * _GOLDEN) % 1.0 * reach[:, -1:]
+        seeds[:, j] = np.minimum((reach <= drawn).sum(axis=1), tokens.shape[1] - 1)
+        np.minimum(least, _distances(tokens, tokens[here, seeds[:, j]]), out=least)
+    return seeds
+
+
+def _distances(tokens: Float32Array, centre: Float32Array) -> Float32Array:
+    """Squared distances `(b, t)` of every token to one centre a picture `(b, d)`."""
+    gap = tokens - centre[:, None]
+    squared: Float32Array = np.einsum("btd,btd->bt", gap, gap)
+    return squared
+
+
+def _nearest(tokens: Float32Array, centres: Float32Array) -> IntArray:
+    """The nearest centre of each token, `(b, t)`; the first of equals."""
+    close = tokens @ centres.transpose(0, 2, 1)
+    close -= 0.5 * np.einsum("bkd,bkd->bk", centres, centres)[:, None]
+    found: IntArray = close.argmax(axis=2)
+    return found
+
+
+def _centroids(
+    tokens: Float32Array, shares: Float32Array, member: IntArray, before: Float32Array
+) -> tuple[Float32Array, Float32Array]:
+    one_hot = np.zeros((*member.shape, before.shape[1]), np.float32)
+    np.put_along_axis(one_hot, member[:, :, None], shares[:, :, None], axis=2)
+    weights: Float32Array = one_hot.sum(axis=1)
+    sums = one_hot.transpose(0, 2, 1) @ tokens
+    held = weights > 0
+    centres = np.where(held[:, :, None], sums / np.where(held, weights, 1.0)[:, :, None], before)
+    return centres, weights
