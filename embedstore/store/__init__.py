@@ -7,13 +7,23 @@ torch. The format is specified in docs/format.md.
 from __future__ import annotations
 
 from embedstore.store.chunks import ShardedArray
+from embedstore.store.compact import CompactReport, compact_store
 from embedstore.store.create import create_store
 from embedstore.store.feature import Feature, Packed
 from embedstore.store.geometry import plan_feature
+from embedstore.store.ids import read_ids
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
 from embedstore.store.joined import JoinedStore
 from embedstore.store.journal import begun_headers
-from embedstore.store.order import block_rows, epoch_order, group_rows
+from embedstore.store.order import (
+    Done,
+    EpochPlan,
+    block_rows,
+    epoch_order,
+    epoch_plan,
+    epoch_steps,
+    group_rows,
+)
 from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.sizes import feature_nbytes
@@ -22,6 +32,9 @@ from embedstore.store.verify import verify_store
 from embedstore.store.writer import FeatureWriter
 
 __all__ = [
+    "CompactReport",
+    "Done",
+    "EpochPlan",
     "Feature",
     "FeatureInfo",
     "FeatureWriter",
@@ -38,12 +51,16 @@ __all__ = [
     "arrow_schemas",
     "begun_headers",
     "block_rows",
+    "compact_store",
     "create_store",
     "epoch_order",
+    "epoch_plan",
+    "epoch_steps",
     "feature_nbytes",
     "group_rows",
     "open_store",
     "plan_feature",
+    "read_ids",
     "store_info",
     "verify_store",
 ]

@@ -6,6 +6,7 @@ shuffles the rows inside groups of many blocks: nearly as mixed as a full shuffl
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -13,6 +14,8 @@ import numpy as np
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from embedstore.shapes import IntArray
 
 Shuffle: TypeAlias = Literal["blocks", "full", "none"]
@@ -55,15 +58,123 @@ def epoch_order(
     given = np.asarray(rows, dtype=np.int64)
     chosen = given if given.ndim else np.arange(int(given), dtype=np.int64)
     count = len(chosen)
+    drawn = _drawn(count, block_rows, shuffle, _generator(seed, epoch))
+    mine = drawn[_share(count, rank, world)]
+    if shuffle == "blocks":
+        mine = _mixed(mine, _even(len(mine), group_rows), _generator(seed, epoch, 1, rank))
+    return chosen[mine]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """A part of an epoch that has been read: `world` ranks took `steps` batches of at most `batch` rows."""
+
+    world: int
+    batch: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochPlan:
+    """What one rank reads: `rows (m,)` in order, cut by `batches (s + 1,)`; `groups` are cuts among these.
+
+    Batch i is `rows[batches[i]:batches[i + 1]]`; group j is batches `groups[j]` to `groups[j + 1] - 1`, whose
+    rows lie together in blocks. Batches differ by at most one row, and every rank has as many.
+    """
+
+    rows: IntArray
+    batches: IntArray
+    groups: IntArray
+
+    @property
+    def steps(self) -> int:
+        """Batches of this rank."""
+        return len(self.batches) - 1
+
+
+def epoch_plan(
+    rows: IntArray,
+    *,
+    seed: int,
+    epoch: int,
+    batch: int,
+    rank: int = 0,
+    world: int = 1,
+    least: int = 1,
+    block_rows: int = 64,
+    group_rows: int = 8192,
+    align: int = 1,
+    shuffle: Shuffle = "blocks",
+    done: Sequence[Done] = (),
+) -> EpochPlan:
+    """What is left of an epoch for one rank, after the parts in `done`, each possibly on another world.
+
+    `rows`: the chosen rows, ascending. Each batch has `batch` rows at most and, while a rank has them,
+    `least` rows at least (then one batch may have more than `batch`). Blocks begin at multiples of `align`
+    rows. Every row comes exactly once, whatever the worlds; a pure function. Raises `UsageError`.
+    """
+    if not 0 <= rank < world:
+        raise UsageError("bad rank", found=f"{rank} of {world}", allowed="0 to world - 1")
+    if min(batch, least, block_rows, group_rows, align) < 1:
+        raise UsageError("batches, blocks and groups have at least one row", found=(batch, block_rows))
+    left = _drawn(len(rows), block_rows, shuffle, _generator(seed, epoch), align)
+
+    def part(places: IntArray, rank: int, world: int, batch: int, phase: int) -> EpochPlan:
+        mine = places[_share(len(places), rank, world)]
+        batches = _batches(len(places), len(mine), world=world, batch=batch, least=least)
+        steps = len(batches) - 1
+        count = min(steps, max(1, round(len(mine) / group_rows))) if steps else 0
+        groups = _cuts(steps, count) if count else np.zeros(1, np.int64)
+        if shuffle == "blocks":
+            stream = (1, rank, phase) if phase else (1, rank)
+            mine = _mixed(mine, batches[groups], _generator(seed, epoch, *stream))
+        return EpochPlan(rows=mine, batches=batches, groups=groups)
+
+    for phase, past in enumerate(done):
+        taken = np.zeros(len(rows), dtype=bool)
+        for other in range(past.world):
+            found = part(left, other, past.world, past.batch, phase)
+            taken[found.rows[: found.batches[min(past.steps, found.steps)]]] = True
+        left = left[~taken[left]]
+    mine = part(left, rank, world, batch, len(done))
+    return EpochPlan(rows=rows[mine.rows], batches=mine.batches, groups=mine.groups)
+
+
+def epoch_steps(total: int, *, world: int, batch: int, least: int = 1) -> int:
+    """Batches of an epoch over `total` rows on every rank; see `epoch_plan`."""
+    fewest, most = total // world, -(-total // world)
+    return max(1, min(-(-most // batch), fewest // least)) if total else 0
+
+
+def _batches(total: int, mine: int, *, world: int, batch: int, least: int) -> IntArray:
+    """Where the batches of one rank begin and end; as many on every rank, sizes differ by at most one."""
+    if not total:
+        return np.zeros(1, np.int64)
+    return _cuts(mine, epoch_steps(total, world=world, batch=batch, least=least))
+
+
+def _cuts(count: int, parts: int) -> IntArray:
+    """Where `parts` nearly equal parts of `count` begin and end `(parts + 1,)`, the longer ones first."""
+    size, longer = divmod(count, parts)
+    at = np.arange(parts + 1, dtype=np.int64)
+    return at * size + np.minimum(at, longer)
+
+
+def _even(count: int, size: int) -> IntArray:
+    """Where groups of about `size` begin and end, all of nearly the same size."""
+    groups = max(1, round(count / size))
+    return np.arange(groups + 1, dtype=np.int64) * count // groups
+
+
+def _drawn(count: int, block: int, shuffle: Shuffle, random: np.random.Generator, align: int = 1) -> IntArray:
+    """All positions as the epoch draws them, before they are shared out and mixed."""
     if shuffle == "none":
-        return chosen[_share(count, rank, world)]
-    random = _generator(seed, epoch)
+        return np.arange(count, dtype=np.int64)
     if shuffle == "full":
-        return chosen[random.permutation(count)[_share(count, rank, world)]]
+        return random.permutation(count).astype(np.int64)
     if shuffle != "blocks":
         raise UsageError("unknown order", found=shuffle, allowed="blocks, full, none")
-    mine = _drawn_blocks(count, block_rows, random)[_share(count, rank, world)]
-    return chosen[_mixed(mine, group_rows, seed=seed, epoch=epoch, rank=rank)]
+    return _drawn_blocks(count, block, align, random)
 
 
 def _generator(seed: int, epoch: int, *stream: int) -> np.random.Generator:
@@ -78,20 +189,18 @@ def _share(count: int, rank: int, world: int) -> slice:
     return slice(count * rank // world, count * (rank + 1) // world)
 
 
-def _drawn_blocks(count: int, size: int, random: np.random.Generator) -> IntArray:
+def _drawn_blocks(count: int, size: int, align: int, random: np.random.Generator) -> IntArray:
     """All positions, block by block, the blocks in random order; where blocks begin is random too."""
-    start = int(random.integers(size))
+    start = int(random.integers(-(-size // align))) * align
     blocks = -(-(count + start) // size)
     drawn = random.permutation(blocks).astype(np.int64)
     places = (drawn[:, None] * size + np.arange(size, dtype=np.int64)).reshape(-1) - start
     return places[(places >= 0) & (places < count)]
 
 
-def _mixed(places: IntArray, size: int, *, seed: int, epoch: int, rank: int) -> IntArray:
-    """Shuffle inside groups of about `size` rows, all of nearly the same size."""
-    random = _generator(seed, epoch, 1, rank)
+def _mixed(places: IntArray, bounds: IntArray, random: np.random.Generator) -> IntArray:
+    """Shuffle inside the groups that `bounds` cut."""
     out = places.copy()
-    groups = max(1, round(len(places) / size))
-    for group in range(groups):
-        random.shuffle(out[len(places) * group // groups : len(places) * (group + 1) // groups])
+    for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+        random.shuffle(out[low:high])
     return out

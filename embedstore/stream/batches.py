@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from embedstore.errors import UsageError
+from embedstore.store.blocks import advise, packed_tasks, row_tasks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from embedstore.documents import ArrayName
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
+    from embedstore.store.blocks import Task
 
 ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"
 
@@ -85,9 +87,26 @@ class ImageReader:
 
     def read(self, rows: IntArray, buffers: ImageBuffers) -> ImageTokens:
         """Pictures `(b,)` in any order, as views of the buffers, which hold at least b."""
-        parts = {name: buffer[: len(rows)] for name, buffer in buffers.items()}
-        for name, part in parts.items():
-            self.feature.gather(name, rows, out=part.numpy())
+        for task in self.tasks(rows, buffers):
+            task()
+        return self.view(rows, buffers)
+
+    def tasks(self, rows: IntArray, buffers: ImageBuffers) -> list[Task]:
+        """What fills the buffers with pictures `(b,)` in any order, for a `GroupReader`."""
+        return [
+            task
+            for name, buffer in buffers.items()
+            for task in row_tasks(self.feature.array(name), rows, buffer[: len(rows)].numpy())
+        ]
+
+    def advise(self, rows: IntArray) -> None:
+        """Tell the kernel that these pictures will be read next."""
+        for name in self.names:
+            advise(self.feature.array(name), rows)
+
+    def view(self, rows: IntArray, buffers: ImageBuffers, first: int = 0) -> ImageTokens:
+        """Pictures that lie in the buffers from row `first` on, as views."""
+        parts = {name: buffer[first : first + len(rows)] for name, buffer in buffers.items()}
         if "tokens" not in parts:
             parts["tokens"] = parts["pooled"].new_empty(len(rows), 0, self.feature.card.width)
         return ImageTokens(rows=rows, **parts)
@@ -100,6 +119,48 @@ class TextReader:
         if feature.table != "texts":
             raise UsageError("not a text feature", where=feature.name, found=f"a feature of {feature.table}")
         self.feature = feature
+
+    @property
+    def _name(self) -> ArrayName:
+        return "tokens" if "tokens" in self.feature.arrays else "pooled"
+
+    @property
+    def place_bytes(self) -> int:
+        """Bytes of one token."""
+        return self.feature.array(self._name).place_bytes
+
+    def lengths(self, rows: IntArray) -> IntArray:
+        """Tokens of texts `(b,)` int64."""
+        if self._name == "pooled":
+            return np.ones(len(rows), np.int64)
+        return self.feature.lengths()[rows].astype(np.int64)
+
+    def _starts(self, rows: IntArray) -> IntArray:
+        return rows if self._name == "pooled" else self.feature.token_starts()[rows]
+
+    def buffers(self, tokens: int, *, pin: bool = False) -> Tensor:
+        """Room for so many tokens `(tokens, d)`; `pin` for faster copies to a CUDA device."""
+        array = self.feature.array(self._name)
+        shape = (tokens, *array.spec.shape[1:])
+        return torch.empty(shape, dtype=_torch_dtype(array.dtype), pin_memory=pin)
+
+    def offsets(self, rows: IntArray) -> IntArray:
+        """Where the tokens of texts `(b,)` lie once they are packed `(b + 1,)` int64."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths(rows))])
+
+    def tasks(self, rows: IntArray, offsets: IntArray, buffer: Tensor) -> list[Task]:
+        """What fills the buffer with texts `(b,)` in any order, packed, for a `GroupReader`."""
+        array, room = self.feature.array(self._name), buffer[: int(offsets[-1])].numpy()
+        return packed_tasks(array, self._starts(rows), np.diff(offsets), offsets[:-1], room)
+
+    def advise(self, rows: IntArray) -> None:
+        """Tell the kernel that these texts will be read next: of neighbours it brings all between them."""
+        advise(self.feature.array(self._name), self._starts(rows), lengths=self.lengths(rows))
+
+    def view(self, rows: IntArray, offsets: IntArray, buffer: Tensor) -> TextTokens:
+        """Texts whose tokens lie in the buffer at `offsets (b + 1,)`, as views."""
+        tokens = buffer[int(offsets[0]) : int(offsets[-1])]
+        return TextTokens(rows=rows, tokens=tokens, offsets=torch.from_numpy(offsets - offsets[0]))
 
     def read(self, rows: IntArray) -> TextTokens:
         """Texts `(b,)` in any order."""

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import UsageError
-from embedstore.store.order import block_rows, epoch_order, group_rows
-from embedstore.stream.ahead import READ_AHEAD_BYTES, ReadAhead, buffer_sets
 from embedstore.stream.batches import ImageBuffers, ImageReader, ImageTokens, TextReader, TextTokens
 from embedstore.stream.choice import CaptionTable
+from embedstore.stream.groups import BUFFER_MB, GroupStream, Unit
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
+    from torch import Tensor
 
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
+    from embedstore.store.order import Shuffle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +53,24 @@ def usable_texts(store: Store, feature: Feature, *, role: str, language: str) ->
     return usable
 
 
-class PairStream:
+@dataclass(slots=True)
+class PairBuffers:
+    """Room for a unit of pictures and for the captions that it takes, which grows where they need more."""
+
+    images: ImageBuffers
+    tokens: Tensor
+
+
+class PairStream(GroupStream[PairBuffers, PairBatch]):
     """Batches of image tokens with the tokens of one caption each, in an order that is a pure function.
 
     `rows` are image rows, ascending (a split, a subset). Quarantined pictures, and pictures without a usable
     caption of that role and language, are left out and counted in `skipped`. An epoch has `steps` batches
     whose sizes differ by at most one and are `batch_size` at most, so every row comes once and no batch is a
     small rest. (A batch of one teaches nothing: with `batch_size` 2 and an odd number, one batch has three.)
-    The order is `store.order.epoch_order` of (rows, seed, epoch); the caption is drawn by
-    `CaptionTable.choose` from (seed, epoch, row). Reads ahead in a thread within `read_ahead_bytes`.
-    `UsageError` where fewer than two pictures are left.
+    The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); the caption is drawn by
+    `CaptionTable.choose` from (seed, epoch, row). Reads groups of blocks ahead within `buffer_mb`.
+    `UsageError` where fewer than two pictures a rank are left.
     """
 
     def __init__(
@@ -75,10 +84,14 @@ class PairStream:
         role: str = "caption",
         language: str = "en",
         seed: int = 0,
-        read_ahead_bytes: int = READ_AHEAD_BYTES,
+        rank: int = 0,
+        world: int = 1,
+        shuffle: Shuffle = "blocks",
+        buffer_mb: float = BUFFER_MB,
+        threads: int | None = None,
         pin: bool = False,
     ) -> None:
-        self.seed, self._read_ahead, self._pin = seed, read_ahead_bytes, pin
+        self._pin = pin
         self._images, self._texts = ImageReader(store[image]), TextReader(store[text])
         self.captions = CaptionTable.build(
             images=store.plan.images,
@@ -87,42 +100,63 @@ class PairStream:
         )
         readable = self._images.feature.status()[rows] == 0
         captioned = self.captions.counts(rows) > 0
-        self.rows = rows[readable & captioned]
+        kept = rows[readable & captioned]
         self.skipped = {
             "image quarantined": int((~readable).sum()),
             "no caption": int((readable & ~captioned).sum()),
         }
-        count = len(self.rows)
-        if count < 2:
+        if len(kept) < 2 * world:
             raise UsageError(
                 "too few pairs to compare",
-                found=f"{count} of {len(rows)} pictures; {_counted(self.skipped)}",
-                allowed="two or more",
+                found=f"{len(kept)} of {len(rows)} pictures; {_counted(self.skipped)}",
+                allowed="two or more on each rank",
             )
-        self.steps = max(1, min(-(-count // batch_size), count // 2))
-
-    def order(self, epoch: int) -> IntArray:
-        """The image rows of one epoch `(n,)`, in order."""
+        self._tokens = float(self._texts.lengths(self.captions.texts).mean())
         size = self._images.row_bytes
-        return epoch_order(
-            self.rows,
-            seed=self.seed,
-            epoch=epoch,
-            block_rows=block_rows(size),
-            group_rows=group_rows(size),
+        super().__init__(
+            rows=kept,
+            batch_size=batch_size,
+            row_bytes=size + self._tokens * self._texts.place_bytes,
+            place_bytes=size,
+            chunk=self._images.feature.array(self._images.names[0]).spec.chunk,
+            least=2,
+            seed=seed,
+            rank=rank,
+            world=world,
+            shuffle=shuffle,
+            buffer_mb=buffer_mb,
+            threads=threads,
         )
 
-    def epoch(self, epoch: int) -> ReadAhead[IntArray, ImageBuffers, PairBatch]:
-        """The batches of one epoch; a batch is valid until the next one is asked for."""
-        largest = -(-len(self.rows) // self.steps)
-        sets = buffer_sets(largest * self._images.row_bytes, self._read_ahead)
-        buffers = [self._images.buffers(largest, pin=self._pin) for _ in range(sets)]
+    def _room(self, rows: int) -> PairBuffers:
+        tokens = self._texts.buffers(int(rows * self._tokens * 1.1) + 1, pin=self._pin)
+        return PairBuffers(self._images.buffers(rows, pin=self._pin), tokens)
 
-        def read(rows: IntArray, room: ImageBuffers) -> PairBatch:
-            texts = self.captions.choose(rows, seed=self.seed, epoch=epoch)
-            return PairBatch(image=self._images.read(rows, room), text=self._texts.read(texts))
+    def _holds(self, room: PairBuffers, rows: int) -> bool:
+        return all(len(buffer) >= rows for buffer in room.images.values())
 
-        return ReadAhead(np.array_split(self.order(epoch), self.steps), read, buffers)
+    def _chosen(self, unit: Unit, epoch: int) -> IntArray:
+        return self.captions.choose(unit.rows, seed=self.seed, epoch=epoch)
+
+    def _advise(self, unit: Unit, epoch: int) -> None:
+        self._images.advise(unit.rows)
+        self._texts.advise(self._chosen(unit, epoch))
+
+    def _read(self, unit: Unit, room: PairBuffers, epoch: int) -> list[PairBatch]:
+        texts = self._chosen(unit, epoch)
+        offsets = self._texts.offsets(texts)
+        if len(room.tokens) < offsets[-1]:
+            room.tokens = self._texts.buffers(int(offsets[-1]), pin=self._pin)
+        self._reader.run(
+            self._images.tasks(unit.rows, room.images) + self._texts.tasks(texts, offsets, room.tokens)
+        )
+        return [
+            PairBatch(
+                image=self._images.view(unit.rows[low:high], room.images, low),
+                text=self._texts.view(texts[low:high], offsets[low : high + 1], room.tokens),
+            )
+            for low, high in unit.batches
+        ]
 
 
 def _image_of(store: Store) -> IntArray:

@@ -95,7 +95,7 @@ def test_the_order_is_the_same_again_and_other_in_another_epoch_or_seed(store):
 
     first = flat(pairs(store), 0)
     assert (flat(pairs(store), 0) == first).all()
-    assert (flat(pairs(store, read_ahead_bytes=1), 0) == first).all()
+    assert (flat(pairs(store, buffer_mb=0.001), 0) == first).all()
     for other in (flat(pairs(store), 1), flat(pairs(store, seed=1), 0)):
         assert (other[0] != first[0]).any()
         same_picture = other[1][np.argsort(other[0])] // 3 == first[1][np.argsort(first[0])] // 3
