@@ -11,7 +11,7 @@ import typer
 
 from embedstore import __version__
 from embedstore.errors import EmbedstoreError, UsageError
-from embedstore_cli.commands import bench, demo, encode, fit, info, verify
+from embedstore_cli.commands import bench, compact, demo, encode, fit, info, verify
 from embedstore_cli.render import fail
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app.command("fit")(fit.fit)
 app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
+app.command("compact")(compact.compact)
 app.command("demo")(demo.demo)
 
 

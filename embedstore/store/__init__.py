@@ -15,15 +15,7 @@ from embedstore.store.ids import read_ids
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
 from embedstore.store.joined import JoinedStore
 from embedstore.store.journal import begun_headers
-from embedstore.store.order import (
-    Done,
-    EpochPlan,
-    block_rows,
-    epoch_order,
-    epoch_plan,
-    epoch_steps,
-    group_rows,
-)
+from embedstore.store.order import block_rows, epoch_order, group_rows
 from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.sizes import feature_nbytes
@@ -33,8 +25,6 @@ from embedstore.store.writer import FeatureWriter
 
 __all__ = [
     "CompactReport",
-    "Done",
-    "EpochPlan",
     "Feature",
     "FeatureInfo",
     "FeatureWriter",
@@ -54,8 +44,6 @@ __all__ = [
     "compact_store",
     "create_store",
     "epoch_order",
-    "epoch_plan",
-    "epoch_steps",
     "feature_nbytes",
     "group_rows",
     "open_store",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from os import PathLike
 
     from embedstore.shapes import IntArray
 
@@ -47,3 +51,46 @@ def rows_of_ids(column: pa.ChunkedArray[pa.StringScalar], ids: Iterable[str], *,
 def shown(ids: list[str]) -> str:
     """The first few ids for a message."""
     return ", ".join(repr(i) for i in ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
+
+
+def read_ids(path: str | PathLike[str]) -> list[str]:
+    """Ids from a file: `.csv` and `.parquet` with a column `id`, any other is text with one id a line.
+
+    Blank lines and repeats are left out. `UsageError` where the file cannot be read or has no such column.
+    """
+    place = Path(path)
+    try:
+        found = _FORMATS.get(place.suffix.lower(), _text)(place)
+    except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as bad:
+        raise UsageError("ids cannot be read", where=place, found=str(bad)[:200]) from None
+    if not found:
+        raise UsageError("there is no id in the file", where=place)
+    return list(dict.fromkeys(found))
+
+
+def _text(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig") as lines:
+        return [line.strip() for line in lines if line.strip()]
+
+
+def _csv(path: Path) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        table = csv.DictReader(lines)
+        if "id" not in (table.fieldnames or ()):
+            raise _no_column(path, list(table.fieldnames or ()))
+        return [line["id"] for line in table if line["id"]]
+
+
+def _parquet(path: Path) -> list[str]:
+    names = pq.read_schema(path).names
+    if "id" not in names:
+        raise _no_column(path, names)
+    column = pq.ParquetFile(path).read(columns=["id"])["id"]
+    return [str(value) for value in column.drop_null().to_pylist()]
+
+
+def _no_column(path: Path, names: list[str]) -> UsageError:
+    return UsageError("no column 'id'", where=path, found=", ".join(names) or "an empty file")
+
+
+_FORMATS = {".csv": _csv, ".parquet": _parquet}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import io
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ from embedstore.store.ids import rows_of_ids
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from os import PathLike
+    from pathlib import Path
 
     import pyarrow as pa
 
@@ -194,16 +194,16 @@ class Store:
         for name in self.features():
             header = self.header(name)
             if header.thumbnails and self.complete(name):
-                return self._thumbnails(layout.feature(self.path, name), header, rows)
+                return thumbnails_of(layout.feature(self.path, name), header, rows)
         return [None] * len(rows)
 
-    def _thumbnails(
-        self, folder: Path, header: FeatureHeader, rows: Sequence[int] | IntArray
-    ) -> list[bytes | None]:
-        wanted = np.asarray(rows, dtype=np.int64)
-        found: dict[int, bytes] = {}
-        for unit in np.unique(wanted // header.shard_rows):
-            table = tables.read_file(folder / layout.thumbnails(int(unit)), "thumbnails")
-            keep = np.isin(table["row"].to_numpy(), wanted)
-            found |= {line["row"]: line["jpeg"] for line in table.filter(keep).to_pylist()}
-        return [found.get(int(r)) for r in wanted]
+
+def thumbnails_of(folder: Path, header: FeatureHeader, rows: Sequence[int] | IntArray) -> list[bytes | None]:
+    """Small JPEGs that a feature with thumbnails keeps of some image rows."""
+    wanted = np.asarray(rows, dtype=np.int64)
+    found: dict[int, bytes] = {}
+    for unit in np.unique(wanted // header.shard_rows):
+        table = tables.read_file(folder / layout.thumbnails(int(unit)), "thumbnails")
+        keep = np.isin(table["row"].to_numpy(), wanted)
+        found |= {line["row"]: line["jpeg"] for line in table.filter(keep).to_pylist()}
+    return [found.get(int(r)) for r in wanted]
