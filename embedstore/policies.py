@@ -101,11 +101,11 @@ class Policy:
         return bool(self.merge) or (self.pool and grid is not None and any(side % 2 for side in grid))
 
 
-def parse_policy(text: str) -> Policy:
-    """Parse a policy's name; `UsageError` that says what is allowed."""
+def parse_policy(text: str, *, where: str = "policy") -> Policy:
+    """Parse a policy's name; `UsageError` that says where it was given and what is allowed."""
     found = re.fullmatch(PATTERN, text)
     if found is None:
-        raise UsageError("unknown storage policy", where="policy", found=text, allowed=ALLOWED)
+        raise UsageError("unknown storage policy", where=where, found=text, allowed=ALLOWED)
     pool, tokens, pca, pq, number = (part.rstrip("+") if part else "" for part in found.groups())
     return Policy(
         pool=bool(pool),

@@ -11,7 +11,7 @@ import typer
 
 from embedstore import __version__
 from embedstore.errors import EmbedstoreError, UsageError
-from embedstore_cli.commands import bench, compact, demo, encode, fit, info, verify
+from embedstore_cli.commands import bench, compact, demo, encode, export, fit, import_, info, recode, verify
 from embedstore_cli.render import fail
 
 if TYPE_CHECKING:
@@ -28,11 +28,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("encode")(encode.encode)
+app.command("recode")(recode.recode)
 app.command("fit")(fit.fit)
 app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
+app.command("import")(import_.import_)
+app.command("export")(export.export)
 app.command("demo")(demo.demo)
 
 

@@ -1,4 +1,4 @@
-"""From the model's tensors to the stored dtype, on the device that computed them."""
+"""From the model's tensors to what the policy stores; plain formats are cast on the device that computed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,35 @@ import torch
 from embedstore.store.codecs import FLOATS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
-    from embedstore.documents import ArrayName, PolicyName
+    from embedstore.documents import ArrayName
+    from embedstore.policies import Number
     from embedstore.shapes import AnyArray, IntArray
+    from embedstore.store.coder import Coder
 
-_DTYPES: dict[PolicyName, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
+_DTYPES: dict[Number, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 
 
-def to_stored(values: Tensor, policy: PolicyName, *, rows: IntArray, array: ArrayName) -> AnyArray:
-    """Cast `(b, …)` on its device and bring it to the host in the policy's dtype.
+def to_stored(
+    tensors: Mapping[ArrayName, Tensor], coder: Coder, *, rows: IntArray
+) -> dict[ArrayName, AnyArray]:
+    """Tensors `(b, …)` of table `rows (b,)` to stored arrays on the host, scales and weights included.
 
-    `rows` `(b,)` are rows of the table. Raises `StorageValueError` that names the row, the value and the
-    policy that would hold it.
+    Text tokens `(sum of lengths, d)` come with `rows` repeated and nothing else. Raises `StorageValueError`
+    that names the row, the value and the policy that would hold it.
     """
-    stored = values.to(_DTYPES[policy])
-    if not bool(torch.isfinite(stored).all()):
-        return FLOATS[policy].encode(values.float().cpu().numpy(), array=array, rows=rows)
-    return stored.cpu().numpy()
+    number = coder.policy.number
+    if not coder.is_plain or number not in _DTYPES:
+        return coder.encode({name: t.float().cpu().numpy() for name, t in tensors.items()}, rows=rows)
+    made: dict[ArrayName, AnyArray] = {}
+    for name, values in tensors.items():
+        stored = values.to(_DTYPES[number])
+        if bool(torch.isfinite(stored).all()):
+            made[name] = stored.cpu().numpy()
+        else:
+            wide = values.float().cpu().numpy()
+            made[name] = FLOATS[number].encode(wide, array=name, rows=rows)
+    return made

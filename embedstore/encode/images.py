@@ -13,6 +13,8 @@ from embedstore.encode.convert import to_stored
 from embedstore.encode.unit import EncodedUnit
 from embedstore.errors import UnreadableImage
 from embedstore.sources.pictures import thumbnail
+from embedstore.store.coder import Coder
+from embedstore.store.geometry import fill_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,9 +102,9 @@ def _encode_unit(
     batch_size: int,
     on_rows: Callable[[int], None],
 ) -> EncodedUnit:
-    rows = header.unit_rows(unit)
+    rows, coder = header.unit_rows(unit), Coder.of(header)
     arrays: dict[ArrayName, AnyArray] = {
-        spec.name: np.full((len(rows), *spec.shape[1:]), np.nan, spec.dtype)
+        spec.name: np.full((len(rows), *spec.shape[1:]), fill_value(spec), spec.dtype)
         for spec in header.arrays
         if spec.name != "status"
     }
@@ -118,8 +120,7 @@ def _encode_unit(
         if good:
             batch = encoder.encode([p for s in samples if (p := s.pixels) is not None])
             places = first + np.asarray(good)
-            for name, tensor in _tensors(batch).items():
-                values = to_stored(tensor, header.policy, rows=rows.start + places, array=name)
+            for name, values in to_stored(_tensors(batch), coder, rows=rows.start + places).items():
                 arrays[name][places] = values
         on_rows(len(samples))
     return EncodedUnit(

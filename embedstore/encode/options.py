@@ -71,7 +71,7 @@ class EncodeOptions:
                     found=value,
                     allowed=f"{low}{upper or ' or more'}",
                 )
-        if parse_policy(self.policy).learns:
+        if parse_policy(self.policy, where="--policy").learns:
             raise UsageError(
                 "this policy learns from stored values before it can store any",
                 where="--policy",

@@ -8,9 +8,13 @@ import numpy as np
 
 from embedstore.encode.convert import to_stored
 from embedstore.encode.unit import EncodedUnit
+from embedstore.store.coder import Coder
+from embedstore.store.geometry import is_packed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
 
     from embedstore.documents import ArrayName, FeatureHeader
     from embedstore.encoders.base import TextEncoder
@@ -50,17 +54,25 @@ def _encode_unit(
     first_row = header.unit_rows(unit).start
     lengths = np.array([len(i) for i in ids], np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    dtype = header.policy
-    tokens = np.empty((int(offsets[-1]), header.card.width), dtype)
-    pooled = np.empty((len(ids), header.card.pooled_width), dtype)
+    coder = Coder.of(header)
+    arrays: dict[ArrayName, AnyArray] = {
+        spec.name: np.empty(
+            (int(offsets[-1]) if is_packed(header, spec) else len(ids), *spec.shape[1:]), spec.dtype
+        )
+        for spec in header.arrays
+        if spec.name not in ("lengths", "status")
+    }
     for batch in batches:
         out = encoder.encode([ids[k] for k in batch])
         rows = first_row + batch
-        real = to_stored(out.tokens[out.mask], dtype, rows=np.repeat(rows, lengths[batch]), array="tokens")
-        tokens[np.concatenate([np.arange(offsets[k], offsets[k + 1]) for k in batch])] = real
-        pooled[batch] = to_stored(out.pooled, dtype, rows=rows, array="pooled")
+        places = np.concatenate([np.arange(offsets[k], offsets[k + 1]) for k in batch])
+        real: dict[ArrayName, Tensor] = {"tokens": out.tokens[out.mask]}
+        for name, values in to_stored(real, coder, rows=np.repeat(rows, lengths[batch])).items():
+            arrays[name][places] = values
+        for name, values in to_stored({"pooled": out.pooled}, coder, rows=rows).items():
+            arrays[name][batch] = values
         on_rows(len(batch))
-    return {"tokens": tokens, "lengths": lengths, "pooled": pooled}
+    return arrays | {"lengths": lengths}
 
 
 def token_batches(lengths: AnyArray, token_budget: int) -> Iterator[IntArray]:

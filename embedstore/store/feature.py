@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, UsageError
 from embedstore.store import layout, tables
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify
+from embedstore.store.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
 
 if TYPE_CHECKING:
@@ -20,14 +21,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from embedstore.documents import ArrayName, EncoderCard, FeatureHeader, FeatureManifest, Table
-    from embedstore.shapes import AnyArray, ByteArray, FloatArray, IntArray
+    from embedstore.shapes import AnyArray, ByteArray, Float32Array, IntArray
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Tokens of several texts back to back: `tokens (sum, d)`, `offsets (b + 1,)` int64."""
+    """Tokens `(sum, d)` of several texts, or their scales `(sum,)`, packed; `offsets (b + 1,)` int64."""
 
-    tokens: FloatArray
+    tokens: AnyArray
     offsets: IntArray
 
     @property
@@ -42,12 +43,16 @@ class Feature:
     Arrays: images `tokens (n, t, d)`, `prefix (n, p, d)` where the encoder has one, `pooled (n, w)`,
     `status (n,)`; texts ragged tokens through `text_tokens`, `lengths (n,)`, `pooled (n, w)`, `status (n,)`.
     Quarantined rows hold NaN (texts: no tokens) and have status 1.
+
+    `read`, `gather` and `text_tokens` give what is stored; `decoded` and `decoded_text` give float32 under
+    every policy. Merged tokens come with `weights (n, t)`, the share of the picture that each stands for.
     """
 
     def __init__(self, path: Path, manifest: FeatureManifest, verify: Verify = "first") -> None:
         self.path, self.manifest, self._verify = path, manifest, verify
         self._arrays = {a.name: ShardedArray(path, a, verify) for a in manifest.header.arrays}
         self._lock = threading.Lock()
+        self._coder: Coder | None = None
         self._lengths: AnyArray | None = None
         self._starts: IntArray | None = None
 
@@ -94,7 +99,7 @@ class Feature:
         return self._arrays[name]
 
     def _by_row(self, name: ArrayName) -> ShardedArray:
-        if name == "tokens" and self.table == "texts":
+        if name in ("tokens", "scales") and self.table == "texts":
             raise UsageError(
                 "text tokens are ragged", where=self.name, todo="read them with text_tokens(rows)"
             )
@@ -123,6 +128,35 @@ class Feature:
         if name == "tokens" and self.table == "texts":
             return self.text_tokens(rows)
         return self.gather(name, rows)
+
+    @property
+    def coder(self) -> Coder:
+        """What decodes this feature; `CorruptStoreError` where its calibration is missing or damaged."""
+        with self._lock:
+            if self._coder is None:
+                self._coder = Coder.read(self.path, self.header)
+            return self._coder
+
+    def decoded(self, name: ArrayName, rows: IntArray | Sequence[int] | range) -> Float32Array:
+        """Any rows of `tokens`, `prefix` or `pooled` as float32 `(b, …, d)`; quarantined rows are NaN.
+
+        Tokens come as many as are stored: under a policy that pools or merges, fewer than the patches.
+        """
+        if name not in SCALES_OF:
+            raise UsageError(f"{name!r} is stored as it is", allowed=", ".join(SCALES_OF), todo="use read")
+        wanted = _rows(rows)
+        has_scales = SCALES_OF[name] in self._arrays
+        scales = self.gather(SCALES_OF[name], wanted) if has_scales else None
+        values = self.coder.decode(name, self.gather(name, wanted), scales)
+        if name == "tokens" and self.coder.policy.pq:
+            values[self.gather("status", wanted) != 0] = np.nan
+        return values
+
+    def decoded_text(self, rows: IntArray | Sequence[int] | range | slice) -> Packed:
+        """Tokens of any texts as float32, packed."""
+        packed = self.text_tokens(rows)
+        scales = self.text_tokens(rows, "scales").tokens if "scales" in self._arrays else None
+        return Packed(self.coder.decode("tokens", packed.tokens, scales), packed.offsets)
 
     def status(self) -> ByteArray:
         """`(n,)` uint8: 0 good, 1 quarantined."""
@@ -154,9 +188,11 @@ class Feature:
                 self._starts = starts
             return self._starts
 
-    def text_tokens(self, rows: IntArray | Sequence[int] | range | slice) -> Packed:
-        """Tokens of any texts in the given order, packed; neighbouring rows come with one read."""
-        tokens = self.array("tokens")
+    def text_tokens(
+        self, rows: IntArray | Sequence[int] | range | slice, name: Literal["tokens", "scales"] = "tokens"
+    ) -> Packed:
+        """Stored tokens, or their scales, of any texts in the given order, packed."""
+        tokens = self.array(name)
         if self.table != "texts":
             raise UsageError(
                 "only text features have ragged tokens", where=self.name, todo="use read or gather"

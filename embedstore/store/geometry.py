@@ -157,8 +157,8 @@ def _arrays(
     else:
         patches = numbers("tokens", "scales", (*kept, policy.pca or card.width))
     weights = [spec("weights", kept, "float32")] if policy.weighted(card.grid) else []
-    shape = (rows, card.prefix, card.width)
-    prefix = numbers("prefix", "prefix_scales", shape) if card.prefix else []
+    ahead = (rows, card.prefix, card.width)
+    prefix = numbers("prefix", "prefix_scales", ahead) if card.prefix else []
     return (*patches, *weights, *prefix, *pooled, status)
 
 

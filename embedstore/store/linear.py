@@ -13,7 +13,7 @@ import numpy as np
 from embedstore.errors import StorageValueError
 
 if TYPE_CHECKING:
-    from embedstore.shapes import ByteArray, Float32Array
+    from embedstore.shapes import AnyArray, ByteArray, Float32Array
 
 CODES = 256
 _PQ_SEED = 1234
@@ -25,12 +25,12 @@ def learn_basis(sample: Float32Array, width: int) -> tuple[Float32Array, Float32
 
     The largest component of a direction is positive, so that one sample gives one basis.
     """
-    mean = sample.mean(axis=0, dtype=np.float64)
+    mean: AnyArray = sample.mean(axis=0, dtype=np.float64)
     covariance = np.zeros((sample.shape[1],) * 2)
     for first in range(0, len(sample), _SLICE_PLACES):
-        gap = sample[first : first + _SLICE_PLACES] - mean
+        gap = sample[first : first + _SLICE_PLACES].astype(np.float64) - mean
         covariance += gap.T @ gap
-    directions = np.linalg.eigh(covariance)[1][:, ::-1][:, :width].T
+    directions: AnyArray = np.linalg.eigh(covariance)[1][:, ::-1][:, :width].T
     largest = np.abs(directions).argmax(axis=1)
     signs = np.sign(directions[np.arange(width), largest])
     return mean.astype(np.float32), (directions * signs[:, None]).astype(np.float32)
@@ -38,13 +38,13 @@ def learn_basis(sample: Float32Array, width: int) -> tuple[Float32Array, Float32
 
 def to_basis(values: Float32Array, mean: Float32Array, basis: Float32Array) -> Float32Array:
     """Coordinates `(…, width)` of `(…, d)`."""
-    found: Float32Array = (values - mean) @ basis.T
+    found: AnyArray = (values - mean) @ basis.T
     return found
 
 
 def from_basis(coordinates: Float32Array, mean: Float32Array, basis: Float32Array) -> Float32Array:
     """The vectors `(…, d)` with these coordinates `(…, width)`."""
-    found: Float32Array = coordinates @ basis
+    found: AnyArray = coordinates @ basis
     found += mean
     return found
 

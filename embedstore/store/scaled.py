@@ -53,7 +53,8 @@ def decode_int8(
 def encode_fp8(values: Float32Array) -> tuple[ByteArray, Float32Array]:
     """Finite `(…, d)` to e4m3 bytes `(…, d)` and scales `(…)` that map a token's largest value to 448."""
     scales: Float32Array = np.abs(values).max(axis=-1) / np.float32(FP8_MOST)
-    return to_e4m3(values / np.where(scales > 0, scales, np.float32(1))[..., None]), scales
+    scaled: AnyArray = values / np.where(scales > 0, scales, np.float32(1))[..., None]
+    return to_e4m3(scaled), scales
 
 
 def decode_fp8(codes: ByteArray, scales: Float32Array) -> Float32Array:

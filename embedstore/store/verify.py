@@ -10,6 +10,7 @@ import numpy as np
 from embedstore.errors import CorruptStoreError, StoreError
 from embedstore.store import geometry, journal, layout, shard
 from embedstore.store.chunks import ShardedArray
+from embedstore.store.coder import Coder, whole_rows
 from embedstore.store.reader import Store, open_store
 from embedstore.store.repair import repair_store
 from embedstore.store.report import Finding, VerifyReport
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from embedstore.documents import ArraySpec, FeatureHeader, ShardFile, UnitRecord
+    from embedstore.documents import ArrayName, ArraySpec, FeatureHeader, ShardFile, UnitRecord
     from embedstore.shapes import AnyArray
 
 _STEP_BYTES = 64 << 20
@@ -99,6 +100,7 @@ class _Check:
             )
             return
         geometry.check_header(header, self.store.plan)
+        yield from self._calibration(folder, header)
         manifest = journal.read_manifest(folder)
         if manifest is None:
             yield from self._begun(folder, header)
@@ -114,6 +116,14 @@ class _Check:
             return
         for record in records:
             yield from self._unit(folder, header, record)
+
+    def _calibration(self, folder: Path, header: FeatureHeader) -> Iterator[Finding]:
+        """Without what its policy has learnt, a feature cannot be decoded; nothing here can make it again."""
+        try:
+            Coder.read(folder, header)
+        except CorruptStoreError as bad:
+            where = f"{layout.FEATURES}/{header.name}/{layout.CALIBRATION}"
+            yield Finding(kind="corrupt", where=where, problem=bad.problem)
 
     def _begun(self, folder: Path, header: FeatureHeader) -> Iterator[Finding]:
         done = 0
@@ -205,7 +215,10 @@ class _Check:
             yield path, "status and quarantine do not agree"
         for lost in self._misnamed(header, record):
             yield path, lost
-        finite = np.isfinite(read(_spec(header, "pooled"))).all(axis=1)
+        pooled: dict[ArrayName, AnyArray] = {
+            a.name: read(a) for a in header.arrays if a.name in ("pooled", "pooled_scales")
+        }
+        finite = whole_rows(header, pooled)
         if not np.array_equal(finite, listed == 0):
             yield layout.shard("pooled", record.unit, 2), "rows without numbers are not the quarantined ones"
         if header.array("lengths") is not None:

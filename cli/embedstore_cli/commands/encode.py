@@ -37,7 +37,9 @@ def encode(
             metavar="[NAME=]SPEC", help="Frozen text encoder, e.g. st:all-roberta-large-v1; repeatable."
         ),
     ] = None,
-    policy: Annotated[str, typer.Option(help="How numbers are stored: float16 or float32.")] = "float16",
+    policy: Annotated[
+        str, typer.Option(help="How values are stored, e.g. float16, fp8, merge-32; docs/policies.md.")
+    ] = "float16",
     limit: Annotated[int | None, typer.Option(help="Samples taken at most.", show_default=False)] = None,
     shard_rows: Annotated[
         int | None,
@@ -102,7 +104,7 @@ def encode(
     chosen = EncodeOptions(
         seed=seed,
         limit=limit,
-        policy=policy,  # type: ignore[arg-type]  # checked by the options themselves
+        policy=policy,
         shard_rows=shard_rows,
         batch_size=batch_size,
         device=device,
