@@ -93,7 +93,9 @@ def select_pairs(
     # A text without an image takes the last place of the map, which never holds one.
     owner = place[table["image"].fill_null(store.plan.images).to_numpy()]
     texts = np.flatnonzero((owner >= 0) & _equals(table["language"], language) & _equals(table["role"], role))
-    good = (text.status()[texts] == 0) & (text.lengths()[texts] > 0)
+    good = text.status()[texts] == 0
+    if "lengths" in text.arrays:
+        good &= text.lengths()[texts] > 0
     skipped[NO_TEXT] = int((~good).sum())
     texts = texts[good]
     texts = texts[np.argsort(owner[texts], kind="stable")]

@@ -207,7 +207,7 @@ class _Recoding:
         """Every stored array of a unit but its status; slices begin at the unit, so its bytes are its own."""
         rows = np.arange(*_bounds(self.header.unit_rows(unit)))
         bad = self.source.gather("status", rows) != 0
-        tokens = int(self.source.lengths()[rows].sum()) if self.header.table == "texts" else 0
+        tokens = int(self.source.lengths()[rows].sum()) if "lengths" in self.source.arrays else 0
         arrays: dict[ArrayName, AnyArray] = {
             spec.name: np.full(
                 (tokens if is_packed(self.header, spec) else len(rows), *spec.shape[1:]),

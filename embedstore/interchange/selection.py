@@ -1,0 +1,139 @@
+"""Which rows an export takes, and what stands beside their embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedstore.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedstore.shapes import IntArray
+    from embedstore.store import Feature, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Rows of a store as an export writes them: a line a picture, or a text where no feature is of pictures.
+
+    `images` and `texts` are the rows of the two tables that each line reads; `columns` the words beside it:
+    `id`, then those of `caption`, `label`, `split`, `picture`, `text_id` and `language` that the store has.
+    """
+
+    images: IntArray | None
+    texts: IntArray | None
+    columns: pa.Table
+    skipped: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def rows_of(self, feature: Feature) -> IntArray:
+        """The rows that this feature is read at, one a line."""
+        rows = self.images if feature.table == "images" else self.texts
+        if rows is None:
+            raise UsageError("no rows of this table were selected", where=feature.name)
+        return rows
+
+
+def select(store: Store, features: Sequence[Feature], *, split: str | None, language: str) -> Selection:
+    """Rows of a split (none: all) that every feature can give.
+
+    Pictures bring their first caption in `language`; where a text feature is exported too, pictures without
+    one are left out and counted, as are quarantined rows. `UsageError` for an unknown split or no rows left.
+    """
+    if split is not None and split not in store.plan.splits:
+        raise UsageError(
+            f"no split {split!r}",
+            where="--split",
+            allowed=", ".join(store.plan.splits) or "this store has none",
+        )
+    pictures = any(f.table == "images" for f in features)
+    found = _pictures(store, features, split, language) if pictures else _texts(store, features, split)
+    if not len(found):
+        raise UsageError(
+            "no rows are left to export", found=", ".join(f"{v} {k}" for k, v in found.skipped.items())
+        )
+    return found
+
+
+def _pictures(store: Store, features: Sequence[Feature], split: str | None, language: str) -> Selection:
+    images = store.images(["id", "picture", "label", "split"])
+    first = first_captions(store, language)
+    keep = np.ones(len(images), dtype=bool) if split is None else _equal(images["split"], split)
+    skipped = {}
+    for feature in features:
+        if feature.table == "images":
+            good = feature.status() == 0
+            skipped[f"quarantined in {feature.name}"] = int((keep & ~good).sum())
+            keep &= good
+    for feature in features:
+        if feature.table == "texts":
+            skipped["without a caption"] = int((keep & (first < 0)).sum())
+            keep &= first >= 0
+            good = np.ones(len(keep), dtype=bool)
+            good[first >= 0] = feature.status()[first[first >= 0]] == 0
+            skipped[f"quarantined in {feature.name}"] = int((keep & ~good).sum())
+            keep &= good
+    rows = np.flatnonzero(keep)
+    columns = images.take(pa.array(rows))
+    captions = first[rows]
+    if store.plan.texts:
+        texts = store.texts(["id", "text"]).take(pa.array(captions, mask=captions < 0))
+        columns = columns.append_column("caption", texts["text"])
+        if any(f.table == "texts" for f in features):
+            columns = columns.append_column("text_id", texts["id"])
+    return Selection(images=rows, texts=captions, columns=_known(columns), skipped=_counted(skipped))
+
+
+def first_captions(store: Store, language: str) -> IntArray:
+    """The first text of every picture `(images,)` with role caption in this language, -1 where none is."""
+    table = store.texts(["image", "language", "role"])
+    owners = table["image"].fill_null(-1).to_numpy().astype(np.int64)
+    usable = _equal(table["language"], language) & _equal(table["role"], "caption") & (owners >= 0)
+    rows = np.flatnonzero(usable)
+    first = np.full(store.plan.images, -1, np.int64)
+    # Backwards, so that the first text of a picture is the last one written.
+    first[owners[rows][::-1]] = rows[::-1]
+    return first
+
+
+def _texts(store: Store, features: Sequence[Feature], split: str | None) -> Selection:
+    texts = store.texts(["id", "image", "text", "language"])
+    keep = np.ones(len(texts), dtype=bool)
+    if split is not None:
+        owners = texts["image"].fill_null(-1).to_numpy().astype(np.int64)
+        keep = (owners >= 0) & _equal(store.images(["split"])["split"], split)[owners]
+    skipped = {}
+    for feature in features:
+        good = feature.status() == 0
+        skipped[f"quarantined in {feature.name}"] = int((keep & ~good).sum())
+        keep &= good
+    rows = np.flatnonzero(keep)
+    taken = texts.take(pa.array(rows))
+    columns = pa.table({"id": taken["id"], "caption": taken["text"], "language": taken["language"]})
+    return Selection(images=None, texts=rows, columns=columns, skipped=_counted(skipped))
+
+
+def _equal(column: pa.ChunkedArray, value: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = pc.fill_null(
+        pc.equal(column, value), pa.scalar(value=False)
+    ).to_numpy()
+    return found
+
+
+def _known(columns: pa.Table) -> pa.Table:
+    """Columns that say something in one row at least; ids always."""
+    return columns.select(
+        [n for n in columns.column_names if n == "id" or columns[n].null_count < len(columns)]
+    )
+
+
+def _counted(skipped: Mapping[str, int]) -> dict[str, int]:
+    return {reason: count for reason, count in skipped.items() if count}
