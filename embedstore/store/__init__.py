@@ -15,16 +15,27 @@ from embedstore.store.ids import read_ids
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
 from embedstore.store.joined import JoinedStore
 from embedstore.store.journal import begun_headers
-from embedstore.store.order import block_rows, epoch_order, group_rows
+from embedstore.store.order import (
+    Done,
+    EpochPlan,
+    block_rows,
+    epoch_order,
+    epoch_plan,
+    epoch_steps,
+    group_rows,
+)
 from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.sizes import feature_nbytes
 from embedstore.store.tables import ImageRow, MaskRow, TextRow, arrow_schemas
 from embedstore.store.verify import verify_store
+from embedstore.store.verify_sample import parse_share
 from embedstore.store.writer import FeatureWriter
 
 __all__ = [
     "CompactReport",
+    "Done",
+    "EpochPlan",
     "Feature",
     "FeatureInfo",
     "FeatureWriter",
@@ -44,9 +55,12 @@ __all__ = [
     "compact_store",
     "create_store",
     "epoch_order",
+    "epoch_plan",
+    "epoch_steps",
     "feature_nbytes",
     "group_rows",
     "open_store",
+    "parse_share",
     "plan_feature",
     "read_ids",
     "store_info",

@@ -29,12 +29,21 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyReport:
-    """Everything that was checked and found. `repaired` says what was done about it, in words."""
+    """Everything that was checked and found. `repaired` says what was done about it, in words.
+
+    `nbytes` of the files of finished units, `nbytes_read` of them. `sample`: the share of the inner chunks
+    that was to be tested, drawn by `seed`, none where all were: `chunks_tested` of `chunks`.
+    """
 
     features: int
     units: int
     files: int
     nbytes: int
+    nbytes_read: int = 0
+    chunks: int = 0
+    chunks_tested: int = 0
+    sample: float | None = None
+    seed: int | None = None
     findings: tuple[Finding, ...] = ()
     repaired: tuple[str, ...] = ()
     remaining: int = 0

@@ -2,57 +2,126 @@
 
 from __future__ import annotations
 
-import itertools
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from embedstore.errors import CorruptStoreError, StoreError
-from embedstore.store import geometry, journal, layout, shard
-from embedstore.store.chunks import ShardedArray
-from embedstore.store.coder import Coder, whole_rows
+from embedstore.errors import CorruptStoreError, MismatchError, StoreError, UsageError
+from embedstore.store import geometry, journal, layout
+from embedstore.store.coder import Coder
+from embedstore.store.joined import open_joined, refuse_joined, split_joined
 from embedstore.store.reader import Store, open_store
 from embedstore.store.repair import repair_store
 from embedstore.store.report import Finding, VerifyReport
+from embedstore.store.verify_sample import Sample
 from embedstore.store.verify_tables import check_tables
+from embedstore.store.verify_unit import UnitCheck, UnitResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from os import PathLike
-    from pathlib import Path
 
-    from embedstore.documents import ArrayName, ArraySpec, FeatureHeader, ShardFile, UnitRecord
-    from embedstore.shapes import AnyArray
+    import pyarrow as pa
 
-_STEP_BYTES = 64 << 20
+    from embedstore.documents import FeatureHeader, Table, UnitRecord
+
+_MOST_WORKERS = 8
 
 
 def verify_store(
     path: str | PathLike[str],
     *,
     repair: bool = False,
+    sample: float | None = None,
+    seed: int = 0,
+    workers: int | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> VerifyReport:
-    """Read every byte of a store and say what does not agree.
+    """Read every byte of a store, each once, and say what does not agree; `A+B` checks every part.
 
+    `sample` reads only that share of the chunks, drawn by `seed`: everything small (tables, headers, records,
+    sizes, index checksums) is still checked in full. `workers` threads read; none: one a core, at most 8.
     `repair` removes temporary files, writes damaged Zarr metadata again, and takes damaged units out of the
     journal, so that the same encode makes just these again; do it while nobody writes to the store.
-    `on_progress(feature, units done, units)`. Raises as `open_store` does where there is no readable plan.
+    `on_progress(feature, units done, units)`. Raises as `open_store` does where there is no readable plan,
+    and `UsageError` where options do not go together.
     """
-    store = open_store(path)
-    check = _Check(store, on_progress or (lambda *_: None))
+    chosen = None if sample is None else Sample(share=sample, seed=seed)
+    if repair:
+        refuse_joined(Path(path), what="verify --repair")
+        if chosen is not None:
+            raise UsageError("a sample cannot be repaired", todo="leave out --sample or --repair")
+    many = min(_MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
+    if many < 1:
+        raise UsageError("bad number of threads", where="--workers", found=workers, allowed="1 or more")
+    parts = split_joined(str(path)) or [Path(path)]
+    stores = [open_store(part) for part in parts]
+    reports = [_verify(s, chosen, many, on_progress or (lambda *_: None), repair=repair) for s in stores]
+    return reports[0] if len(reports) == 1 else _together(parts, stores, reports)
+
+
+def _verify(
+    store: Store,
+    sample: Sample | None,
+    workers: int,
+    on_progress: Callable[[str, int, int], None],
+    *,
+    repair: bool,
+) -> VerifyReport:
+    check = _Check(store, sample, workers, on_progress)
     findings = (*check_tables(store), *check.metadata(), *check.features(), *_leftovers(store.path))
     done, remaining = (
         repair_store(store, findings) if repair else ([], [f for f in findings if f.kind == "corrupt"])
     )
+    total = check.total
     return VerifyReport(
         features=len(store.features()),
         units=check.units,
-        files=check.files,
-        nbytes=check.nbytes,
+        files=total.files,
+        nbytes=total.nbytes,
+        nbytes_read=total.nbytes_read,
+        chunks=total.chunks,
+        chunks_tested=total.tested,
+        sample=None if sample is None else sample.share,
+        seed=None if sample is None else sample.seed,
         findings=findings,
         repaired=tuple(done),
         remaining=len(remaining),
+    )
+
+
+def _together(parts: list[Path], stores: list[Store], reports: list[VerifyReport]) -> VerifyReport:
+    """The sums over all parts, and whether they can be read as one."""
+    findings = [
+        replace(f, where=f"{part}/{f.where}")
+        for part, r in zip(parts, reports, strict=True)
+        for f in r.findings
+    ]
+    try:
+        joined = open_joined(parts, stores)
+        apart = {name for s in stores for name in s.features()} - set(joined.features())
+        findings += [
+            Finding(kind="incomplete", where=name, problem="this feature is not in every part, or differs")
+            for name in sorted(apart)
+        ]
+    except MismatchError as bad:
+        findings.append(Finding(kind="corrupt", where=str(bad.where), problem=f"{bad.problem}: {bad.found}"))
+    return VerifyReport(
+        features=sum(r.features for r in reports),
+        units=sum(r.units for r in reports),
+        files=sum(r.files for r in reports),
+        nbytes=sum(r.nbytes for r in reports),
+        nbytes_read=sum(r.nbytes_read for r in reports),
+        chunks=sum(r.chunks for r in reports),
+        chunks_tested=sum(r.chunks_tested for r in reports),
+        sample=reports[0].sample,
+        seed=reports[0].seed,
+        findings=tuple(findings),
+        remaining=sum(f.kind == "corrupt" for f in findings),
     )
 
 
@@ -63,11 +132,13 @@ def _leftovers(store: Path) -> Iterator[Finding]:
 
 
 class _Check:
-    """One pass over a store; counts what it read."""
+    """One pass over a store; `total` sums what was read."""
 
-    def __init__(self, store: Store, on_progress: Callable[[str, int, int], None]) -> None:
-        self.store, self._on_progress = store, on_progress
-        self.units = self.files = self.nbytes = 0
+    def __init__(
+        self, store: Store, sample: Sample | None, workers: int, on_progress: Callable[[str, int, int], None]
+    ) -> None:
+        self.store, self._sample, self._workers, self._on_progress = store, sample, workers, on_progress
+        self.units, self.total = 0, UnitResult()
 
     def metadata(self) -> Iterator[Finding]:
         """The `zarr.json` of every group and array must be what plan and header give."""
@@ -101,9 +172,10 @@ class _Check:
             return
         geometry.check_header(header, self.store.plan)
         yield from self._calibration(folder, header)
+        check = UnitCheck(folder, header, lambda row: self._id(header.table, row), self._sample)
         manifest = journal.read_manifest(folder)
         if manifest is None:
-            yield from self._begun(folder, header)
+            yield from self._begun(folder, header, check)
             return
         records = list(journal.consolidated(folder, header))
         if manifest != journal.manifest(header, records) or len(records) != header.units:
@@ -114,8 +186,7 @@ class _Check:
                 feature=name,
             )
             return
-        for record in records:
-            yield from self._unit(folder, header, record)
+        yield from self._all(header, check, records)
 
     def _calibration(self, folder: Path, header: FeatureHeader) -> Iterator[Finding]:
         """Without what its policy has learnt, a feature cannot be decoded; nothing here can make it again."""
@@ -125,117 +196,55 @@ class _Check:
             where = f"{layout.FEATURES}/{header.name}/{layout.CALIBRATION}"
             yield Finding(kind="corrupt", where=where, problem=bad.problem)
 
-    def _begun(self, folder: Path, header: FeatureHeader) -> Iterator[Finding]:
-        done = 0
+    def _begun(self, folder: Path, header: FeatureHeader, check: UnitCheck) -> Iterator[Finding]:
+        records = []
         for path in layout.records(folder):
             unit = int(path.stem)
             record = journal.read_record(folder, unit)
             if record is None or unit >= header.units:
-                yield self._damaged(header, unit, f"{layout.UNITS}/{path.name}", "the record cannot be used")
-                continue
-            done += 1
-            yield from self._unit(folder, header, record)
+                yield check.damaged(unit, f"{layout.UNITS}/{path.name}", "the record cannot be used")
+            else:
+                records.append(record)
+        yield from self._all(header, check, records)
         yield Finding(
             kind="incomplete",
             where=f"{layout.FEATURES}/{header.name}",
-            problem=f"{done} of {header.units} units are done: run the same encode command again",
+            problem=f"{len(records)} of {header.units} units are done: run the same encode command again",
             feature=header.name,
         )
 
-    def _damaged(self, header: FeatureHeader, unit: int, path: str, problem: str) -> Finding:
-        where = f"{layout.FEATURES}/{header.name}/{path}"
-        return Finding(kind="corrupt", where=where, problem=problem, feature=header.name, unit=unit)
+    def _all(
+        self, header: FeatureHeader, check: UnitCheck, records: Iterable[UnitRecord]
+    ) -> Iterator[Finding]:
+        """Units by several threads; what they find comes in the order of the units."""
+        with ThreadPoolExecutor(self._workers, "verify") as pool:
+            for done, result in enumerate(_in_order(pool, check, records, 2 * self._workers), 1):
+                self.units += 1
+                self.total.count(result)
+                yield from result.findings
+                self._on_progress(header.name, done, header.units)
 
-    def _unit(self, folder: Path, header: FeatureHeader, record: UnitRecord) -> Iterator[Finding]:
-        self.units += 1
-        self._on_progress(header.name, record.unit + 1, header.units)
-        if not journal.fits(header, header.fingerprint, record, record.unit):
-            yield self._damaged(
-                header,
-                record.unit,
-                layout.record(folder, record.unit).name,
-                "the record is of another feature",
-            )
-            return
-        whole = True
-        for file, spec in itertools.zip_longest(record.files, header.arrays):
-            problem = self._file(folder, file) or self._chunks(folder, header, record, spec)
-            if problem:
-                whole = False
-                yield self._damaged(header, record.unit, file.path, problem)
-        if whole:
-            for path, problem in self._rows(folder, header, record):
-                yield self._damaged(header, record.unit, path, problem)
+    def _id(self, table: Table, row: int) -> str:
+        found: str = self._ids[table][row].as_py()
+        return found
 
-    def _file(self, folder: Path, file: ShardFile) -> str | None:
-        path = folder / file.path
-        if not path.is_file() or path.is_symlink():
-            return "the file is missing"
-        self.files += 1
-        size = path.stat().st_size
-        self.nbytes += size
-        if size != file.nbytes:
-            return f"{size} bytes, the record says {file.nbytes}"
-        if file.index_crc32c is not None and shard.stored_index_crc(path) != file.index_crc32c:
-            return "the index checksum is not the recorded one"
-        return None if file.index_crc32c is not None or shard.file_crc(path) == file.crc32c else _CHANGED
-
-    def _chunks(
-        self, folder: Path, header: FeatureHeader, record: UnitRecord, spec: ArraySpec | None
-    ) -> str | None:
-        """Every chunk's own checksum, to name the rows; then the checksum of the whole file."""
-        if spec is None:
-            return None
-        array = ShardedArray(folder, spec, verify="always")
-        used = geometry.unit_shape(header, spec, record.unit, tokens=record.tokens)[0]
-        first = record.unit * spec.shard
-        step = max(1, _STEP_BYTES // max(1, array.place_bytes * spec.chunk)) * spec.chunk
-        try:
-            for at in range(0, used, step):
-                array.read(first + at, first + min(used, at + step))
-        except CorruptStoreError as bad:
-            return f"{bad.problem}: {bad.found}" if bad.found else bad.problem
-        file = next(
-            f for f in record.files if f.path == layout.shard(spec.name, record.unit, len(spec.shape))
-        )
-        return None if shard.file_crc(folder / file.path) == file.crc32c else _CHANGED
-
-    def _rows(self, folder: Path, header: FeatureHeader, record: UnitRecord) -> Iterator[tuple[str, str]]:
-        """Status, quarantine, lengths and embeddings of one unit must tell the same story."""
-        start, stop = record.rows
-
-        def read(spec: ArraySpec) -> AnyArray:
-            return ShardedArray(folder, spec, verify="never").read(start, stop)
-
-        status = read(_spec(header, "status"))
-        listed = np.zeros(stop - start, np.uint8)
-        listed[[q.row - start for q in record.quarantined]] = 1
-        path = layout.shard("status", record.unit, 1)
-        if not np.array_equal(status, listed):
-            yield path, "status and quarantine do not agree"
-        for lost in self._misnamed(header, record):
-            yield path, lost
-        pooled: dict[ArrayName, AnyArray] = {
-            a.name: read(a) for a in header.arrays if a.name in ("pooled", "pooled_scales")
-        }
-        finite = whole_rows(header, pooled)
-        if not np.array_equal(finite, listed == 0):
-            yield layout.shard("pooled", record.unit, 2), "rows without numbers are not the quarantined ones"
-        if header.array("lengths") is not None:
-            lengths = read(_spec(header, "lengths"))
-            if int(lengths.sum()) != record.tokens or lengths[listed == 1].any() or (lengths < 0).any():
-                yield layout.shard("lengths", record.unit, 1), "lengths do not add up to the unit's tokens"
-
-    def _misnamed(self, header: FeatureHeader, record: UnitRecord) -> Iterator[str]:
-        if record.quarantined:
-            table = self.store.images(["id"]) if header.table == "images" else self.store.texts(["id"])
-            for q in record.quarantined:
-                if table["id"][q.row].as_py() != q.id:
-                    yield f"quarantined row {q.row} has the id {q.id!r}, the table says otherwise"
+    @cached_property
+    def _ids(self) -> dict[str, pa.ChunkedArray[pa.StringScalar]]:
+        return {"images": self.store.images(["id"])["id"], "texts": self.store.texts(["id"])["id"]}
 
 
-_CHANGED = "the bytes are not the recorded ones"
-
-
-def _spec(header: FeatureHeader, name: str) -> ArraySpec:
-    return next(a for a in header.arrays if a.name == name)
+def _in_order(
+    pool: ThreadPoolExecutor, check: UnitCheck, records: Iterable[UnitRecord], ahead: int
+) -> Iterator[UnitResult]:
+    """Results in order, with at most `ahead` units under way."""
+    waiting: deque[Future[UnitResult]] = deque()
+    try:
+        for record in records:
+            waiting.append(pool.submit(check, record))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
