@@ -50,7 +50,7 @@ class FittedHead:
         return embed_images(
             feature,
             rows,
-            lambda part: self.module.embed_image(part.tokens, part.prefix, part.pooled),
+            lambda part: self.module.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
             batch=batch,
             device=self.device,
         )

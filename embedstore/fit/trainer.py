@@ -178,7 +178,9 @@ class _Run:
             group["lr"] = lr
         self.optimiser.zero_grad()
         loss = self.loss(
-            self.head.embed_image(moved.image.tokens, moved.image.prefix, moved.image.pooled),
+            self.head.embed_image(
+                moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
+            ),
             self.head.embed_text(moved.text.tokens, moved.text.offsets),
         )
         value = loss.item()
@@ -207,7 +209,7 @@ class _Run:
             return None
         self.head.eval()
         recall = self.validation.recall(
-            lambda part: self.head.embed_image(part.tokens, part.prefix, part.pooled),
+            lambda part: self.head.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
             lambda part: self.head.embed_text(part.tokens, part.offsets),
             self.device,
         )

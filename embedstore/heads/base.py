@@ -23,9 +23,16 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def embed_image(
-        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+        self,
+        tokens: Tensor,
+        prefix: Tensor | None = None,
+        pooled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """`tokens (b, t, d)`; `prefix (b, p, d)`, CLS first, or `pooled (b, w)`; to `(b, e)`."""
+        """`tokens (b, t, d)`; `prefix (b, p, d)`, CLS first, or `pooled (b, w)`; to `(b, e)`.
+
+        `weights (b, t)`: the share of the picture that each token stands for, summing to 1; none: equal.
+        """
 
     @abstractmethod
     def embed_text(self, tokens: Tensor, offsets: Tensor) -> Tensor:

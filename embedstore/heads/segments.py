@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """`b` samples of `t` tokens each; token-wise arrays are `(b·t, …)`, sample by sample."""
+    """`b` samples of `t` tokens each; token-wise arrays are `(b·t, …)`, sample by sample.
+
+    `weights (b, t)` float32, none negative, a sum of 1 for each sample: the mean is then the weighted one.
+    """
 
     b: int
     t: int
+    weights: Tensor | None = None
 
     @property
     def places(self) -> int:
@@ -27,6 +31,8 @@ class Grid:
 
     def mean(self, x: Tensor) -> Tensor:
         """`(b·t, k)` to the means of each sample `(b, k)`."""
+        if self.weights is not None:
+            return torch.bmm(self.weights.to(x.dtype).unsqueeze(1), x.view(self.b, self.t, -1)).squeeze(1)
         return x.view(self.b, self.t, -1).mean(dim=1)
 
     def max(self, x: Tensor) -> Tensor:
@@ -34,7 +40,9 @@ class Grid:
         return x.view(self.b, self.t, -1).amax(dim=1)
 
     def spread_mean(self, g: Tensor) -> Tensor:
-        """Gradient `(b, k)` of `mean`'s result to that of its input, `(b, t, k)`, as a view."""
+        """Gradient `(b, k)` of `mean`'s result to that of its input, `(b, t, k)`, a view where it can be."""
+        if self.weights is not None:
+            return g.unsqueeze(1) * self.weights.to(g.dtype).unsqueeze(2)
         return (g / self.t).unsqueeze(1).expand(self.b, self.t, -1)
 
 

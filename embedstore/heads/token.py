@@ -40,12 +40,19 @@ class TokenHead(Head):
         self.text_global = projector(config.text_global, arriving, e, dropout=rate)
 
     def embed_image(
-        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+        self,
+        tokens: Tensor,
+        prefix: Tensor | None = None,
+        pooled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """`tokens (b, t, d)`; `prefix (b, p, d)`, CLS first, or `pooled (b, w)`; to unit vectors `(b, e)`."""
+        """`tokens (b, t, d)`; `prefix (b, p, d)`, CLS first, or `pooled (b, w)`; to unit vectors `(b, e)`.
+
+        The mean over tokens is weighted by `weights (b, t)` where they are given; the maximum is not.
+        """
         parts = []
         if self.config.image_local != "identity":
-            parts.append(self._local(tokens))
+            parts.append(self._local(tokens, weights))
         if self.config.image_cls != "identity":
             parts.append(self.image_cls(self._cls(prefix, pooled).to(self.image_cls.dtype)))
         return functional.normalize(sum(parts[1:], parts[0]), dim=-1)
@@ -55,8 +62,8 @@ class TokenHead(Head):
         runs = Runs.from_offsets(offsets, tokens.device)
         return functional.normalize(self.text_global(self.text_token.mean(tokens, runs)), dim=-1)
 
-    def _local(self, tokens: Tensor) -> Tensor:
-        grid = Grid(*tokens.shape[:2])
+    def _local(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
+        grid = Grid(tokens.shape[0], tokens.shape[1], weights)
         flat = tokens.flatten(0, 1)
         if self.config.image_pooling == "mean":
             return self.image_local.mean(flat, grid)

@@ -1,15 +1,20 @@
-"""Batches of stored tokens as tensors in their stored dtype, and how they are read from a feature."""
+"""Batches of tokens as tensors, and how they are read from a feature.
+
+A batch holds what is stored until it is moved with `to`, which decodes it on the device that it goes to.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from embedstore.errors import UsageError
 from embedstore.store.blocks import advise, packed_tasks, row_tasks
+from embedstore.store.coder import SCALES_OF
+from embedstore.stream.decode import decoder_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
     from embedstore.store.blocks import Task
+    from embedstore.stream.decode import TokenDecoder
 
 ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"
 
@@ -26,35 +32,57 @@ ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"
 class ImageTokens:
     """Some pictures: `rows (b,)`, `tokens (b, t, d)`, and `prefix (b, p, d)` or else `pooled (b, w)`.
 
-    A feature that has only pooled embeddings has no tokens: `(b, 0, w)`.
+    A feature that has only pooled embeddings has no tokens: `(b, 0, w)`. `weights (b, t)`: the share of the
+    picture that each token stands for, where these differ. While there is a `decoder`, tokens, prefix and
+    pooled are codes, and the scales are theirs.
     """
 
     rows: IntArray
     tokens: Tensor
     prefix: Tensor | None = None
     pooled: Tensor | None = None
+    weights: Tensor | None = None
+    scales: Tensor | None = None
+    prefix_scales: Tensor | None = None
+    pooled_scales: Tensor | None = None
+    decoder: TokenDecoder | None = None
 
     def to(self, device: torch.device) -> ImageTokens:
-        """The same on a device; the copy may still be under way where the buffers are pinned."""
-        parts = {
+        """The same on a device, decoded; a copy may still be under way where the buffers are pinned."""
+        parts: dict[str, Any] = {
             name: part.to(device, non_blocking=True)
-            for name in ("tokens", "prefix", "pooled")
+            for name in ("tokens", "prefix", "pooled", "weights", *SCALES_OF.values())
             if (part := getattr(self, name)) is not None
         }
+        if self.decoder is not None:
+            for name, scales in SCALES_OF.items():
+                beside = parts.pop(scales, None)
+                if name in parts and parts[name].numel():
+                    parts[name] = self.decoder(name, parts[name], beside)
+            parts |= dict.fromkeys((*SCALES_OF.values(), "decoder"))
         return replace(self, **parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextTokens:
-    """Some texts: `rows (b,)`, packed `tokens (sum of l, d)`, `offsets (b+1,)` int64, always on the host."""
+    """Some texts: `rows (b,)`, packed `tokens (sum of l, d)`, `offsets (b+1,)` int64, always on the host.
+
+    While there is a `decoder`, tokens are codes of the stored `array`, and `scales (sum of l,)` are theirs.
+    """
 
     rows: IntArray
     tokens: Tensor
     offsets: Tensor
+    scales: Tensor | None = None
+    array: Literal["tokens", "pooled"] = "tokens"
+    decoder: TokenDecoder | None = None
 
     def to(self, device: torch.device) -> TextTokens:
-        """The same with the tokens on a device."""
-        return TextTokens(rows=self.rows, tokens=self.tokens.to(device), offsets=self.offsets)
+        """The same with the tokens on a device, decoded."""
+        tokens = self.tokens.to(device)
+        if self.decoder is not None:
+            tokens = self.decoder(self.array, tokens, None if self.scales is None else self.scales.to(device))
+        return TextTokens(rows=self.rows, tokens=tokens, offsets=self.offsets)
 
 
 class ImageReader:
@@ -70,7 +98,9 @@ class ImageReader:
             )
         self.feature = feature
         second: ArrayName = "prefix" if "prefix" in feature.arrays else "pooled"
-        self.names: tuple[ArrayName, ...] = ("tokens", second) if "tokens" in feature.arrays else (second,)
+        wanted: tuple[ArrayName, ...] = ("tokens", "scales", "weights", second, SCALES_OF[second])
+        self.names: tuple[ArrayName, ...] = tuple(name for name in wanted if name in feature.arrays)
+        self._decoder = decoder_of(feature)
 
     @property
     def row_bytes(self) -> int:
@@ -109,7 +139,7 @@ class ImageReader:
         parts = {name: buffer[first : first + len(rows)] for name, buffer in buffers.items()}
         if "tokens" not in parts:
             parts["tokens"] = parts["pooled"].new_empty(len(rows), 0, self.feature.card.width)
-        return ImageTokens(rows=rows, **parts)
+        return ImageTokens(rows=rows, decoder=self._decoder, **parts)
 
 
 class TextReader:
@@ -119,9 +149,10 @@ class TextReader:
         if feature.table != "texts":
             raise UsageError("not a text feature", where=feature.name, found=f"a feature of {feature.table}")
         self.feature = feature
+        self._decoder = decoder_of(feature)
 
     @property
-    def _name(self) -> ArrayName:
+    def _name(self) -> Literal["tokens", "pooled"]:
         return "tokens" if "tokens" in self.feature.arrays else "pooled"
 
     @property
@@ -160,17 +191,34 @@ class TextReader:
     def view(self, rows: IntArray, offsets: IntArray, buffer: Tensor) -> TextTokens:
         """Texts whose tokens lie in the buffer at `offsets (b + 1,)`, as views."""
         tokens = buffer[int(offsets[0]) : int(offsets[-1])]
-        return TextTokens(rows=rows, tokens=tokens, offsets=torch.from_numpy(offsets - offsets[0]))
+        return self._batch(rows, tokens, torch.from_numpy(offsets - offsets[0]))
 
     def read(self, rows: IntArray) -> TextTokens:
         """Texts `(b,)` in any order."""
         if "tokens" not in self.feature.arrays:
             pooled = torch.from_numpy(self.feature.gather("pooled", rows))
-            return TextTokens(rows=rows, tokens=pooled, offsets=torch.arange(len(rows) + 1))
+            return self._batch(rows, pooled, torch.arange(len(rows) + 1))
         packed = self.feature.text_tokens(rows)
+        return self._batch(rows, torch.from_numpy(packed.tokens), torch.from_numpy(packed.offsets))
+
+    def _batch(self, rows: IntArray, tokens: Tensor, offsets: Tensor) -> TextTokens:
         return TextTokens(
-            rows=rows, tokens=torch.from_numpy(packed.tokens), offsets=torch.from_numpy(packed.offsets)
+            rows=rows,
+            tokens=tokens,
+            offsets=offsets,
+            scales=self._scales(rows),
+            array=self._name,
+            decoder=self._decoder,
         )
+
+    def _scales(self, rows: IntArray) -> Tensor | None:
+        """A few bytes a text: read when the batch is cut, not ahead."""
+        name = SCALES_OF[self._name]
+        if name not in self.feature.arrays:
+            return None
+        if name == "scales":
+            return torch.from_numpy(self.feature.text_tokens(rows, name).tokens)
+        return torch.from_numpy(self.feature.gather(name, rows))
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
