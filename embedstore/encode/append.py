@@ -13,7 +13,9 @@ from embedstore.documents import parse_named
 from embedstore.encode.features import FeatureJob, ImageJob, TextJob
 from embedstore.encoders import default_name, encoder_for_card
 from embedstore.errors import MismatchError, UsageError
-from embedstore.store import open_store, plan_feature
+from embedstore.store import files, layout, open_store, plan_feature
+from embedstore.store.coder import Coder
+from embedstore.store.geometry import effective_policy
 from embedstore.store.ids import places_of, shown
 from embedstore.store.joined_feature import refuse_other_feature
 
@@ -110,7 +112,7 @@ def _continued(
     old = parent.header(name)
     if not (plan.images if old.table == "images" else plan.texts):
         return None
-    if options.policy not in ("float16", old.policy):
+    if effective_policy(options.policy, old.card).name not in ("float16", old.policy):
         raise UsageError(
             "--policy cannot be chosen here", found=options.policy, allowed=old.policy, todo=_FOLLOWED
         )
@@ -122,10 +124,23 @@ def _continued(
         policy=old.policy,
         shard_rows=options.shard_rows,
         thumbnails=old.thumbnails,
+        calibration_sha256=old.calibration_sha256,
     )
     refuse_other_feature(old, header, where=parent.path, todo="continue it with the encoder that made it")
     kind = ImageJob if old.table == "images" else TextJob
-    return kind(header=header, encoder=encoder)
+    return kind(header=header, encoder=encoder, continues=parent[name].path)
+
+
+def coder_of(job: FeatureJob) -> Coder:
+    """What turns the encoder's numbers into stored ones, with what the continued feature has learnt."""
+    return Coder.of(job.header) if job.continues is None else Coder.read(job.continues, job.header)
+
+
+def copy_calibration(job: FeatureJob, store: Path) -> None:
+    """Commit the calibration of the continued feature, byte for byte, before the header is."""
+    if job.continues is not None and job.header.calibration_sha256 is not None:
+        learnt = job.continues / layout.CALIBRATION
+        files.commit(layout.feature(store, job.header.name) / layout.CALIBRATION, learnt.read_bytes())
 
 
 def _named(text: str) -> tuple[str, str]:

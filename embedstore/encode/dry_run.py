@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from embedstore.encode.append import open_parent, plan_appended, refuse_known_rows
+from embedstore.encode.append import coder_of, open_parent, plan_appended, refuse_known_rows
 from embedstore.encode.features import FeatureJob, ImageJob, TextJob, plan_features
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
@@ -145,6 +145,7 @@ def _probe_images(
             decoders=decoders,
             ahead=2 * batch_size + options.decoders,
             on_rows=on_rows,
+            coder=coder_of(job),
         )
     if len(marks) > 1:
         return sum(counts[1:]) / (marks[-1] - marks[0]), unit
@@ -169,6 +170,7 @@ def _probe_texts(job: TextJob, planned: PlannedSource, batch_size: int) -> tuple
                 [0],
                 token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
                 on_rows=lambda _: None,
+                coder=coder_of(job),
             )
         )
         seconds = time.perf_counter() - started

@@ -21,18 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageJob:
-    """An image feature to be made, and the encoder that makes it."""
+    """An image feature to be made, and the encoder that makes it.
+
+    `continues`: folder of the feature that it continues, whose calibration it shares.
+    """
 
     header: FeatureHeader
     encoder: ImageEncoder
+    continues: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextJob:
-    """A text feature to be made, and the encoder that makes it."""
+    """A text feature to be made, and the encoder that makes it; `continues` as of an `ImageJob`."""
 
     header: FeatureHeader
     encoder: TextEncoder
+    continues: Path | None = None
 
 
 FeatureJob: TypeAlias = ImageJob | TextJob

@@ -50,11 +50,13 @@ def encode_image_units(
     decoders: Executor,
     ahead: int,
     on_rows: Callable[[int], None],
+    coder: Coder | None = None,
 ) -> Iterator[EncodedUnit]:
     """Yield the missing `units` of an image feature in order.
 
     `decoders` decode and prepare at most `ahead` pictures before they are needed, so memory does not grow
-    with the source. A batch never spans two units: a unit's bytes depend on its own rows only.
+    with the source. A batch never spans two units: a unit's bytes depend on its own rows only. `coder` where
+    the policy has learnt something.
     """
 
     def prepare(row: int) -> _Prepared:
@@ -64,7 +66,15 @@ def encode_image_units(
     rows = (row for unit in units for row in header.unit_rows(unit))
     prepared = _ahead(decoders, prepare, rows, ahead)
     for unit in units:
-        yield _encode_unit(unit, prepared, encoder, header, batch_size=batch_size, on_rows=on_rows)
+        yield _encode_unit(
+            unit,
+            prepared,
+            encoder,
+            header,
+            batch_size=batch_size,
+            on_rows=on_rows,
+            coder=coder or Coder.of(header),
+        )
 
 
 def _ahead(
@@ -101,8 +111,9 @@ def _encode_unit(
     *,
     batch_size: int,
     on_rows: Callable[[int], None],
+    coder: Coder,
 ) -> EncodedUnit:
-    rows, coder = header.unit_rows(unit), Coder.of(header)
+    rows = header.unit_rows(unit)
     arrays: dict[ArrayName, AnyArray] = {
         spec.name: np.full((len(rows), *spec.shape[1:]), fill_value(spec), spec.dtype)
         for spec in header.arrays

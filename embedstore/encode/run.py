@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedstore.encode.append import open_parent, plan_appended, refuse_known_rows
+from embedstore.encode.append import coder_of, copy_calibration, open_parent, plan_appended, refuse_known_rows
 from embedstore.encode.features import FeatureJob, ImageJob, plan_features
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
@@ -54,6 +54,8 @@ def encode_source(
         if parent is None
         else plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
     )
+    for job in jobs:
+        copy_calibration(job, store)
     done = [
         _FeatureRun(
             job=job,
@@ -175,6 +177,7 @@ class _FeatureRun:
                 decoders=decoders,
                 ahead=2 * batch_size + self.options.decoders,
                 on_rows=self._on_rows,
+                coder=coder_of(job),
             )
         column = open_store(self.store).texts(["text"])["text"]
         return encode_text_units(
@@ -184,6 +187,7 @@ class _FeatureRun:
             units,
             token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
             on_rows=self._on_rows,
+            coder=coder_of(job),
         )
 
     def _refuse_failures(self) -> None:

@@ -29,16 +29,19 @@ def encode_text_units(
     *,
     token_budget: int,
     on_rows: Callable[[int], None],
+    coder: Coder | None = None,
 ) -> Iterator[EncodedUnit]:
     """Yield the missing `units` of a text feature in order.
 
     `texts(rows)` reads the texts of some rows. `token_budget` bounds texts × longest text of a batch,
-    padding included. A batch never spans two units.
+    padding included. A batch never spans two units. `coder` where the policy has learnt something.
     """
     for unit in units:
         ids, cut = encoder.prepare(texts(header.unit_rows(unit)))
         batches = token_batches(np.array([len(i) for i in ids]), token_budget)
-        arrays = _encode_unit(unit, ids, encoder, header, batches=batches, on_rows=on_rows)
+        arrays = _encode_unit(
+            unit, ids, encoder, header, batches=batches, on_rows=on_rows, coder=coder or Coder.of(header)
+        )
         yield EncodedUnit(unit=unit, arrays=arrays, truncated=sum(cut))
 
 
@@ -50,11 +53,11 @@ def _encode_unit(
     *,
     batches: Iterator[IntArray],
     on_rows: Callable[[int], None],
+    coder: Coder,
 ) -> dict[ArrayName, AnyArray]:
     first_row = header.unit_rows(unit).start
     lengths = np.array([len(i) for i in ids], np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    coder = Coder.of(header)
     arrays: dict[ArrayName, AnyArray] = {
         spec.name: np.empty(
             (int(offsets[-1]) if is_packed(header, spec) else len(ids), *spec.shape[1:]), spec.dtype

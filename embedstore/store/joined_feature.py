@@ -126,16 +126,7 @@ class JoinedArray(ShardedArray):
 
     def gather(self, places: IntArray, out: AnyArray | None = None) -> AnyArray:
         """Any places in any order, repeats allowed; each part is asked once."""
-        wanted = np.asarray(places)
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise UsageError("rows must be integers along one axis", found=f"{wanted.dtype} {wanted.shape}")
-        if wanted.size and not 0 <= int(wanted.min()) <= int(wanted.max()) < self.spec.shape[0]:
-            raise UsageError(
-                f"rows outside {self.spec.name}",
-                found=f"{wanted.min()} to {wanted.max()}",
-                allowed=f"0 to {self.spec.shape[0] - 1}",
-            )
-        out = self.empty(len(wanted)) if out is None else self._checked_out(out, len(wanted))
+        wanted, out = self.wanted(places, out)
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
         for number in np.unique(owner).tolist():
             part, first = self._parts[number], self._starts[number]
@@ -173,8 +164,9 @@ class JoinedFeature(Feature):
         """Tokens of every text `(n,)` int32, read once; do not write into it."""
         with self._lock:
             if self._lengths is None:
-                self._lengths = np.concatenate([p.lengths() for p in self.parts])
-                self._lengths.flags.writeable = False
+                lengths: AnyArray = np.concatenate([p.lengths() for p in self.parts])
+                lengths.flags.writeable = False
+                self._lengths = lengths
             return self._lengths
 
     def token_starts(self) -> IntArray:
