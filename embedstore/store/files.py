@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_PIECES = 1024
 _CRC = 4
+_PART_BYTES = 4 << 20
+_FLUSHERS = 8
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -34,6 +39,26 @@ def write_pieces(handle: int, pieces: Sequence[ByteArray | bytes]) -> None:
             first += 1
         if done:
             waiting[first] = waiting[first][done:]
+
+
+def write_stream(handle: int, pieces: Iterable[ByteArray | bytes]) -> None:
+    """Write pieces as they come, some MB a call; the disk begins with each part at once."""
+    begun, waiting, size = 0, [], 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _PART_BYTES:
+            write_pieces(handle, waiting)
+            _start_writing(handle, begun, size)
+            begun, waiting, size = begun + size, [], 0
+    write_pieces(handle, waiting)
+    _start_writing(handle, begun, size)
+
+
+def _start_writing(handle: int, first: int, size: int) -> None:
+    """Let the kernel write these bytes now, in the background: the later flush finds less to do."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, first, size, os.POSIX_FADV_DONTNEED)
 
 
 def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]]) -> bool:
@@ -78,22 +103,63 @@ def _read_run(handle: int, buffers: Sequence[ByteArray | memoryview], offset: in
 def flush_folder(folder: Path) -> None:
     """Make the names inside a folder durable."""
     with effect("flush-folder", folder):
-        handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush(folder)
 
 
-def flush_folders(files: Iterable[Path], root: Path) -> None:
-    """Flush every folder between the files and `root`, the deepest first, each once."""
+def flush_folders(files: Sequence[Path], root: Path, *, upper: bool = True) -> None:
+    """Flush every folder between the files and `root`, at once.
+
+    Not `upper`: without `root` and the folders in it, except those that hold one of the files.
+    """
     folders = {p for f in files for p in f.parents if p == root or root in p.parents}
-    for folder in sorted(folders, key=lambda p: (-len(p.parts), p)):
-        flush_folder(folder)
+    if not upper:
+        holding = {f.parent for f in files}
+        folders = {p for p in folders if p in holding or len(p.parts) > len(root.parts) + 1}
+    _flush_at_once("flush-folder", sorted(folders, key=lambda p: (-len(p.parts), p)))
 
 
-def write_temporary(final: Path, write: Callable[[int], None]) -> Path:
-    """Let `write` fill a new file beside `final`, flush it, and return its temporary path.
+def flush_files(files: Sequence[Path]) -> None:
+    """Make the contents of files durable, all at once, so that they share the disk's flushes."""
+    try:
+        _flush_at_once("flush", files)
+    except OSError as bad:
+        raise _told(bad, files[0]) from bad
+
+
+def _flush_at_once(step: str, paths: Sequence[Path]) -> None:
+    with ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(effect(step, path))
+        for done in [_flushers(os.getpid()).submit(_flush, path) for path in paths]:
+            done.result()
+
+
+@cache
+def _flushers(process: int) -> ThreadPoolExecutor:
+    """Threads that wait for the disk; a forked process needs its own."""
+    return ThreadPoolExecutor(_FLUSHERS, f"embedstore-flush-{process}")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _told(bad: OSError, final: Path) -> Exception:
+    if bad.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return bad
+    return StoreError(
+        "the disk is full",
+        where=final.name,
+        todo="free some space and run the same command again: what is finished stays",
+    )
+
+
+def write_temporary(final: Path, write: Callable[[int], None], *, flush: bool = True) -> Path:
+    """Let `write` fill a new file beside `final`, flush it where asked, and return its temporary path.
 
     The file is removed again when `write` fails; a process that is killed leaves it.
     """
@@ -103,16 +169,13 @@ def write_temporary(final: Path, write: Callable[[int], None]) -> Path:
     try:
         with effect("write", final):
             write(handle)
-        with effect("flush", final):
-            os.fsync(handle)
+        if flush:
+            with effect("flush", final):
+                os.fsync(handle)
     except Exception as bad:
         name.unlink(missing_ok=True)
-        if isinstance(bad, OSError) and bad.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StoreError(
-                "the disk is full",
-                where=final.name,
-                todo="free some space and run the same command again: what is finished stays",
-            ) from bad
+        if isinstance(bad, OSError):
+            raise _told(bad, final) from bad
         raise
     finally:
         os.close(handle)
@@ -131,16 +194,20 @@ def replace(final: Path, data: bytes) -> None:
     flush_folder(final.parent)
 
 
-def commit(final: Path, data: bytes) -> bool:
-    """Create a small file whole, unless it is there already: then return False and change nothing."""
+def commit(final: Path, data: bytes, *, flush: bool = True) -> bool:
+    """Create a small file whole, unless it is there already: then return False and change nothing.
+
+    Without `flush` a loss of power may undo it, or leave it cut short; a kill cannot.
+    """
     if final.exists():
         return False
-    name = write_temporary(final, lambda handle: write_pieces(handle, [data]))
+    name = write_temporary(final, lambda handle: write_pieces(handle, [data]), flush=flush)
     with effect("link", final):
         created = _link(name, final, data)
     with effect("unlink", final):
         name.unlink(missing_ok=True)
-    flush_folder(final.parent)
+    if flush:
+        flush_folder(final.parent)
     return created
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import google_crc32c
 import numpy as np
 
-from embedstore.errors import CorruptStoreError, StorageValueError
+from embedstore.errors import CorruptStoreError, StorageValueError, StoreError
 from embedstore.store import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from embedstore.shapes import AnyArray, ByteArray
@@ -45,53 +46,59 @@ def as_bytes(array: AnyArray) -> ByteArray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """The pieces of a shard file in order; chunks are views of the array that was given."""
+class Assembly:
+    """The pieces of a shard file, made one after the other while they are taken; then `written` is known.
 
-    pieces: list[ByteArray | bytes]
-    written: WrittenShard
-
-
-def assemble(data: AnyArray, *, places: int, chunk: int, fill: AnyArray) -> Assembled:
-    """Cut `data` `(used, ...)` into the pieces of a shard of `places` places and inner chunks of `chunk`.
-
-    The last chunk is padded with `fill` (a scalar of the same dtype); chunks past `used` are absent.
-    Only a padded chunk is copied. Raises `StorageValueError` where `data` has more places than the shard.
+    Cuts `data` `(used, ...)` into inner chunks of `chunk` places of a shard of `places`. The last chunk is
+    padded with `fill` (a scalar of the same dtype); chunks past `used` are absent. Only a padded chunk is
+    copied. Raises `StorageValueError` where `data` has more places than the shard.
     """
-    if len(data) > places or places % chunk:
-        raise StorageValueError(
-            "rows do not fit the shard", found=len(data), allowed=f"{places}, chunks of {chunk}"
-        )
-    step = int(np.prod(data.shape[1:], dtype=np.int64)) * data.dtype.itemsize * chunk
-    index = np.full((places // chunk, 2), ABSENT, dtype="<u8")
-    pieces: list[ByteArray | bytes] = []
-    whole, offset = 0, 0
-    for number, first in enumerate(range(0, len(data), chunk)):
-        values = data[first : first + chunk]
-        if len(values) < chunk:
-            padded = np.full((chunk, *data.shape[1:]), fill, dtype=data.dtype)
-            padded[: len(values)] = values
-            values = padded
-        flat = as_bytes(values)
-        crc = crc_bytes(google_crc32c.value(flat))
-        whole = google_crc32c.extend(google_crc32c.extend(whole, flat), crc)
-        pieces += [flat, crc]
-        index[number] = offset, step + CRC
-        offset += step + CRC
-    table = index.tobytes()
-    index_crc = google_crc32c.value(table)
-    end = table + crc_bytes(index_crc)
-    whole = google_crc32c.extend(whole, end)
-    return Assembled([*pieces, end], WrittenShard(offset + len(end), whole, index_crc))
+
+    def __init__(self, data: AnyArray, *, places: int, chunk: int, fill: AnyArray) -> None:
+        if len(data) > places or places % chunk:
+            raise StorageValueError(
+                "rows do not fit the shard", found=len(data), allowed=f"{places}, chunks of {chunk}"
+            )
+        self._data, self._places, self._chunk, self._fill = data, places, chunk, fill
+        self.written: WrittenShard | None = None
+
+    def __iter__(self) -> Iterator[ByteArray | bytes]:
+        data, chunk = self._data, self._chunk
+        index = np.full((self._places // chunk, 2), ABSENT, dtype="<u8")
+        whole, offset = 0, 0
+        for number, first in enumerate(range(0, len(data), chunk)):
+            flat = as_bytes(self._padded(data[first : first + chunk]))
+            crc = crc_bytes(google_crc32c.value(flat))
+            whole = google_crc32c.extend(google_crc32c.extend(whole, flat), crc)
+            yield flat
+            yield crc
+            index[number] = offset, len(flat) + CRC
+            offset += len(flat) + CRC
+        table = index.tobytes()
+        index_crc = google_crc32c.value(table)
+        end = table + crc_bytes(index_crc)
+        yield end
+        self.written = WrittenShard(offset + len(end), google_crc32c.extend(whole, end), index_crc)
+
+    def _padded(self, values: AnyArray) -> AnyArray:
+        if len(values) == self._chunk:
+            return values
+        padded = np.full((self._chunk, *values.shape[1:]), self._fill, dtype=values.dtype)
+        padded[: len(values)] = values
+        return padded
 
 
 def write(
     final: Path, data: AnyArray, *, places: int, chunk: int, fill: AnyArray
 ) -> tuple[Path, WrittenShard]:
-    """Write a shard in one pass under a temporary name beside `final`; the caller renames it."""
-    made = assemble(data, places=places, chunk=chunk, fill=fill)
-    name = files.write_temporary(final, lambda handle: files.write_pieces(handle, made.pieces))
+    """Write a shard in one pass under a temporary name beside `final`; the caller flushes and renames it.
+
+    A chunk is written while it is still in the processor's cache from its checksum.
+    """
+    made = Assembly(data, places=places, chunk=chunk, fill=fill)
+    name = files.write_temporary(final, lambda handle: files.write_stream(handle, made), flush=False)
+    if made.written is None:
+        raise StoreError("a shard was not written to its end", where=final.name)
     return name, made.written
 
 

@@ -166,15 +166,15 @@ def _writer(sink: BinaryIO, table: str) -> pq.ParquetWriter:
     )
 
 
-def write_file(final: Path, table: str, groups: Iterable[pa.Table]) -> Path:
-    """Write row groups under a temporary name beside `final` and return that name."""
+def write_file(final: Path, table: str, groups: Iterable[pa.Table], *, flush: bool = True) -> Path:
+    """Write row groups under a temporary name beside `final`, flushed where asked; returns that name."""
 
     def fill(handle: int) -> None:
         with os.fdopen(os.dup(handle), "wb") as sink, _writer(sink, table) as out:
             for group in groups:
                 out.write_table(group, row_group_size=max(1, len(group)))
 
-    return files.write_temporary(final, fill)
+    return files.write_temporary(final, fill, flush=flush)
 
 
 def conform(batch: pa.RecordBatch | pa.Table, table: str) -> pa.Table:

@@ -27,13 +27,16 @@ class FeatureWriter:
     """Writes the units of one feature. Holds at most the unit it is given; safe beside other writers.
 
     Every file of a unit is written under a temporary name, flushed and renamed; then the folders are
-    flushed; last the record is created exclusively. What exists is whole.
+    flushed; last the record is created exclusively. What exists is whole. The record itself is not flushed: a
+    loss of power may cost the last few, whose units are then made again. Units may be written by several
+    threads at once: one then writes while another waits for the disk.
     """
 
     def __init__(self, store: Path, header: FeatureHeader) -> None:
         self.store, self.header = store, header
         self.path = layout.feature(store, header.name)
         self._fingerprint = header.fingerprint
+        self._begun = False
 
     @classmethod
     def open(cls, store: Path, header: FeatureHeader) -> Self:
@@ -135,7 +138,9 @@ class FeatureWriter:
             return standing
         for name, file in made:
             files.rename(name, self.path / file.path)
-        files.flush_folders([self.path / file.path for _, file in made], self.path)
+        placed = [self.path / file.path for _, file in made]
+        files.flush_folders(placed, self.path, upper=not self._begun)
+        self._begun = True
         return self._record(record)
 
     def _write_files(
@@ -148,6 +153,7 @@ class FeatureWriter:
                 made.append(self._write_shard(unit, spec, ready[spec.name]))  # noqa: PERF401 - kept on failure
             if jpegs is not None:
                 made.append(self._write_thumbnails(unit, jpegs))
+            files.flush_files([name for name, _ in made])
         except Exception:
             for name, _ in made:
                 name.unlink(missing_ok=True)
@@ -169,7 +175,7 @@ class FeatureWriter:
 
     def _write_thumbnails(self, unit: int, jpegs: pa.Table) -> tuple[Path, ShardFile]:
         path = layout.thumbnails(unit)
-        name = tables.write_file(self.path / path, "thumbnails", [jpegs])
+        name = tables.write_file(self.path / path, "thumbnails", [jpegs], flush=False)
         return name, ShardFile(path=path, nbytes=name.stat().st_size, crc32c=shard.file_crc(name))
 
     def _standing(self, unit: int) -> UnitRecord | None:
@@ -183,7 +189,7 @@ class FeatureWriter:
     def _record(self, record: UnitRecord) -> UnitRecord:
         """Create the record; one that is there and differs is of files which ours have just replaced."""
         final = layout.record(self.path, record.unit)
-        if not files.commit(final, record.to_json().encode()):
+        if not files.commit(final, record.to_json().encode(), flush=False):
             stored = journal.read_record(self.path, record.unit)
             if stored != record:
                 files.replace(final, record.to_json().encode())

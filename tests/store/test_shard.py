@@ -94,15 +94,15 @@ def test_checksums_of_file_and_index_are_the_written_ones(tmp_path):
 
 def test_chunks_are_views_of_what_was_given():
     data = np.zeros((8, 3), "<f2")
-    made = shard.assemble(data, places=8, chunk=2, fill=FILL)
-    assert all(np.shares_memory(piece, data) for piece in made.pieces[:-1:2])
+    pieces = list(shard.Assembly(data, places=8, chunk=2, fill=FILL))
+    assert all(np.shares_memory(piece, data) for piece in pieces[:-1:2])
 
 
 def test_more_rows_than_the_shard_holds_are_refused():
     with pytest.raises(StorageValueError, match="do not fit the shard"):
-        shard.assemble(np.zeros((9, 3), "<f2"), places=8, chunk=2, fill=FILL)
+        shard.Assembly(np.zeros((9, 3), "<f2"), places=8, chunk=2, fill=FILL)
     with pytest.raises(StorageValueError, match="chunks of 3"):
-        shard.assemble(np.zeros((8, 3), "<f2"), places=8, chunk=3, fill=FILL)
+        shard.Assembly(np.zeros((8, 3), "<f2"), places=8, chunk=3, fill=FILL)
 
 
 def test_short_writes_go_on(tmp_path, monkeypatch):
