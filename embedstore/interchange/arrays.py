@@ -105,7 +105,8 @@ def _npz(path: Path) -> ArrayFile:
         with archive, stream:
             shape, dtype = _npy_header(stream, where)
         check_layout(shape, dtype.name, where)
-        return Values(shape=shape, dtype=dtype.name, cut=_Stream(lambda: member(key), where).cut, near=False)
+        rows = _Stream(lambda: member(key), where)
+        return Values(shape=shape, dtype=dtype.name, cut=rows.cut, near=False, close=rows.close)
 
     def small(key: str) -> AnyArray:
         try:
@@ -142,11 +143,18 @@ class _Stream:
 
     def cut(self, start: int, stop: int) -> AnyArray:
         if self._open is None or start < self._at:
+            self.close()
             self._open, self._at = self._member(), 0
             self._shape, self._dtype = _npy_header(self._open[1], self._where)
         while self._at < start:
             self._read(min(start, self._at + max(1, BLOCK_BYTES // self._row_bytes)))
         return self._read(stop)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open[0].close()
+            self._open = None
 
     @property
     def _row_bytes(self) -> int:
@@ -243,6 +251,7 @@ def _h5(path: Path) -> ArrayFile:
             dtype=data.dtype.name,
             cut=lambda start, stop: data[start:stop],
             near=data.chunks is None,
+            close=file.close,
         )
 
     def small(key: str) -> Any:

@@ -40,11 +40,23 @@ def examine(opened: Opened, scratch: Path, on_rows: Callable[[int, int], None]) 
     Files that are slow to read out of order are copied to an unnamed temporary file in the folder `scratch`,
     which is gone when the process ends however it ends.
     """
+    copy = None if opened.values.near else _Copy(opened.values, scratch)
+    try:
+        sha256, norms = _read_through(opened, copy, on_rows)
+        values = opened.values if copy is None else copy.values()
+    finally:
+        if copy is not None:
+            copy.close()
+    return Examined(values=values, sha256=sha256, norms=norms)
+
+
+def _read_through(
+    opened: Opened, copy: _Copy | None, on_rows: Callable[[int, int], None]
+) -> tuple[str, tuple[float, float] | None]:
     values = opened.values
     digest = hashlib.sha256(f"{values.dtype} {values.shape}\n".encode())
     if values.lengths is not None:
         digest.update(values.lengths.astype("<i8").tobytes())
-    copy = None if values.near else _Copy(values, scratch)
     least, most = math.inf, 0.0
     for start in range(0, values.rows, values.block_rows):
         stop = min(values.rows, start + values.block_rows)
@@ -57,11 +69,7 @@ def examine(opened: Opened, scratch: Path, on_rows: Callable[[int, int], None]) 
         if copy is not None:
             copy.add(block)
         on_rows(stop, values.rows)
-    return Examined(
-        values=values if copy is None else copy.values(),
-        sha256=digest.hexdigest(),
-        norms=(least, most) if len(values.shape) == 2 else None,
-    )
+    return digest.hexdigest(), (least, most) if len(values.shape) == 2 else None
 
 
 def without_padding(values: Values, block: FloatArray, start: int) -> FloatArray:
@@ -108,7 +116,10 @@ class _Copy:
         self._file.flush()
         kind = np.dtype("float16" if self._source.dtype == "float16" else "float32")
         mapped = np.memmap(self._file, kind, "r", shape=self._source.shape)
-        self._file.close()
         return replace(
             self._source, dtype=kind.name, cut=lambda start, stop: np.asarray(mapped[start:stop]), near=True
         )
+
+    def close(self) -> None:
+        """Give the file back; a memory map of it stays."""
+        self._file.close()

@@ -11,9 +11,10 @@ from embedstore.documents import EncoderCard
 from embedstore.errors import UsageError
 from embedstore.interchange.examine import examine
 from embedstore.interchange.ids import match
-from embedstore.interchange.opening import Modality, Reading, captioned, open_import
+from embedstore.interchange.opening import Modality, Opened, Reading, captioned, open_import
 from embedstore.interchange.planning import create_imported, plan_imported
 from embedstore.store import FeatureWriter, layout, open_store, plan_feature
+from embedstore.store.joined import split_joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -103,15 +104,15 @@ def import_feature(
     """Import `KIND:PATH` as the feature `name`; makes the store where there is none.
 
     In a store that exists every id of its table must stand in the file once, and no other may: rows are
-    matched by id, whatever their order. Everything is checked before anything is written; numbers are read in
-    blocks and never held whole. An import that was stopped goes on where it was when it is run again.
+    matched by id, whatever their order. Ids, shapes and values are checked before anything is written; numbers
+    are read in blocks and never held whole. An import that was stopped goes on when it is run again.
     `on_progress(stage, done, total)` counts rows, stages "check" and "store".
 
     Raises `UsageError` for what cannot be meant, `SourceError` for a file that cannot be taken, and
     `MismatchError` for ids or a card that differ from the store's.
     """
-    report = on_progress or (lambda *_: None)
     layout.feature(store, name)
+    _refuse_joined(store)
     opened = open_import(
         source,
         Reading(
@@ -123,12 +124,20 @@ def import_feature(
             id_prefix=options.id_prefix,
         ),
     )
+    try:
+        return _store(opened, store, name, options, on_progress or (lambda *_: None))
+    finally:
+        opened.values.close()
+
+
+def _store(
+    opened: Opened, store: Path, name: str, options: ImportOptions, report: Callable[[str, int, int], None]
+) -> ImportSummary:
     texts = captioned(opened)
     exists = layout.plan(store).is_file()
     if exists:
-        rows = texts.rows[
-            match(_stored_ids(store, options.modality), texts.facts, where=texts.name, store=store.name)
-        ]
+        wanted = _stored_ids(store, options.modality)
+        rows = texts.rows[match(wanted, texts.facts, where=texts.name, store=store.name)]
     else:
         plan_imported(opened, language=options.language)
         rows = texts.rows
@@ -161,6 +170,16 @@ def import_feature(
         norms=checked.norms,
         left_out=texts.left_out,
     )
+
+
+def _refuse_joined(store: Path) -> None:
+    parts = split_joined(str(store))
+    if parts is not None and len(parts) > 1:
+        raise UsageError(
+            "an import goes into one store",
+            found=", ".join(part.name for part in parts),
+            todo="import the rows of each part into its store",
+        )
 
 
 def _stored_ids(store: Path, modality: Modality) -> pa.ChunkedArray:

@@ -16,7 +16,7 @@ from embedstore.interchange.ids import FACTS, RowFacts, read_list, row_facts, ta
 from embedstore.interchange.tables import open_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedstore.interchange.values import Values
     from embedstore.shapes import IntArray
@@ -114,7 +114,7 @@ def _open_clip(path: Path, reading: Reading) -> Opened:
         kind=CLIP,
         name=path.name,
         modality=reading.modality,
-        values=values,
+        values=_checked_tokens(values, reading, path.name),
         facts=facts,
         rows=np.arange(values.rows),
         samples=True,
@@ -124,14 +124,18 @@ def _open_clip(path: Path, reading: Reading) -> Opened:
 def _open_file(path: Path, kind: str, reading: Reading) -> Opened:
     if kind in ("arrow", "parquet"):
         files = open_tables(path, kind)
-        values = files.values(files.embedding_column(reading.columns.get("embedding")))
+        values = files.values(files.embedding_column(reading.columns.get("embedding") or reading.key))
+        values = _with_lengths(values, files.name, files.schema.names, files.numbers, reading)
         own = {k: v for k, v in reading.columns.items() if k != "embedding"}
-        facts = _listed(reading, None) if reading.ids else table_facts(files, own)
+        if reading.ids in files.schema.names:
+            own["id"] = str(reading.ids)
+        inside = reading.ids is None or "id" in own
+        facts = table_facts(files, own) if inside else _listed(reading, None)
     else:
         file = open_arrays(path, kind)
         beside = frozenset(n for n in (reading.ids, reading.lengths) if n in file.keys)
         key = file.key(reading.key, not_these=beside)
-        values = _with_lengths(file.values(key), file, reading)
+        values = _with_lengths(file.values(key), file.name, file.keys, file.small, reading)
         facts = _listed(reading, file)
     if values.rows != len(facts):
         raise SourceError(
@@ -170,18 +174,18 @@ def _listed(reading: Reading, file: ArrayFile | None) -> RowFacts:
     return read_list(path, reading.columns)
 
 
-def _with_lengths(values: Values, file: ArrayFile, reading: Reading) -> Values:
+def _with_lengths(
+    values: Values, where: str, keys: Sequence[str], small: Callable[[str], Any], reading: Reading
+) -> Values:
     if reading.lengths in (None, FULL):
         return values
-    if reading.lengths not in file.keys:
-        raise UsageError(
-            "no such array", where="--lengths", found=reading.lengths, allowed=", ".join(file.keys)
-        )
-    lengths: Any = np.asarray(file.small(str(reading.lengths)))
+    if reading.lengths not in keys:
+        raise UsageError("no such array", where="--lengths", found=reading.lengths, allowed=", ".join(keys))
+    lengths: Any = np.asarray(small(str(reading.lengths)))
     if lengths.shape != values.shape[:1] or lengths.dtype.kind not in "iu":
         raise SourceError(
             "lengths must be one whole number a row",
-            where=f"{file.name}, {reading.lengths}",
+            where=f"{where}, {reading.lengths}",
             found=f"{lengths.dtype} {lengths.shape}",
         )
     return replace(values, lengths=lengths.astype(np.int64))

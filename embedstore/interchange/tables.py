@@ -43,6 +43,11 @@ class TableFiles:
         kept = pa.schema([self.schema.field(c) for c in columns])
         return pa.Table.from_batches(list(self.batches(columns)), schema=kept)
 
+    def numbers(self, column: str) -> AnyArray:
+        """One column of plain numbers, whole."""
+        found: AnyArray = self.read([column])[column].to_numpy()
+        return found
+
     def embedding_column(self, wanted: str | None) -> str:
         """The column of embeddings: the one named, `embedding`, or the only list of floats there is."""
         lists = [f.name for f in self.schema if _innermost(f.type) is not None]
@@ -63,7 +68,8 @@ class TableFiles:
         Reads the column once to learn its shape where the type does not say it. `SourceError` names the first
         row that is null or has another width.
         """
-        axes, item = _innermost(self.schema.field(column).type) or (0, pa.null())
+        kind = self.schema.field(column).type
+        axes, item = _innermost(kind) or (0, pa.null())
         shape, lengths = self._shape(column, axes)
         check_layout(shape, _DTYPES.get(str(item), str(item)), f"{self.name}, {column}")
         reader = _Forward(self, column, shape)
@@ -72,7 +78,7 @@ class TableFiles:
             dtype=_DTYPES[str(item)],
             cut=reader.cut,
             near=False,
-            lengths=lengths if axes == 2 else None,
+            lengths=lengths if axes == 2 and not pt.is_fixed_size_list(kind) else None,
         )
 
     def _shape(self, column: str, axes: int) -> tuple[tuple[int, ...], IntArray]:

@@ -19,13 +19,17 @@ BLOCK_BYTES = 64 << 20
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
+def _nothing() -> None:
+    """Memory maps close themselves."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Values:
     """An array `(n, w)` or `(n, t, d)` of which any slice of rows can be read.
 
     `cut(start, stop)` gives rows in the file's dtype (bfloat16: as float32). `near` says whether rows are
     cheap to read in any order; where they are not, a copy on disk is made first. `lengths` `(n,)`: real
-    tokens of each row where the file tells, the places after them are padding.
+    tokens of each row where the file tells, the places after them are padding. `close` gives the file back.
     """
 
     shape: tuple[int, ...]
@@ -33,6 +37,7 @@ class Values:
     cut: Callable[[int, int], AnyArray]
     near: bool = True
     lengths: IntArray | None = None
+    close: Callable[[], None] = _nothing
 
     @property
     def rows(self) -> int:
