@@ -348,6 +348,9 @@ class HeadConfig(Document):
     text_card: EncoderCard
     temperature: float = Field(default=0.07, gt=0, description="τ at the end of fitting")
     store_fingerprint: Sha256 | None = Field(default=None, description="of the store it was fitted on")
+    stores: tuple[Sha256, ...] = Field(
+        default=(), description="of every store whose rows it was fitted on: parts of A+B, what was compacted"
+    )
     trained_on: str | None = Field(default=None, description="split it was fitted on; none: every image")
     chosen: bool = Field(default=False, description="whether a best checkpoint was chosen; else the last one")
     chosen_on: str | None = Field(

@@ -97,7 +97,8 @@ def _feature(store: Store, name: str, card: EncoderCard) -> Feature:
 def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str, ...]:
     """Refuse the split that chose the head, and say where the head has seen these images."""
     config = head.config
-    if config.store_fingerprint != store.fingerprint:
+    fitted_on = {*config.stores, config.store_fingerprint}
+    if fitted_on.isdisjoint({*store.lineage, store.fingerprint}):
         return ()
 
     def overlaps(other: str | None) -> bool:

@@ -31,6 +31,7 @@ def head_record(store: Store, config: FitConfig) -> HeadConfig:
         image_card=image.card,
         text_card=text.card,
         store_fingerprint=store.fingerprint,
+        stores=store.lineage,
         trained_on=config.split,
         chosen=config.val_split is not None or config.val_fraction > 0,
         chosen_on=config.val_split or (config.split if config.val_fraction > 0 else None),

@@ -21,6 +21,7 @@ from embedstore.store import files, layout, tables
 from embedstore.store.compact_feature import FeatureCopy
 from embedstore.store.create import create_store
 from embedstore.store.ids import places_of, shown
+from embedstore.store.joined import SIGN
 from embedstore.store.reader import is_store, open_store
 from embedstore.store.verify_tables import check_tables
 
@@ -178,7 +179,7 @@ def _plan(store: Store, kept: Kept) -> Plan:
     return Plan(
         source={
             "kind": "compact",
-            "of": store.fingerprint,
+            "of": SIGN.join(part.fingerprint for part in store.parts),
             "dropped_images": old.images - len(kept.images),
             "dropped_texts": old.texts - len(kept.texts),
         },

@@ -81,6 +81,15 @@ class Store:
         return (self,)
 
     @property
+    def lineage(self) -> tuple[str, ...]:
+        """Fingerprints of all stores that these rows came from: the parts, and what they are compacts of."""
+        found = [part.fingerprint for part in self.parts]
+        for part in self.parts:
+            if part.plan.source.get("kind") == "compact":
+                found += [f for f in str(part.plan.source.get("of", "")).split("+") if f]
+        return tuple(dict.fromkeys(found))
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the tables and of all finished units."""
         sizes = [

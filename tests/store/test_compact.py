@@ -60,7 +60,7 @@ def test_dropped_images_are_gone_with_their_texts(tmp_path):
     assert new.plan.splits == {
         name: new.images(["split"])["split"].to_pylist().count(name) for name in ("test", "train", "val")
     }
-    assert new.plan.source["of"] == old.fingerprint
+    assert new.lineage == (new.fingerprint, old.fingerprint)
 
 
 def test_texts_alone_can_be_dropped(tmp_path):
@@ -89,6 +89,7 @@ def test_parts_are_merged_for_good(tmp_path):
     old = open_store(f"{a.path}+{b.path}")
     compact_store(old.path, tmp_path / "all")
     check_copy(old, open_store(tmp_path / "all"), np.arange(79), np.arange(167))
+    assert open_store(tmp_path / "all").lineage[1:] == old.lineage == (a.fingerprint, b.fingerprint)
     compact_store(old.path, tmp_path / "less", drop=["a000069", "b000000"])
     texts = np.setdiff1d(np.arange(167), [138, 139, 140, 141, 142])
     check_copy(old, open_store(tmp_path / "less"), np.setdiff1d(np.arange(79), [69, 70]), texts)
