@@ -104,8 +104,8 @@ def import_feature(
     """Import `KIND:PATH` as the feature `name`; makes the store where there is none.
 
     In a store that exists every id of its table must stand in the file once, and no other may: rows are
-    matched by id, whatever their order. Ids, shapes and values are checked before anything is written; numbers
-    are read in blocks and never held whole. An import that was stopped goes on when it is run again.
+    matched by id, whatever their order. Ids, shapes and values are checked before anything is written; the
+    numbers are read in blocks, never whole. An import that was stopped goes on when it is run again.
     `on_progress(stage, done, total)` counts rows, stages "check" and "store".
 
     Raises `UsageError` for what cannot be meant, `SourceError` for a file that cannot be taken, and
