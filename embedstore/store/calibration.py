@@ -7,8 +7,9 @@ before the header, which holds its sha256: whoever goes on with the feature uses
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import SafetensorError
@@ -29,6 +30,7 @@ SAMPLE_TOKENS = 1 << 16
 LEAST_ROWS, MOST_ROWS = 256, 4096
 MOST_BYTES = 1 << 30
 _STREAM = 0x63616C6962
+_IDENTITY = "embedstore"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,27 +100,28 @@ def commit(
     """
     folder = layout.feature(store, feature)
     path = folder / layout.CALIBRATION
+    wanted = json.dumps(dict(identity), sort_keys=True)
     if not path.is_file():
-        files.commit(path, save(make(), metadata=dict(identity)))
+        # One entry: the library writes several in no fixed order.
+        files.commit(path, save(make(), metadata={_IDENTITY: wanted}))
     found = path.read_bytes()
-    if _metadata(found, path) != dict(identity):
+    stored = _identity(found, path)
+    if stored != wanted:
         raise MismatchError(
             "the feature's folder holds the calibration of another recoding",
             where=feature,
-            found=", ".join(f"{k} {v}" for k, v in sorted(_metadata(found, path).items())),
+            found=stored,
+            allowed=wanted,
             todo="take another name",
         )
     return Calibration(load(found), hashlib.sha256(found).hexdigest())
 
 
-def _metadata(data: bytes, path: Path) -> dict[str, str]:
-    import json
-
+def _identity(data: bytes, path: Path) -> str:
     size = int.from_bytes(data[:8], "little")
     try:
-        header: dict[str, Any] = json.loads(data[8 : 8 + size])
-        return dict(header.get("__metadata__", {}))
-    except (ValueError, AttributeError, TypeError):
+        return str(json.loads(data[8 : 8 + size])["__metadata__"][_IDENTITY])
+    except (ValueError, KeyError, TypeError):
         raise CorruptStoreError("the calibration cannot be read", where=_where(path)) from None
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 def decoder_of(feature: Feature) -> TokenDecoder | None:
     """The decoder of a feature, none where heads take the stored values as they are (float16, float32)."""
-    coder = feature.coder
-    return None if coder.is_plain and coder.policy.number != "bfloat16" else TokenDecoder(coder)
+    policy = feature.coder.policy
+    as_they_are = policy.number in ("float16", "float32") and not (policy.pca or policy.pq)
+    return None if as_they_are else TokenDecoder(feature.coder)
 
 
 class TokenDecoder:

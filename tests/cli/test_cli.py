@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -165,3 +166,41 @@ def test_an_interruption_exits_130_and_says_what_remains(blow, tiny_vision, tmp_
 
     done, total = open_store(tmp_path / "store").progress("vision")
     assert 0 < done < total
+
+
+def test_recode_and_fit_from_what_it_made(run, store, tmp_path):
+    code, out, _ = run("recode", store, "vision", "--policy", "merge-2+int8", "--as", "small")
+    assert code == 0
+    assert re.search(r"small: 100 images as merge-2\+int8, .* times less than vision\); 100 rows in", out)
+    code, out, _ = run("recode", store, "vision", "--policy", "merge-2+int8", "--as", "small", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["policy"], found["source"], found["fresh_rows"]) == ("merge-2+int8", "vision", 0)
+    assert found["smaller"] > 1
+    command = ["fit", store, "--image", "small", "--text", "words", "--split", "train", "--width", 16]
+    code, out, err = run(*command, "--epochs", 1, "--batch-size", 20, "--out", tmp_path / "head")
+    assert code == 0, err
+    code, _, err = run("bench", "retrieval", store, "--head", tmp_path / "head", "--split", "test")
+    assert code == 0, err
+    assert run("verify", store)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "words"),
+    [
+        ("merge-9999", 2, "merge-K with K up to"),
+        ("int7", 2, "unknown storage policy"),
+        ("fp8", 1, "--as NAME"),
+    ],
+)
+def test_recode_says_what_is_wrong(run, store, policy, code, words):
+    found, _, err = run("recode", store, "vision", "--policy", policy, "--as", "words")
+    assert found == code
+    assert words in err.replace("\n", " ")
+
+
+def test_encode_names_recode_for_policies_that_learn(run, picture_folder, tmp_path):
+    command = ["encode", picture_folder, tmp_path / "s", "--image-encoder", "hf:x", "--policy", "pca-64"]
+    code, _, err = run(*command)
+    assert code == 2
+    assert "encode as float16, then embedstore recode" in err.replace("\n", " ")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -32,6 +33,24 @@ def test_float16_rounds_to_nearest(values):
     assert back.dtype == np.float32
     bound = np.maximum(np.abs(values.astype(np.float64)) * 2.0**-11, 2.0**-25)
     assert (np.abs(back.astype(np.float64) - values) <= bound).all()
+
+
+@given(hnp.arrays(np.float32, 40, elements=st.floats(width=32)))
+def test_bfloat16_rounds_as_torch_does(values):
+    values = values[np.abs(values) < 3.38e38]
+    stored = FLOATS["bfloat16"].encode(values, array="tokens")
+    assert stored.dtype == np.dtype("<u2")
+    wanted = torch.from_numpy(values).bfloat16()
+    np.testing.assert_array_equal(stored, wanted.view(torch.uint16).numpy())
+    np.testing.assert_array_equal(FLOATS["bfloat16"].decode(stored), wanted.float().numpy())
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 3.4e38])
+def test_bfloat16_refuses_what_it_cannot_hold(value):
+    values = np.zeros((3, 2), np.float32)
+    values[1, 0] = value
+    with pytest.raises(StorageValueError, match="row 1 of tokens has a value that bfloat16 cannot hold"):
+        FLOATS["bfloat16"].encode(values, array="tokens")
 
 
 @pytest.mark.parametrize("policy", ["float16", "float32"])

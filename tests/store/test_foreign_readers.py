@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import zarr
 
-from embedstore.store import open_store
-from embedstore.testing.stores import write_random_store
+from embedstore.store import open_store, plan_feature
+from embedstore.store.coder import Coder
+from embedstore.testing.stores import write_feature, write_random_store
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,20 @@ def test_image_arrays_are_read_the_same(store, read, array):
     feature = store["vision"]
     assert feature.header.units > 1
     np.testing.assert_array_equal(read(store, "vision", array), feature.read(array, 0, feature.rows))
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("policy", ["bfloat16", "fp8", "merge-4+fp8", "cls+mean+bfloat16"])
+def test_arrays_of_every_stored_type_are_read_the_same(tmp_path, read, policy):
+    store = write_random_store(tmp_path / "store", images=40, captions=1, shard_rows=16)
+    source, header = store["vision"], store["vision"].header
+    header = plan_feature(name="small", plan=store.plan, card=header.card, policy=policy, shard_rows=16)
+    coder = Coder.of(header)
+    plain = {a: source.decoded(a, range(40)) for a in ("tokens", "prefix", "pooled")}
+    write_feature(store.path, header, coder.encode(plain, rows=np.arange(40)))
+    feature = open_store(store.path)["small"]
+    for array in feature.arrays:
+        np.testing.assert_array_equal(read(store, "small", array), feature.read(array, 0, 40))
 
 
 @pytest.mark.parametrize("read", READERS)
