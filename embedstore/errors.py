@@ -13,7 +13,8 @@ EmbedstoreError
 │   ├── CorruptStoreError   a checksum, a size or a table that does not agree
 │   ├── MismatchError       plan, card or header differ; lists the fields
 │   ├── IncompleteError     work that is not finished yet is asked for
-│   └── StorageValueError   NaN, infinity, overflow, a wrong shape or dtype
+│   ├── StorageValueError   NaN, infinity, overflow, a wrong shape or dtype
+│   └── DiskFullError       no space is left; what is finished stays
 ├── HeadError               a head that does not fit its features or its config
 └── TooManyFailedError      more rows quarantined than `--max-failed` allows
 """
@@ -98,6 +99,10 @@ class IncompleteError(StoreError):
 
 class StorageValueError(StoreError):
     """NaN, infinity, overflow, or a wrong shape or dtype was to be stored."""
+
+
+class DiskFullError(StoreError):
+    """No space is left on the disk; the store is as valid as before, and the same command goes on."""
 
 
 class HeadError(EmbedstoreError):

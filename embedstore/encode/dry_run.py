@@ -17,11 +17,13 @@ from embedstore.encode.plan import PlannedSource, plan_source
 from embedstore.encode.texts import encode_text_units
 from embedstore.sources import open_source
 from embedstore.store import FeatureWriter, feature_nbytes
+from embedstore.store.space import OFFERED, nbytes_under
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from embedstore.documents import Plan
     from embedstore.encode.unit import EncodedUnit
 
 PROBED_BATCHES = 3
@@ -84,15 +86,27 @@ def dry_run_source(
         missing_bytes=missing_bytes,
         seconds=sum(p.seconds for p in predictions),
         free_bytes=free,
-        advice=_advice(missing_bytes, free, options),
+        advice=_advice(planned.plan, jobs, predictions, free),
     )
 
 
-def _advice(needed: int, free: int, options: EncodeOptions) -> str | None:
-    if needed <= free:
+def _advice(
+    plan: Plan, jobs: Sequence[FeatureJob], predictions: Sequence[FeaturePrediction], free: int
+) -> str | None:
+    """The policy of the least loss under which everything that is missing would fit the disk."""
+    shares = [p.nbytes * p.missing / max(1, p.rows) for p in predictions]
+    if sum(shares) <= free:
         return None
-    if options.policy == "float32" and needed // 2 <= free:
-        return "the disk is too small for float32; --policy float16 would fit"
+    for policy in OFFERED:
+        factors = [
+            1.0
+            if (other := nbytes_under(plan, job.header, policy, tokens_per_row=1.0)) is None
+            # Thumbnails and the raggedness of texts stay as they are: the ratio of the shards is enough.
+            else min(1.0, other / feature_nbytes(job.header, tokens_per_row=1.0))
+            for job in jobs
+        ]
+        if sum(s * f for s, f in zip(shares, factors, strict=True)) <= free:
+            return f"the disk is too small for this; --policy {policy} would fit"
     return "the disk is too small for this at any policy; use another disk, --limit, or a smaller encoder"
 
 

@@ -62,7 +62,7 @@ def create_store(
     """
     try:
         _refuse_foreign(store)
-        store.mkdir(parents=True, exist_ok=True)
+        files.make_folder(store)
         for path, data in geometry.root_files().items():
             files.replace(store / path, data)
         counts = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.errors import StoreError
+from embedstore.errors import DiskFullError, StoreError
 from embedstore.store import layout
 from embedstore.store.failpoints import effect
 
@@ -25,6 +25,8 @@ MOST_PIECES = 1024
 _CRC = 4
 _PART_BYTES = 4 << 20
 _FLUSHERS = 8
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_LOCKED = {errno.EACCES, errno.EROFS, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -149,13 +151,27 @@ def _flush(path: Path) -> None:
 
 
 def _told(bad: OSError, final: Path) -> Exception:
-    if bad.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return bad
-    return StoreError(
-        "the disk is full",
-        where=final.name,
-        todo="free some space and run the same command again: what is finished stays",
-    )
+    if bad.errno in _FULL:
+        return DiskFullError(
+            "the disk is full",
+            where=final.name,
+            todo="free some space and run the same command again: what is finished stays",
+        )
+    if bad.errno in _LOCKED:
+        return StoreError(
+            f"this place cannot be written: {bad.strerror}",
+            where=final.parent,
+            todo="choose a place where you may write; reading a store needs no such right",
+        )
+    return bad
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; `StoreError` where that is not allowed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as bad:
+        raise _told(bad, folder / "any") from bad
 
 
 def write_temporary(final: Path, write: Callable[[int], None], *, flush: bool = True) -> Path:
@@ -163,9 +179,12 @@ def write_temporary(final: Path, write: Callable[[int], None], *, flush: bool = 
 
     The file is removed again when `write` fails; a process that is killed leaves it.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
     name = layout.temporary(final)
-    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        make_folder(final.parent)
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except OSError as bad:
+        raise _told(bad, final) from bad
     try:
         with effect("write", final):
             write(handle)

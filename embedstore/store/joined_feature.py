@@ -128,7 +128,7 @@ class JoinedArray(ShardedArray):
         """Any places in any order, repeats allowed; each part is asked once."""
         wanted, out = self.wanted(places, out)
         owner = np.searchsorted(self._starts, wanted, side="right") - 1
-        for number in np.unique(owner).tolist():
+        for number in map(int, np.unique(owner)):
             part, first = self._parts[number], self._starts[number]
             mine = np.flatnonzero(owner == number)
             if len(mine) == len(wanted):

@@ -31,9 +31,12 @@ def feature_nbytes(header: FeatureHeader, *, tokens_per_row: float = 0.0) -> int
     if not header.units:
         return 0
 
-    def unit_nbytes(unit: int) -> int:
-        rows = len(header.unit_rows(unit))
-        tokens = round(rows * tokens_per_row)
-        return sum(shard_nbytes(a, tokens if is_packed(header, a) else rows) for a in header.arrays)
+    first, last = (unit_nbytes(header, u, tokens_per_row=tokens_per_row) for u in (0, header.units - 1))
+    return first * (header.units - 1) + last
 
-    return unit_nbytes(0) * (header.units - 1) + unit_nbytes(header.units - 1)
+
+def unit_nbytes(header: FeatureHeader, unit: int, *, tokens_per_row: float = 0.0) -> int:
+    """Bytes of the shards of one unit, as `feature_nbytes` counts them."""
+    rows = len(header.unit_rows(unit))
+    tokens = round(rows * tokens_per_row)
+    return sum(shard_nbytes(a, tokens if is_packed(header, a) else rows) for a in header.arrays)

@@ -144,12 +144,24 @@ class _Check:
         """The `zarr.json` of every group and array must be what plan and header give."""
         for relative, data in journal.zarr_files(self.store.path).items():
             path = self.store.path / relative
-            if not path.is_file() or path.read_bytes() != data:
+            if not path.is_file() and self._begun_at(relative):
+                yield Finding(
+                    kind="incomplete", where=relative, problem="the Zarr metadata is not written yet"
+                )
+            elif not path.is_file() or path.read_bytes() != data:
                 yield Finding(
                     kind="corrupt",
                     where=relative,
                     problem="the Zarr metadata is missing or differs from the header",
                 )
+
+    def _begun_at(self, relative: str) -> bool:
+        """Whether a file belongs to a feature that no unit was written of: a writer makes it when it opens."""
+        parts = Path(relative).parts
+        if len(parts) < 3 or parts[0] != layout.FEATURES:
+            return False
+        folder = layout.feature(self.store.path, parts[1])
+        return not self.store.complete(parts[1]) and not layout.records(folder)
 
     def features(self) -> Iterator[Finding]:
         """Every feature, complete or begun."""

@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
 from embedstore.documents import ShardFile, UnitRecord, refuse_differences
-from embedstore.errors import IncompleteError, MismatchError, StoreError, StoreNotFoundError
-from embedstore.store import files, geometry, journal, layout, shard, tables
+from embedstore.errors import DiskFullError, IncompleteError, MismatchError, StoreError, StoreNotFoundError
+from embedstore.store import files, geometry, journal, layout, shard, space, tables
 from embedstore.store.create import read_plan
 from embedstore.store.unit import conform_arrays, conform_thumbnails
 
@@ -97,12 +97,19 @@ class FeatureWriter:
         texts `tokens (sum(lengths), d)` back to back, `lengths (r,)` integer, `pooled (r, w)`; floats in
         the stored dtype or float32. `status` is made here. Quarantined rows are stored as NaN (texts:
         length 0). `thumbnails`: one JPEG or none a row, where the header keeps them. A unit that is done
-        is left alone. Raises `StorageValueError` for wrong shapes, dtypes, NaN, infinity or overflow.
+        is left alone. Raises `StorageValueError` for wrong shapes, dtypes, NaN, infinity or overflow, and
+        `DiskFullError` with the space that is missing and the policy that would fit.
         """
         ready = conform_arrays(self.header, unit, arrays, quarantined)
         jpegs = conform_thumbnails(self.header, unit, thumbnails)
         try:
             return self._write(unit, ready, tuple(quarantined), jpegs)
+        except DiskFullError as bad:
+            lengths = ready.get("lengths")
+            tokens = float(lengths.mean()) if lengths is not None and len(lengths) else 0.0
+            raise space.disk_full(
+                self.store, self.header, missing=self.missing_units(), tokens_per_row=tokens
+            ) from bad
         except FileNotFoundError:
             # The one reason for which our temporary file may vanish: the unit is done by somebody else.
             standing = self._standing(unit)
