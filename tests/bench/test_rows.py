@@ -47,7 +47,7 @@ class Tables:
 def feature(rows: int, bad: tuple[int, ...] = (), empty: tuple[int, ...] = ()):
     status, lengths = np.zeros(rows, np.uint8), np.full(rows, 4, np.int32)
     status[list(bad)], lengths[list(empty)] = 1, 0
-    return SimpleNamespace(status=lambda: status, lengths=lambda: lengths)
+    return SimpleNamespace(arrays=("tokens", "lengths"), status=lambda: status, lengths=lambda: lengths)
 
 
 def pairs(**options):
