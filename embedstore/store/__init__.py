@@ -6,6 +6,7 @@ torch. The format is specified in docs/format.md.
 
 from __future__ import annotations
 
+from embedstore.store.blocks import GroupReader, row_tasks
 from embedstore.store.chunks import ShardedArray
 from embedstore.store.compact import CompactReport, compact_store
 from embedstore.store.create import create_store
@@ -40,6 +41,7 @@ __all__ = [
     "FeatureInfo",
     "FeatureWriter",
     "Finding",
+    "GroupReader",
     "ImageRow",
     "JoinedStore",
     "MaskRow",
@@ -63,6 +65,7 @@ __all__ = [
     "parse_share",
     "plan_feature",
     "read_ids",
+    "row_tasks",
     "store_info",
     "verify_store",
 ]

@@ -1,0 +1,68 @@
+"""Other formats, each at its documented best setting for shuffled training.
+
+A peer is a module with `NAME`, `SETTING` (one line), `write(folder, parts, shape)` where parts are float16
+arrays of rows, and `opened(folder, threads)`, a function `gather(rows, out)` of a group of rows. Peers that
+read our own files have no `write`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MODULES = ("arrow_take", "h5", "lance_take", "tensorstore_read", "zarrs_read", "zarr_python")
+NO_ADAPTER = ("litdata", "webdataset", "hf-datasets", "mds")
+
+
+class Peer(Protocol):
+    """What every module of this folder has."""
+
+    NAME: str
+    SETTING: str
+
+    def opened(self, folder: Path, threads: int) -> Callable[[np.ndarray, np.ndarray], None]:
+        """A function that gathers rows into a buffer."""
+
+
+def installed() -> tuple[list[Any], list[str]]:
+    """The peers whose library is here, and the names of the others."""
+    found, missing = [], []
+    for name in MODULES:
+        try:
+            found.append(importlib.import_module(f"peers.{name}"))
+        except ImportError:
+            missing.append(name)
+    return found, [*missing, *NO_ADAPTER]
+
+
+def blocks(rows: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Runs of neighbours among the rows of a group: first, last plus one, and where they belong."""
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    breaks = (np.flatnonzero(np.diff(ascending) != 1) + 1).tolist()
+    for low, high in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+        yield int(ascending[low]), int(ascending[high - 1]) + 1, order[low:high]
+
+
+def by_blocks(
+    read: Callable[[int, int], np.ndarray], threads: int
+) -> Callable[[np.ndarray, np.ndarray], None]:
+    """Gather a group block by block, in several threads."""
+    pool = ThreadPoolExecutor(threads)
+
+    def gather(rows: np.ndarray, out: np.ndarray) -> None:
+        def one(block: tuple[int, int, np.ndarray]) -> None:
+            low, high, targets = block
+            out[targets] = read(low, high)
+
+        for _ in pool.map(one, blocks(rows)):
+            pass
+
+    return gather

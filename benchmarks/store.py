@@ -1,0 +1,357 @@
+"""The store against the machine's limits and against other formats: writing, shuffled epochs, random rows.
+
+Every ratio is measured in turns in this process: both sides touch the same bytes with the same threads. Cold
+runs are proved by `mincore`. Peers that are not installed are left out and named on standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+import store_data
+from cold import make_cold, paired_cold
+from common import Meaning, Paired, Row, main, paired_ratio, timed
+from peers import installed
+
+from embedstore.store import GroupReader, Store, open_store, row_tasks
+from embedstore.stream.dataset import TokenStream
+from embedstore.stream.pairs import PairStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+THREADS = len(os.sched_getaffinity(0))
+BATCH = 1024
+BLOCK = 1536 << 10
+GROUP = 192 << 20
+RANDOM_ROWS, RANDOM_CALL = 1024, 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Rows × tokens × width in float16; `suffix` follows the names of its rows."""
+
+    rows: int
+    tokens: int
+    width: int
+    suffix: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the tokens."""
+        return self.rows, self.tokens, self.width
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tokens."""
+        return 2 * self.rows * self.tokens * self.width
+
+    @property
+    def text(self) -> str:
+        """Size and threads."""
+        return f"{self.rows} x {self.tokens} x {self.width} float16, {THREADS} threads"
+
+
+SIZES = (
+    Size(rows=20_000, tokens=64, width=384, suffix=""),
+    Size(rows=4_000, tokens=257, width=1024, suffix="-257x1024"),
+)
+
+
+class Bench:
+    """One size in one folder: makes the files, then measures row by row."""
+
+    def __init__(self, size: Size, folder: Path, *, repeats: int) -> None:
+        self.size, self.folder, self.repeats = size, folder, repeats
+        self.rows: list[Row] = []
+        self.base = store_data.base_rows(size.tokens, size.width)
+        self.pool = ThreadPoolExecutor(THREADS)
+
+    def add(self, name: str, reference: str, paired: Paired, *, time: bool = False, detail: str = "") -> None:
+        """One claim; `time` where the ratio is our time over the reference's."""
+        meaning: Meaning = "time ours/reference" if time else "rate ours/reference"
+        rate = f"{self.size.nbytes / paired.ours / 1e9:.2f} GB/s; " if not detail else f"{detail}; "
+        self.rows.append(
+            Row(
+                name=name + self.size.suffix,
+                ratio=1 / paired.rate if time else paired.rate,
+                meaning=meaning,
+                reference=reference,
+                detail=f"{self.size.text}; {rate}{paired.text}",
+            )
+        )
+
+    def measure(self) -> list[Row]:
+        """Everything for this size."""
+        self.writing()
+        self.store: Store = open_store(self.folder / "store")
+        self.writing_peers()
+        self.shuffled()
+        self.random()
+        self.cold()
+        self.pairs()
+        self.memory()
+        return self.rows
+
+    def parts(self, rows: int) -> Iterator[np.ndarray]:
+        """All rows of the data set, some at a time."""
+        for first in range(0, self.size.rows, rows):
+            yield store_data.rows_at(self.base, first, min(self.size.rows, first + rows))
+
+    def writing(self) -> None:
+        """Our writer against one plain file, and against zarr-python's sharded write."""
+        store = store_data.plan_store(self.folder / "store", *self.size.shape)
+        count = iter(range(10**6))
+
+        def ours() -> None:
+            name = f"trial{next(count)}"
+            store_data.write_images(store, name, self.base)
+            shutil.rmtree(store / "features" / name)
+
+        def plain() -> None:
+            place = self.folder / "plain.bin"
+            with place.open("wb", buffering=0) as out:
+                for part in self.parts(256):
+                    out.write(memoryview(part).cast("B"))
+                os.fsync(out.fileno())
+            place.unlink()
+
+        self.add("write-vs-raw", "one file, write + fsync", paired_ratio(ours, plain, self.repeats))
+        try:
+            from peers import zarr_python
+        except ImportError:
+            pass
+        else:
+            header = store_data.image_header(store, "trial")
+            spec = header.array("tokens")
+
+            def theirs() -> None:
+                zarr_python.write_sharded(
+                    self.folder, self.parts(spec.shard), self.size.shape, shard=spec.shard, chunk=spec.chunk
+                )
+                shutil.rmtree(self.folder / "tokens.zarr")
+
+            paired = paired_ratio(ours, theirs, max(1, self.repeats // 2), warmup=0)
+            self.add("write-vs-zarr", "zarr-python, same shards, no fsync", paired)
+        store_data.write_images(store, "vision", self.base)
+        store_data.write_texts(store, "words", captions=5)
+
+    def writing_peers(self) -> None:
+        """The files of every installed peer, and the plain one."""
+        np.save(self.folder / "tokens.npy", np.concatenate(list(self.parts(1024))))
+        self.peers, missing = installed()
+        if missing:
+            sys.stderr.write(f"left out, not installed or no adapter: {', '.join(missing)}\n")
+        for peer in self.peers:
+            if hasattr(peer, "write"):
+                place = self.folder / peer.NAME
+                place.mkdir()
+                peer.write(place, self.parts(1024), self.size.shape)
+
+    def stream(self, *, verify: Any = "first") -> TokenStream:
+        """A stream over the tokens at the default settings, with a feature that has read nothing."""
+        return TokenStream(self.store.feature("vision", verify=verify), batch_size=BATCH, threads=THREADS)
+
+    def shuffled(self) -> None:
+        """A warm epoch of the stream against memcpy, the gather of a memory map, and every peer."""
+        stream = self.stream()
+        epoch(stream)
+        plan = stream.plan(0)
+        bounds = plan.batches[plan.groups].tolist()
+        groups = [plan.rows[low:high] for low, high in pairwise(bounds)]
+        room = np.empty((max(len(g) for g in groups), *self.size.shape[1:]), np.float16)
+        source = np.ones_like(room)
+
+        def copy() -> None:
+            for rows in groups:
+                self.shared(len(rows), lambda low, high: np.copyto(room[low:high], source[low:high]))
+
+        def run(name: str, reference: str, gather: Callable[[], None], repeats: int) -> None:
+            paired = paired_ratio(lambda: epoch(stream), gather, repeats)
+            self.add(f"shuffle-warm-vs-{name}", reference, paired)
+
+        run("memcpy", "memcpy into a reused buffer of a group", copy, self.repeats * 2 - 1)
+        mapped = np.load(self.folder / "tokens.npy", mmap_mode="r")
+
+        def gather_map() -> None:
+            for rows in groups:
+                self.shared(len(rows), partial(take, mapped, rows, room))
+
+        run("npy", "np.take of a memory map", gather_map, self.repeats)
+        for peer in self.peers:
+            own = hasattr(peer, "write")
+            place = self.folder / peer.NAME if own else self.store.path / "features/vision/tokens"
+            gather = peer.opened(place, THREADS)
+            check_equal(gather, groups[0], self.base, room)
+
+            def all_groups(gather: Callable[..., None] = gather) -> None:
+                for rows in groups:
+                    gather(rows, room[: len(rows)])
+
+            run(peer.NAME, f"{peer.NAME}: {peer.SETTING}", all_groups, max(1, self.repeats // 2))
+
+    def shared(self, count: int, part: Callable[[int, int], object]) -> None:
+        """`part(low, high)` of `count` rows on every thread."""
+        cuts = [count * i // THREADS for i in range(THREADS + 1)]
+        for _ in self.pool.map(part, cuts[:-1], cuts[1:]):
+            pass
+
+    def random(self) -> None:
+        """Single rows anywhere: warm against memcpy, cold against a memory map."""
+        drawn = np.random.default_rng(1).permutation(self.size.rows)[:RANDOM_ROWS]
+        wanted = np.array_split(drawn, max(1, len(drawn) // RANDOM_CALL))
+        room = np.empty((len(wanted[0]), *self.size.shape[1:]), np.float16)
+        source = store_data.rows_at(self.base, 0, len(room))
+        reader = GroupReader(THREADS)
+
+        def ours(feature: Any) -> None:
+            for rows in wanted:
+                reader.run(row_tasks(feature.array("tokens"), rows, room[: len(rows)]))
+
+        def copies(low: int, high: int) -> None:
+            for i in range(low, high):
+                room[i] = source[i]
+
+        def memcpy() -> None:
+            for rows in wanted:
+                self.shared(len(rows), copies)
+
+        def from_map() -> None:
+            # A map that stays open keeps its pages from being dropped.
+            mapped = np.load(self.folder / "tokens.npy", mmap_mode="r")
+            for rows in wanted:
+                self.shared(len(rows), partial(take, mapped, rows, room))
+
+        feature = self.store["vision"]
+        detail = f"{len(drawn)} rows, {len(room)} a call"
+        warm = paired_ratio(lambda: ours(feature), memcpy, self.repeats * 2 - 1, warmup=2)
+        self.add("random-warm-vs-memcpy", "memcpy row by row", warm, detail=detail)
+        at, their = self.store.path / "features/vision/tokens", self.folder / "tokens.npy"
+        cold = paired_cold(lambda: ours(self.store["vision"]), at, from_map, their, self.repeats)
+        self.add("random-cold-vs-npy", "np.take of a memory map", cold, detail=detail)
+
+    def cold(self) -> None:
+        """A cold epoch against the disk, and what the checksums of a first epoch cost."""
+        plain, at = self.folder / "tokens.npy", self.store.path / "features/vision"
+        count = plain.stat().st_size // BLOCK
+        order = np.random.default_rng(0).permutation(count).tolist()
+        room = [np.empty(BLOCK, np.uint8) for _ in range(THREADS)]
+
+        def disk() -> None:
+            handle = os.open(plain, os.O_RDONLY)
+
+            def some(low: int, high: int) -> None:
+                for block in order[low:high]:
+                    os.preadv(handle, [room[low * THREADS // count]], block * BLOCK)
+
+            self.shared(count, some)
+            os.close(handle)
+
+        first = paired_cold(lambda: epoch(self.stream()), at, disk, plain, self.repeats)
+        self.add("shuffle-cold-vs-disk", "blocks of 1.5 MB of one file, any order", first)
+
+        def cold_epoch(verify: str) -> Callable[[], None]:
+            return lambda: epoch(self.stream(verify=verify))
+
+        checked = paired_cold(cold_epoch("first"), at, cold_epoch("never"), at, self.repeats)
+        self.add("crc-first-epoch", "the same epoch without checksums", checked, time=True)
+
+    def pairs(self) -> None:
+        """Pictures with one of five captions each against pictures alone, both warm."""
+        rows = np.arange(self.size.rows)
+        both = PairStream(
+            self.store, image="vision", text="words", rows=rows, batch_size=BATCH, threads=THREADS
+        )
+        alone = self.stream()
+
+        def paired() -> None:
+            with both.epoch(0) as batches:
+                for _ in batches:
+                    pass
+
+        ratio = paired_ratio(paired, lambda: epoch(alone), self.repeats * 2 - 1, warmup=2)
+        self.add("pairs-vs-images", "the image stream alone", ratio, detail=store_data.TEXTS)
+
+    def memory(self) -> None:
+        """Anonymous memory that a stream of pairs adds, in a process of its own."""
+        script = Path(__file__).with_name("store_data.py")
+        done = subprocess.run(
+            [sys.executable, script, self.store.path], capture_output=True, text=True, check=True
+        )
+        self.rows.append(
+            Row(
+                name="stream-anon-mb" + self.size.suffix,
+                ratio=float(done.stdout),
+                meaning="MB",
+                reference="at most 600",
+                detail=f"{self.size.text}; growth of RssAnon over an epoch of pairs, batch {BATCH}",
+            )
+        )
+
+
+def epoch(stream: TokenStream) -> None:
+    """One epoch; batches are views, so nothing more is done with them."""
+    stream.set_epoch(0)
+    for _ in stream:
+        pass
+
+
+def take(mapped: np.ndarray, rows: np.ndarray, room: np.ndarray, low: int, high: int) -> None:
+    """Some rows of a memory map into their part of a buffer."""
+    np.take(mapped, rows[low:high], axis=0, out=room[low:high])
+
+
+def check_equal(gather: Callable[..., None], rows: np.ndarray, base: np.ndarray, room: np.ndarray) -> None:
+    """A peer must give the rows that were written before its time means anything."""
+    gather(rows, room[: len(rows)])
+    for i in (0, len(rows) // 2, len(rows) - 1):
+        wanted = store_data.rows_at(base, int(rows[i]), int(rows[i]) + 1)[0]
+        np.testing.assert_array_equal(room[i], wanted)
+
+
+def opening(folder: Path, shards: int) -> Row:
+    """Open a store of very many shards and read 64 rows from anywhere."""
+    store = store_data.many_shards(folder / "many", shards)
+    rows = np.random.default_rng(0).integers(shards, size=64)
+    times = []
+    for _ in range(3):
+        make_cold(store / "plan.json")
+        times.append(timed(lambda: open_store(store)["vision"].gather("tokens", rows)))
+    return Row(
+        name="open-100k-shards-s",
+        ratio=sorted(times)[1],
+        meaning="s",
+        reference="at most 1",
+        detail=f"{shards} shards of one array; open the store and the feature, read 64 rows",
+    )
+
+
+def measure(quick: bool) -> list[Row]:  # noqa: FBT001 - the one argument of every benchmark
+    """Both sizes and the opening; `--quick`: a quarter of the rows, a tenth of the shards, fewer repeats."""
+    found: list[Row] = []
+    for size in SIZES:
+        part = Size(
+            rows=size.rows // (4 if quick else 1), tokens=size.tokens, width=size.width, suffix=size.suffix
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            found += Bench(part, Path(folder), repeats=3 if quick else 7).measure()
+    with tempfile.TemporaryDirectory() as folder:
+        found.append(opening(Path(folder), 10_000 if quick else 100_000))
+    return found
+
+
+if __name__ == "__main__":
+    main(measure, description=__doc__.splitlines()[0])
