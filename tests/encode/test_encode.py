@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from embedstore.encode import EncodeOptions, dry_run_source, encode_source
+from embedstore.encode import EncodeOptions, dry_run_source, encode_source, recode_feature
 from embedstore.encoders import load_image_encoder, load_text_encoder
 from embedstore.errors import MismatchError, StorageValueError, TooManyFailedError, UsageError
 from embedstore.store import open_store, verify_store
@@ -268,3 +268,20 @@ def test_dry_run_predicts_bytes_and_writes_nothing(encode, picture_folder, tiny_
         options=EncodeOptions(batch_size=8, policy="float32", thumbnails=0),
     )
     assert (again.features[0].missing, again.missing_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "fp8", "pool-2x2+merge-2", "merge-3+fp8", "cls+mean"])
+def test_encoding_under_a_policy_is_encoding_and_recoding(encode, policy):
+    plain, made = open_store(encode("plain").store), open_store(encode("made", policy=policy).store)
+    for name in ("vision", "words"):
+        recode_feature(plain.path, name, policy=policy, name="recoded-" + name)
+    ours, theirs = made["vision"], plain["recoded-vision"]
+    assert ours.header.arrays == theirs.header.arrays
+    for array in ours.arrays:
+        found, wanted = (f.read(array, 0, f.rows) for f in (ours, theirs))
+        np.testing.assert_array_equal(found, wanted, err_msg=array)
+    np.testing.assert_array_equal(
+        made["words"].decoded_text(slice(None)).tokens,
+        plain["recoded-words"].decoded_text(slice(None)).tokens,
+    )
+    assert verify_store(made.path).sound
