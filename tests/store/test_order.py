@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.errors import UsageError
-from embedstore.store import block_rows, epoch_order, group_rows
+from embedstore.store import Done, block_rows, epoch_order, epoch_plan, epoch_steps, group_rows
 
 SHUFFLES = ["blocks", "full", "none"]
 
@@ -112,3 +112,82 @@ def test_sizes_of_blocks_and_groups_follow_the_row():
 def test_what_no_epoch_could_be(options, words):
     with pytest.raises(UsageError, match=words):
         epoch_order(10, seed=0, epoch=0, **options)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(0, 300),
+    batch=st.integers(1, 40),
+    least=st.integers(1, 3),
+    worlds=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 40), st.integers(0, 5)), max_size=3),
+    world=st.integers(1, 6),
+    align=st.sampled_from([1, 4]),
+    shuffle=st.sampled_from(SHUFFLES),
+)
+def test_every_row_comes_once_over_all_ranks_and_worlds(*, rows, batch, least, worlds, world, align, shuffle):
+    """What `done` says was read on other worlds, and what is left, are together every row once."""
+
+    def plans(world, batch, done):
+        return [
+            epoch_plan(
+                np.arange(rows) * 3,
+                seed=7,
+                epoch=2,
+                batch=batch,
+                rank=rank,
+                world=world,
+                least=least,
+                block_rows=8,
+                group_rows=50,
+                align=align,
+                shuffle=shuffle,
+                done=done,
+            )
+            for rank in range(world)
+        ]
+
+    seen, done = [], []
+    for past, size, steps in worlds:
+        found = plans(past, size, done)
+        seen += [p.rows[: p.batches[min(steps, p.steps)]] for p in found]
+        done.append(Done(world=past, batch=size, steps=steps))
+    last = plans(world, batch, done)
+    together = np.concatenate([*seen, *(p.rows for p in last)])
+    assert sorted(together.tolist()) == [3 * r for r in range(rows)]
+    assert len({p.steps for p in last}) == 1
+    counts = [len(p.rows) for p in last]
+    assert max(counts) - min(counts) <= 1
+    for plan in last:
+        sizes = np.diff(plan.batches)
+        assert sizes.sum() == len(plan.rows)
+        assert plan.groups[-1] == plan.steps
+        if len(sizes):
+            assert sizes.max() - sizes.min() <= 1
+            assert sizes.max() <= max(batch, 2 * least, least + 1)
+
+
+def test_a_batch_of_a_plan_draws_from_a_hundred_blocks_at_the_default_sizes():
+    row_bytes = 64 * 384 * 2
+    block, group = block_rows(row_bytes), group_rows(row_bytes)
+    for rows in (5_000, 6_100, 20_000, 100_000):
+        plan = epoch_plan(
+            np.arange(rows), seed=1, epoch=0, batch=1024, block_rows=block, group_rows=group, align=8
+        )
+        for low, high in zip(plan.batches[:-1], plan.batches[1:], strict=True):
+            assert len(np.unique(plan.rows[low:high] // block)) >= 100
+        sizes = np.diff(plan.batches[plan.groups])
+        assert sizes.max() <= 1.5 * group + 1024
+
+
+def test_an_epoch_has_as_many_steps_as_its_plan():
+    for rows, world, batch, least in ((0, 1, 4, 1), (10, 3, 2, 1), (7, 2, 8, 2), (100, 4, 9, 2)):
+        plan = epoch_plan(
+            np.arange(rows), seed=0, epoch=0, batch=batch, rank=0, world=world, least=least, shuffle="none"
+        )
+        assert plan.steps == epoch_steps(rows, world=world, batch=batch, least=least)
+
+
+def test_what_no_plan_could_be():
+    for options, words in (({"rank": 1}, "bad rank"), ({"batch": 0}, "at least one row")):
+        with pytest.raises(UsageError, match=words):
+            epoch_plan(np.arange(4), seed=0, epoch=0, **{"batch": 2, **options})

@@ -1,0 +1,140 @@
+"""Reading groups of rows by blocks: equal to one row at a time, in any order, from any number of threads."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from embedstore.errors import CorruptStoreError, UsageError
+from embedstore.store import GroupReader, chunks, open_store, row_tasks
+from embedstore.store.blocks import advise, packed_tasks
+from embedstore.testing.stores import write_random_store
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Several shards of several chunks, the last of each cut short."""
+    path = tmp_path_factory.mktemp("stores") / "s"
+    write_random_store(path, images=300, captions=2, image_tokens=64, image_width=384, shard_rows=128)
+    return path
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Vector reads for rows of any size, spans of a few rows."""
+    monkeypatch.setattr(chunks, "_VECTOR_BYTES", 1)
+    monkeypatch.setattr(chunks, "_SPAN_BYTES", 200 << 10)
+
+
+rows_of = st.lists(st.integers(0, 299), max_size=40)
+
+
+@pytest.mark.parametrize("verify", ["first", "always", "never"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_group_is_its_rows_one_by_one(place, verify, threads):
+    reader = GroupReader(threads)
+    feature, plain = open_store(place).feature("vision", verify=verify), open_store(place)["vision"]
+
+    @settings(max_examples=25, deadline=None)
+    @given(rows=rows_of)
+    def check(rows):
+        for name in ("tokens", "prefix", "pooled"):
+            array = feature.array(name)
+            out = array.empty(len(rows))
+            reader.run(row_tasks(array, np.array(rows, np.int64), out))
+            for i, row in enumerate(rows):
+                np.testing.assert_array_equal(out[i], plain.read(name, row, row + 1)[0])
+
+    check()
+    reader.close()
+
+
+def test_small_spans_give_the_same(place, small_pieces):
+    feature = open_store(place)["vision"]
+    rows = np.random.default_rng(0).permutation(300)
+    np.testing.assert_array_equal(feature.gather("pooled", rows), feature.read("pooled", 0, 300)[rows])
+    np.testing.assert_array_equal(feature.gather("tokens", rows), feature.read("tokens", 0, 300)[rows])
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(st.integers(0, 599), max_size=40))
+def test_texts_land_packed_in_their_order(place, texts):
+    feature = open_store(place)["words"]
+    rows = np.array(texts, np.int64)
+    lengths = feature.lengths()[rows].astype(np.int64)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    out = feature.array("tokens").empty(int(offsets[-1]))
+    starts = feature.token_starts()[rows]
+    GroupReader(2).run(packed_tasks(feature.array("tokens"), starts, lengths, offsets[:-1], out))
+    np.testing.assert_array_equal(out, feature.text_tokens(rows).tokens)
+    advise(feature.array("tokens"), starts, lengths=lengths)
+
+
+def test_a_block_of_neighbours_is_one_read(place, monkeypatch):
+    array = open_store(place).feature("vision", verify="never").array("tokens")
+    array.read(0, 1)
+    calls, real = [], os.preadv
+
+    def counted(handle, buffers, offset):
+        calls.append(len(buffers))
+        return real(handle, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    rows = np.random.default_rng(0).permutation(32) + 7
+    GroupReader(1).run(row_tasks(array, rows, array.empty(32)))
+    assert len(calls) == 1
+    assert calls[0] > 32
+
+
+def test_short_reads_go_on(place, monkeypatch):
+    feature = open_store(place).feature("vision", verify="never")
+    rows = np.random.default_rng(1).permutation(100)
+    wanted, real = feature.read("tokens", 0, 100)[rows], os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda handle, buffers, offset: real(handle, [memoryview(buffers[0])[:1000]], offset)
+    )
+    np.testing.assert_array_equal(feature.gather("tokens", rows), wanted)
+
+
+def test_a_flipped_bit_in_a_block_is_found_and_named(tmp_path):
+    write_random_store(tmp_path / "s", images=40, image_tokens=64, image_width=384, shard_rows=32)
+    shard = tmp_path / "s/features/vision/tokens/c/1/0/0"
+    raw = bytearray(shard.read_bytes())
+    raw[1000] ^= 4
+    shard.write_bytes(raw)
+    array = open_store(tmp_path / "s")["vision"].array("tokens")
+    reader = GroupReader(2)
+    with pytest.raises(CorruptStoreError, match=r"(?s)tokens/c/1/0/0: a chunk does not agree.*rows 32"):
+        reader.run(row_tasks(array, np.arange(39, 29, -1), array.empty(10)))
+    reader.run(row_tasks(array, np.arange(10), array.empty(10)))
+
+
+def test_the_first_error_ends_the_other_tasks():
+    done, gate = [], threading.Event()
+
+    def bad():
+        gate.set()
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        GroupReader(1).run([bad, *(lambda i=i: done.append(i) for i in range(100))])
+    assert done == []
+    with pytest.raises(ValueError, match="broken"):
+        GroupReader(3).run([bad, gate.wait, gate.wait])
+
+
+def test_what_cannot_be_read_is_refused(place):
+    array = open_store(place)["vision"].array("tokens")
+    with pytest.raises(UsageError, match="rows outside tokens"):
+        row_tasks(array, np.array([300]), array.empty(1))
+    with pytest.raises(UsageError, match="does not fit"):
+        row_tasks(array, np.array([3]), array.empty(2))
+    with pytest.raises(UsageError, match="reading threads"):
+        GroupReader(0)
+    assert pickle.loads(pickle.dumps(GroupReader(3))).threads == 3  # noqa: S301 - our own
