@@ -71,56 +71,56 @@ def merge(tokens: Float32Array, k: int, weights: Float32Array | None = None) -> 
     """
     count, t, _ = tokens.shape
     shares = np.full((count, t), 1.0 / t, np.float32) if weights is None else weights
-    seeds = _seeds(tokens, shares, k)
-    centres = np.take_along_axis(tokens, seeds[:, :, None], axis=1)
-    member = _nearest(tokens, centres)
+    gap = tokens - np.einsum("bt,btd->bd", shares, tokens)[:, None]
+    # Everything but the centroids themselves follows from inner products, t × t of them for a picture.
+    gram: Float32Array = gap @ gap.transpose(0, 2, 1)
+    seeds = _seeds(gram, shares, k)
+    mixing = np.zeros((count, k, t), np.float32)
+    np.put_along_axis(mixing, seeds[:, :, None], 1.0, axis=2)
+    seeded, member = mixing, _nearest(gram, mixing)
     for _ in range(ROUNDS):
-        centres, _ = _centroids(tokens, shares, member, centres)
-        moved = _nearest(tokens, centres)
+        mixing, held = _mixing(member, shares, seeded)
+        moved = _nearest(gram, mixing)
         if np.array_equal(moved, member):
             break
         member = moved
-    return _centroids(tokens, shares, member, centres)
+    mixing, held = _mixing(member, shares, seeded)
+    return mixing @ tokens, held
 
 
-def _seeds(tokens: Float32Array, shares: Float32Array, k: int) -> IntArray:
-    """Places `(b, k)` of the first centres: far tokens are the likelier to be taken."""
-    count = len(tokens)
+def _seeds(gram: Float32Array, shares: Float32Array, k: int) -> IntArray:
+    """Places `(b, k)` of the first centres: the token nearest to the mean, then far ones before near ones."""
+    count, t, _ = gram.shape
     here = np.arange(count)
+    squares = np.einsum("btt->bt", gram)
     seeds = np.zeros((count, k), np.int64)
-    mean = np.einsum("bt,btd->bd", shares, tokens)
-    seeds[:, 0] = _distances(tokens, mean).argmin(axis=1)
-    least = _distances(tokens, tokens[here, seeds[:, 0]])
+    seeds[:, 0] = squares.argmin(axis=1)
+    least = np.full((count, t), np.inf, np.float32)
     for j in range(1, k):
+        last = seeds[:, j - 1]
+        away = squares + squares[here, last][:, None] - 2 * gram[here, :, last]
+        least = np.minimum(least, np.maximum(away, 0))
         reach = np.cumsum(least.astype(np.float64) * shares, axis=1)
         drawn = (j * _GOLDEN) % 1.0 * reach[:, -1:]
-        seeds[:, j] = np.minimum((reach <= drawn).sum(axis=1), tokens.shape[1] - 1)
-        np.minimum(least, _distances(tokens, tokens[here, seeds[:, j]]), out=least)
+        seeds[:, j] = np.minimum((reach <= drawn).sum(axis=1), t - 1)
     return seeds
 
 
-def _distances(tokens: Float32Array, centre: Float32Array) -> Float32Array:
-    """Squared distances `(b, t)` of every token to one centre a picture `(b, d)`."""
-    gap = tokens - centre[:, None]
-    squared: Float32Array = np.einsum("btd,btd->bt", gap, gap)
-    return squared
-
-
-def _nearest(tokens: Float32Array, centres: Float32Array) -> IntArray:
-    """The nearest centre of each token, `(b, t)`; the first of equals."""
-    close = tokens @ centres.transpose(0, 2, 1)
-    close -= 0.5 * np.einsum("bkd,bkd->bk", centres, centres)[:, None]
-    found: IntArray = close.argmax(axis=2)
+def _nearest(gram: Float32Array, mixing: Float32Array) -> IntArray:
+    """The nearest of the centres that `mixing (b, k, t)` makes, for each token `(b, t)`; first of equals."""
+    across = mixing @ gram
+    halves = 0.5 * np.einsum("bkt,bkt->bk", across, mixing)
+    found: IntArray = (across - halves[:, :, None]).argmax(axis=1)
     return found
 
 
-def _centroids(
-    tokens: Float32Array, shares: Float32Array, member: IntArray, before: Float32Array
+def _mixing(
+    member: IntArray, shares: Float32Array, seeded: Float32Array
 ) -> tuple[Float32Array, Float32Array]:
-    one_hot = np.zeros((*member.shape, before.shape[1]), np.float32)
-    np.put_along_axis(one_hot, member[:, :, None], shares[:, :, None], axis=2)
-    weights: Float32Array = one_hot.sum(axis=1)
-    sums = one_hot.transpose(0, 2, 1) @ tokens
-    held = weights > 0
-    centres = np.where(held[:, :, None], sums / np.where(held, weights, 1.0)[:, :, None], before)
-    return centres, weights
+    """How the centroids are mixed of tokens `(b, k, t)`, and the share `(b, k)` of each."""
+    held_by = np.zeros_like(seeded)
+    np.put_along_axis(held_by, member[:, None], shares[:, None], axis=1)
+    held: Float32Array = held_by.sum(axis=2)
+    some = held > 0
+    mixing = np.where(some[:, :, None], held_by / np.where(some, held, 1.0)[:, :, None], seeded)
+    return mixing, held
