@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT_VERSION = 1
+MOST_DOCUMENT_BYTES = 64 << 20
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
 
 Table: TypeAlias = Literal["images", "texts"]
@@ -441,13 +442,20 @@ PUBLISHED: tuple[type[Document], ...] = (
 D = TypeVar("D", bound=Document)
 
 
+def read_bounded(path: Path, error: type[EmbedstoreError] = EmbedstoreError) -> bytes:
+    """The bytes of a document; `error` where it cannot be read or is larger than any document may be."""
+    try:
+        size = path.stat().st_size
+        if size > MOST_DOCUMENT_BYTES:
+            raise error("the document is too large", where=path.name, found=f"{size} bytes")
+        return path.read_bytes()
+    except OSError as bad:
+        raise error(f"cannot be read: {bad.strerror}", where=path.name) from None
+
+
 def load_document(kind: type[D], path: Path, error: type[EmbedstoreError] = EmbedstoreError) -> D:
     """Read one JSON document from a local file."""
-    try:
-        text = path.read_bytes()
-    except OSError as bad:
-        raise error(f"cannot read {kind.__name__}: {bad.strerror}", where=path.name) from None
-    return kind.from_json(text, where=path.name, error=error)
+    return kind.from_json(read_bounded(path, error), where=path.name, error=error)
 
 
 def parse_named(text: str) -> tuple[str | None, str]:

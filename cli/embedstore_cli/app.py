@@ -41,7 +41,9 @@ app.command("demo")(demo.demo)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"embedstore {__version__}")
+        from embedstore.documents import FORMAT_VERSION
+
+        typer.echo(f"embedstore {__version__} (store format {FORMAT_VERSION})")
         raise typer.Exit
 
 

@@ -139,7 +139,7 @@ def coder_of(job: FeatureJob) -> Coder:
 def copy_calibration(job: FeatureJob, store: Path) -> None:
     """Commit the calibration of the continued feature, byte for byte, before the header is."""
     if job.continues is not None and job.header.calibration_sha256 is not None:
-        learnt = job.continues / layout.CALIBRATION
+        learnt = layout.of_feature(job.continues, layout.CALIBRATION)
         files.commit(layout.feature(store, job.header.name) / layout.CALIBRATION, learnt.read_bytes())
 
 

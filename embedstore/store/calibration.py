@@ -99,7 +99,7 @@ def commit(
     `identity` says of what and for which policy it is. `MismatchError` where another one is there.
     """
     folder = layout.feature(store, feature)
-    path = folder / layout.CALIBRATION
+    path = layout.of_feature(folder, layout.CALIBRATION)
     wanted = json.dumps(dict(identity), sort_keys=True)
     if not path.is_file():
         # One entry: the library writes several in no fixed order.
@@ -137,7 +137,7 @@ def read(folder: Path, header: FeatureHeader, policy: Policy) -> Calibration | N
     wanted = learnt_shapes(policy, header.card, tuple(a.name for a in header.arrays))
     if not wanted:
         return None
-    path = folder / layout.CALIBRATION
+    path = layout.of_feature(folder, layout.CALIBRATION)
     todo = "recode the feature again under another name"
     try:
         if path.stat().st_size > MOST_BYTES:

@@ -26,6 +26,7 @@ _MOST_OPEN = 64
 _GAP_BYTES = 16 << 10
 _SPAN_BYTES = 2 << 20
 _VECTOR_BYTES = 16 << 10
+_TRUSTED_BYTES = 64 << 20
 REPAIR = "embedstore verify STORE --repair, then run the encode command again"
 
 
@@ -79,7 +80,7 @@ class ShardedArray:
         with self._lock:
             found = self._open.pop(number, None)
             if found is None:
-                path = self._feature / self._path(number)
+                path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
                 found = _OpenShard(path, self.spec, self._chunk_bytes, self._where(number))
             self._open[number] = found
             if len(self._open) > _MOST_OPEN:
@@ -109,7 +110,10 @@ class ShardedArray:
                 found=f"[{start}, {stop})",
                 allowed=f"[0, {self.spec.shape[0]})",
             )
-        out = self.empty(stop - start) if out is None else self._checked_out(out, stop - start)
+        if out is None:
+            self.refuse_impossible_read(start, stop)
+            out = self.empty(stop - start)
+        out = self._checked_out(out, stop - start)
         flat = shard.as_bytes(out) if out.size else np.empty(0, np.uint8)
         at = start
         while at < stop and self.place_bytes:
@@ -195,14 +199,54 @@ class ShardedArray:
         wanted = np.asarray(places)
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise UsageError("rows must be integers along one axis", found=f"{wanted.dtype} {wanted.shape}")
-        out = self.empty(len(wanted)) if out is None else self._checked_out(out, len(wanted))
         if len(wanted) and (int(wanted.min()) < 0 or int(wanted.max()) >= self.spec.shape[0]):
             raise UsageError(
                 f"rows outside {self.spec.name}",
                 found=f"{wanted.min()} to {wanted.max()}",
                 allowed=f"0 to {self.spec.shape[0] - 1}",
             )
-        return wanted.astype(np.int64), out
+        wanted = wanted.astype(np.int64)
+        if out is None:
+            self.refuse_impossible(wanted, np.ones_like(wanted))
+            out = self.empty(len(wanted))
+        return wanted, self._checked_out(out, len(wanted))
+
+    def refuse_impossible(self, starts: IntArray, lengths: IntArray) -> None:
+        """`CorruptStoreError` where stretches of places are longer than the shards they would come from.
+
+        The shape of an array stands in a document, which may say anything: before much memory is taken for
+        stretches, each in one shard, the real sizes of these shards are looked at.
+        """
+        if int(lengths.sum()) * self.place_bytes <= _TRUSTED_BYTES:
+            return
+        numbers = starts // self.spec.shard
+        order = np.argsort(numbers, kind="stable")
+        several, first = np.unique(numbers[order], return_index=True)
+        for number, longest in zip(several, np.maximum.reduceat(lengths[order], first), strict=True):
+            self._refuse_short(int(number), int(longest))
+
+    def refuse_impossible_read(self, start: int, stop: int) -> None:
+        """The same for places that follow each other, shard by shard up to the first that is too short."""
+        if (stop - start) * self.place_bytes <= _TRUSTED_BYTES:
+            return
+        at = start
+        while at < stop:
+            number, first = divmod(at, self.spec.shard)
+            end = min(stop, at - first + self.spec.shard)
+            self._refuse_short(number, end - at)
+            at = end
+
+    def _refuse_short(self, number: int, places: int) -> None:
+        path = self._feature / self._path(number)
+        size = path.stat().st_size if path.is_file() else 0
+        if places * self.place_bytes > size:
+            raise CorruptStoreError(
+                "the header promises more than the shard holds",
+                where=self._where(number),
+                found=f"{size} bytes",
+                allowed=f"{places} places of {self.place_bytes} bytes",
+                todo=REPAIR,
+            )
 
     def spans(self, ascending: IntArray, *, gap: int = _GAP_BYTES) -> list[tuple[int, int]]:
         """Slices of ascending places that belong together: one shard, gaps of at most `gap` bytes, 2 MB."""

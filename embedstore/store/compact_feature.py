@@ -88,7 +88,7 @@ class FeatureCopy:
         writer.finish()
 
     def _copy_calibration(self) -> None:
-        learnt = self._feature.path / layout.CALIBRATION
+        learnt = layout.of_feature(self._feature.path, layout.CALIBRATION)
         if self.header.calibration_sha256 is not None:
             files.commit(layout.feature(self._to, self.header.name) / layout.CALIBRATION, learnt.read_bytes())
 
@@ -120,7 +120,9 @@ class FeatureCopy:
         """The quarantined rows that stay, under their new numbers."""
         found = []
         for part, first in zip(self._parts, self._first.tolist(), strict=False):
-            lines = tables.read_file(part.path / layout.QUARANTINE, "quarantine").to_pylist()
+            lines = tables.read_file(
+                layout.of_feature(part.path, layout.QUARANTINE), "quarantine"
+            ).to_pylist()
             for line in lines:
                 place = int(np.searchsorted(self._rows, line["row"] + first))
                 if place < len(self._rows) and self._rows[place] == line["row"] + first:

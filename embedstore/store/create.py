@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from embedstore.documents import FORMAT_VERSION, Plan, refuse_differences
+from embedstore.documents import FORMAT_VERSION, Plan, read_bounded, refuse_differences
 from embedstore.errors import CorruptStoreError, FormatVersionError, StorageValueError, StoreError
 from embedstore.store import files, geometry, layout, tables
 
@@ -24,23 +25,33 @@ _TODO = "choose a new store path, or restore the source"
 def refuse_newer(text: bytes, *, where: str) -> None:
     """Raise `FormatVersionError` for a document of a later format, before any field is looked at."""
     try:
-        found = json.loads(text).get("format_version")
-    except (ValueError, AttributeError):
+        document = json.loads(text)
+        found = max(
+            (
+                v
+                for d in (document, document.get("header"))
+                if isinstance(d, dict)
+                if isinstance(v := d.get("format_version"), int)
+            ),
+            default=FORMAT_VERSION,
+        )
+    except (ValueError, AttributeError, RecursionError):
         return
-    if isinstance(found, int) and found > FORMAT_VERSION:
+    if found > FORMAT_VERSION:
         raise FormatVersionError(
             "the store was written by a newer version of the format",
             where=where,
-            found=found,
-            allowed=f"1 to {FORMAT_VERSION}",
-            todo="install a newer embedstore",
+            found=f"format version {found}",
+            allowed=f"format versions 1 to {FORMAT_VERSION}, which embedstore {version('embedstore')} reads",
+            todo=f"install an embedstore that reads format version {found}: pip install --upgrade embedstore "
+            "(`embedstore --version` says which format a release reads)",
         )
 
 
 def read_plan(store: Path) -> Plan:
     """The plan of a store; `FormatVersionError` where it was written by a newer version."""
     path = layout.plan(store)
-    text = path.read_bytes()
+    text = read_bounded(layout.inside(store, path), CorruptStoreError)
     refuse_newer(text, where=path.name)
     return Plan.from_json(text, where=path.name, error=CorruptStoreError)
 

@@ -207,6 +207,7 @@ class Feature:
         lengths = self.lengths()[wanted].astype(np.int64)
         starts = self.token_starts()[wanted]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        tokens.refuse_impossible(starts, lengths)
         out = tokens.empty(int(offsets[-1]))
         some = np.flatnonzero(lengths)
         if some.size:

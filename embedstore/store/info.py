@@ -94,7 +94,8 @@ def _feature_info(folder: Path) -> FeatureInfo:
     header = journal.read_header(folder)
     manifest = journal.read_manifest(folder)
     if manifest is not None:
-        reasons = tables.read_file(folder / layout.QUARANTINE, "quarantine", ["reason"])["reason"].to_pylist()
+        path = layout.of_feature(folder, layout.QUARANTINE)
+        reasons = tables.read_file(path, "quarantine", ["reason"])["reason"].to_pylist()
         return FeatureInfo(
             header=header,
             complete=True,

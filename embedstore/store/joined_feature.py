@@ -117,12 +117,25 @@ class JoinedArray(ShardedArray):
                 found=f"[{start}, {stop})",
                 allowed=f"[0, {self.spec.shape[0]})",
             )
+        shares = [
+            (part, first, low, high)
+            for part, first in self.parts
+            if (low := max(start, first)) < (high := min(stop, first + part.spec.shape[0]))
+        ]
+        if out is None:
+            for part, first, low, high in shares:
+                part.refuse_impossible_read(low - first, high - first)
         out = self.empty(stop - start) if out is None else self._checked_out(out, stop - start)
-        for part, first in zip(self._parts, self._starts[:-1].tolist(), strict=True):
-            low, high = max(start, first), min(stop, first + part.spec.shape[0])
-            if low < high:
-                part.read(low - first, high - first, out[low - start : high - start])
+        for part, first, low, high in shares:
+            part.read(low - first, high - first, out[low - start : high - start])
         return out
+
+    def refuse_impossible(self, starts: IntArray, lengths: IntArray) -> None:
+        """Each stretch by the part that it lies in."""
+        owner = np.searchsorted(self._starts, starts, side="right") - 1
+        for number in map(int, np.unique(owner)):
+            mine = owner == number
+            self._parts[number].refuse_impossible(starts[mine] - self._starts[number], lengths[mine])
 
     def gather(self, places: IntArray, out: AnyArray | None = None) -> AnyArray:
         """Any places in any order, repeats allowed; each part is asked once."""

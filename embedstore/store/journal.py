@@ -14,6 +14,7 @@ from embedstore.documents import (
     ShardFile,
     UnitRecord,
     load_document,
+    read_bounded,
 )
 from embedstore.errors import CorruptStoreError, EmbedstoreError, StoreError
 from embedstore.store import geometry, layout, shard, tables
@@ -27,16 +28,21 @@ if TYPE_CHECKING:
 def read_header(feature: Path) -> FeatureHeader:
     """The header of a feature; `FormatVersionError` where a newer version wrote it."""
     path = feature / layout.HEADER
-    text = path.read_bytes()
+    text = read_bounded(layout.inside(layout.store_of(feature), path), CorruptStoreError)
     where = f"{feature.name}/{path.name}"
     refuse_newer(text, where=where)
     return FeatureHeader.from_json(text, where=where, error=CorruptStoreError)
 
 
 def read_manifest(feature: Path) -> FeatureManifest | None:
-    """The manifest of a complete feature, none of one that is not."""
+    """The manifest of a complete feature, none of one that is not; raises as `read_header` does."""
     path = feature / layout.MANIFEST
-    return load_document(FeatureManifest, path, CorruptStoreError) if path.is_file() else None
+    if not path.is_file():
+        return None
+    text = read_bounded(layout.inside(layout.store_of(feature), path), CorruptStoreError)
+    where = f"{feature.name}/{path.name}"
+    refuse_newer(text, where=where)
+    return FeatureManifest.from_json(text, where=where, error=CorruptStoreError)
 
 
 def read_record(feature: Path, unit: int) -> UnitRecord | None:
@@ -140,10 +146,10 @@ def manifest(header: FeatureHeader, records: list[UnitRecord]) -> FeatureManifes
 def consolidated(feature: Path, header: FeatureHeader) -> Iterator[UnitRecord]:
     """The records of a complete feature again, from its two tables."""
     quarantined: dict[int, list[QuarantinedRow]] = {}
-    for line in tables.read_file(feature / layout.QUARANTINE, "quarantine").to_pylist():
+    for line in tables.read_file(layout.of_feature(feature, layout.QUARANTINE), "quarantine").to_pylist():
         quarantined.setdefault(line["row"] // header.shard_rows, []).append(QuarantinedRow(**line))
     by_unit: dict[int, list[dict[str, int | str]]] = {}
-    for line in tables.read_file(feature / layout.UNITS_TABLE, "units").to_pylist():
+    for line in tables.read_file(layout.of_feature(feature, layout.UNITS_TABLE), "units").to_pylist():
         by_unit.setdefault(line["unit"], []).append(line)
     fingerprint = header.fingerprint
     for unit, lines in sorted(by_unit.items()):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore.documents import NAME_PATTERN
-from embedstore.errors import StoreError
+from embedstore.errors import CorruptStoreError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,9 +59,22 @@ def part(store: Path, name: str, number: int) -> Path:
     return table(store, name) / f"part-{number:05d}.parquet"
 
 
+def inside(store: Path, path: Path) -> Path:
+    """`path`, which must lie in the store once every link is followed; `CorruptStoreError` otherwise."""
+    root, real = os.path.realpath(store), os.path.realpath(path)
+    if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+        raise CorruptStoreError(
+            "a link leads out of the store",
+            where=path.relative_to(store).as_posix(),
+            found=real,
+            todo="a store is opened only where all of it lies in its own folder: copy the files there",
+        )
+    return path
+
+
 def parts(store: Path, name: str) -> list[Path]:
     """The parts of a table that exist, in row order."""
-    return [p for p in _listed(table(store, name)) if _PART.match(p.name)]
+    return [inside(store, p) for p in _listed(table(store, name)) if _PART.match(p.name)]
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -103,6 +116,11 @@ def records(feature: Path) -> list[Path]:
 def shard(array: str, number: int, axes: int) -> str:
     """Path of a shard relative to its feature: the default chunk key encoding of Zarr v3."""
     return "/".join([array, "c", str(number), *(["0"] * (axes - 1))])
+
+
+def of_feature(feature: Path, name: str) -> Path:
+    """A file of a feature to be read; `CorruptStoreError` where a link leads out of the store."""
+    return inside(store_of(feature), feature / name)
 
 
 def thumbnails(unit: int) -> str:

@@ -168,7 +168,19 @@ class Store:
         if manifest.header != journal.read_header(folder) or manifest.header.name != name:
             raise CorruptStoreError("manifest and header do not agree", where=name)
         geometry.check_header(manifest.header, self.plan)
+        self._refuse_other_rows(manifest.header.table)
         return Feature(folder, manifest, verify)
+
+    def _refuse_other_rows(self, table: Table) -> None:
+        """Everything that is as long as a table is bounded by what the table's files really hold."""
+        said = self.plan.images if table == "images" else self.plan.texts
+        found = tables.count_rows(self.path, table)
+        if found != said:
+            raise CorruptStoreError(
+                f"the plan says {said} {table}, the table holds {found}",
+                where=self.path.name,
+                todo="embedstore verify STORE",
+            )
 
     def masks(self, rows: Sequence[int] | IntArray) -> list[ByteArray | None]:
         """Class ids `(h, w)` uint8 of each image row, none where a row has no mask."""
@@ -212,7 +224,7 @@ def thumbnails_of(folder: Path, header: FeatureHeader, rows: Sequence[int] | Int
     wanted = np.asarray(rows, dtype=np.int64)
     found: dict[int, bytes] = {}
     for unit in np.unique(wanted // header.shard_rows):
-        table = tables.read_file(folder / layout.thumbnails(int(unit)), "thumbnails")
+        table = tables.read_file(layout.of_feature(folder, layout.thumbnails(int(unit))), "thumbnails")
         keep = np.isin(table["row"].to_numpy(), wanted)
         found |= {line["row"]: line["jpeg"] for line in table.filter(keep).to_pylist()}
     return [found.get(int(r)) for r in wanted]

@@ -80,6 +80,7 @@ UNITS = pa.schema(
         _field("index_crc32c", pa.uint32(), "crc32c of a shard's index; null for other files", nullable=True),
     ]
 )
+_MOST_ROWS_A_BYTE = 256
 SCHEMAS = {
     "images": IMAGES,
     "texts": TEXTS,
@@ -236,14 +237,32 @@ def read_file(path: Path, table: str, columns: list[str] | None = None) -> pa.Ta
                     where=path.name,
                     found=source.schema_arrow.names,
                 )
+            _refuse_rows(path, source.metadata.num_rows)
             return source.read(columns=columns)
     except (pa.ArrowException, OSError) as bad:
         raise CorruptStoreError("a table cannot be read", where=path.name, found=str(bad)[:200]) from None
 
 
 def count_rows(store: Path, table: str) -> int:
-    """Rows of a table, from the footers only."""
-    return sum(pq.read_metadata(p).num_rows for p in layout.parts(store, table))
+    """Rows of a table, from the footers only; `CorruptStoreError` where one cannot be read or be true."""
+    total = 0
+    for path in layout.parts(store, table):
+        try:
+            rows = pq.read_metadata(path).num_rows
+        except (pa.ArrowException, OSError) as bad:
+            raise CorruptStoreError("a table cannot be read", where=path.name, found=str(bad)[:200]) from None
+        _refuse_rows(path, rows)
+        total += rows
+    return total
+
+
+def _refuse_rows(path: Path, rows: int) -> None:
+    """A footer may say anything; rows with ids of their own take at least some bits of the file."""
+    size = path.stat().st_size
+    if not 0 <= rows <= size * _MOST_ROWS_A_BYTE:
+        raise CorruptStoreError(
+            "a table cannot hold so many rows", where=path.name, found=f"{rows} in {size} bytes"
+        )
 
 
 def part_size(table: str) -> int:

@@ -156,7 +156,7 @@ class _Check:
                 )
 
     def _begun_at(self, relative: str) -> bool:
-        """Whether a file belongs to a feature that no unit was written of: a writer makes it when it opens."""
+        """Whether a file is of a feature without any unit yet: a writer makes it when it opens."""
         parts = Path(relative).parts
         if len(parts) < 3 or parts[0] != layout.FEATURES:
             return False

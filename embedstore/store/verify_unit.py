@@ -88,7 +88,11 @@ class UnitCheck:
         self, file: ShardFile, spec: ArraySpec | None, record: UnitRecord, result: UnitResult
     ) -> str | None:
         path = self._folder / file.path
-        if not path.is_file() or path.is_symlink():
+        try:
+            there = layout.of_feature(self._folder, file.path).is_file() and not path.is_symlink()
+        except CorruptStoreError as bad:
+            return bad.problem
+        if not there:
             return "the file is missing"
         result.files += 1
         size = path.stat().st_size
@@ -96,13 +100,16 @@ class UnitCheck:
         if size != file.nbytes:
             return f"{size} bytes, the record says {file.nbytes}"
         if spec is None or file.index_crc32c is None:
-            if self._sample is not None and not self._sample.file(self._header, record.unit):
-                return None
-            result.nbytes_read += size
-            return None if shard.file_crc(path) == file.crc32c else _CHANGED
+            return self._plain(path, file, record, result)
         if shard.stored_index_crc(path) != file.index_crc32c:
             return "the index checksum is not the recorded one"
         return self._shard(path, file, spec, record, result)
+
+    def _plain(self, path: Path, file: ShardFile, record: UnitRecord, result: UnitResult) -> str | None:
+        if self._sample is not None and not self._sample.file(self._header, record.unit):
+            return None
+        result.nbytes_read += file.nbytes
+        return None if shard.file_crc(path) == file.crc32c else _CHANGED
 
     def _shard(
         self, path: Path, file: ShardFile, spec: ArraySpec, record: UnitRecord, result: UnitResult
