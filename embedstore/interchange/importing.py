@@ -12,7 +12,7 @@ from embedstore.errors import UsageError
 from embedstore.interchange.examine import examine
 from embedstore.interchange.ids import match
 from embedstore.interchange.opening import Modality, Opened, Reading, captioned, open_import
-from embedstore.interchange.planning import create_imported, plan_imported
+from embedstore.interchange.planning import plan_imported
 from embedstore.store import FeatureWriter, layout, open_store, plan_feature
 from embedstore.store.joined import split_joined
 
@@ -134,16 +134,16 @@ def _store(
     opened: Opened, store: Path, name: str, options: ImportOptions, report: Callable[[str, int, int], None]
 ) -> ImportSummary:
     texts = captioned(opened)
-    exists = layout.plan(store).is_file()
-    if exists:
+    planned = None
+    if layout.plan(store).is_file():
         wanted = _stored_ids(store, options.modality)
         rows = texts.rows[match(wanted, texts.facts, where=texts.name, store=store.name)]
     else:
-        plan_imported(opened, language=options.language)
+        planned = plan_imported(opened, language=options.language)
         rows = texts.rows
     store.absolute().parent.mkdir(parents=True, exist_ok=True)
     checked = examine(opened, store.absolute().parent, lambda done, total: report("check", done, total))
-    made = not exists and create_imported(store, opened, language=options.language)
+    made = planned is not None and planned.write(store)
     header = plan_feature(
         name=name,
         plan=open_store(store).plan,

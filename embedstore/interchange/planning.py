@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,14 +26,21 @@ if TYPE_CHECKING:
 _HASHED_ROWS = 65536
 
 
-def create_imported(store: Path, opened: Opened, *, language: str) -> bool:
-    """Make the tables of `opened`; False where the same store was there a moment ago."""
-    plan, images, texts = plan_imported(opened, language=language)
-    return create_store(store, plan, images=[images], texts=[texts])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedImport:
+    """A store to be: its plan and its two tables."""
+
+    plan: Plan
+    images: pa.Table
+    texts: pa.Table
+
+    def write(self, store: Path) -> bool:
+        """Make the store; False where the same one was made a moment ago."""
+        return create_store(store, self.plan, images=[self.images], texts=[self.texts])
 
 
-def plan_imported(opened: Opened, *, language: str) -> tuple[Plan, pa.Table, pa.Table]:
-    """Plan, images table and texts table.
+def plan_imported(opened: Opened, *, language: str) -> PlannedImport:
+    """Decide the tables; nothing is written.
 
     Samples become images, and their captions texts `ID#0`; texts without samples become texts alone, and need
     a column `caption` (`SourceError` otherwise).
@@ -52,7 +60,7 @@ def plan_imported(opened: Opened, *, language: str) -> tuple[Plan, pa.Table, pa.
         languages=_counts(texts["language"]),
         roles=_counts(texts["role"]),
     )
-    return plan, images, texts
+    return PlannedImport(plan=plan, images=images, texts=texts)
 
 
 def _images(facts: RowFacts) -> pa.Table:
@@ -109,11 +117,11 @@ def _text_table(ids: Any, images: Any, facts: RowFacts, language: str) -> pa.Tab
 def _hash(*tables: pa.Table) -> str:
     """sha256 over every line of the tables as JSON, in row order."""
     digest = hashlib.sha256()
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
     for table in tables:
         for batch in table.to_batches(max_chunksize=_HASHED_ROWS):
             for line in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                text = json.dumps(line, ensure_ascii=False, separators=(",", ":"))
-                digest.update(text.encode("utf-8", "surrogatepass") + b"\n")
+                digest.update(encode(line).encode() + b"\n")
     return digest.hexdigest()
 
 
