@@ -212,8 +212,10 @@ def _ipc(file: Any) -> Any:
 
 def _batches(part: Path, kind: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     if kind == "parquet":
+        # One row group after the other: asked for all of them, pyarrow keeps what it has read.
         with pq.ParquetFile(part) as file:
-            yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=columns)
+            for group in range(file.num_row_groups):
+                yield from file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns)
         return
     with pa.memory_map(str(part)) as mapped:
         reader = _ipc(mapped)

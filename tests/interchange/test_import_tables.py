@@ -151,3 +151,18 @@ def test_rows_can_be_read_again_from_the_start(tmp_path, numbers, ids):
     found = open_import(str(tmp_path / "a.parquet"), Reading(modality="image")).values
     for start, stop in ((0, 70), (10, 12), (60, 70), (5, 61), (0, 1)):
         np.testing.assert_array_equal(found.read(start, stop), numbers[start:stop])
+
+
+def test_a_parquet_file_is_not_held(tmp_path):
+    """32 MiB of embeddings in row groups of 1 MiB: Arrow holds a few of them at once, never the file."""
+    rows, width = 16384, 512
+    numbers = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
+    table = pa.table({"id": [str(i) for i in range(rows)], "embedding": lists(numbers, "fixed")})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=512, use_dictionary=False)
+    del table, numbers
+    found = open_import(str(tmp_path / "a.parquet"), Reading(modality="image")).values
+    before, most = pa.total_allocated_bytes(), 0
+    for start in range(0, rows, 256):
+        found.read(start, start + 256)
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 8 << 20
