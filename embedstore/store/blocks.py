@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Task: TypeAlias = "Callable[[], None]"
 
 _APART_BYTES = 256 << 10
+_SAMPLES = 16
 
 
 def default_threads() -> int:
@@ -56,7 +57,7 @@ def packed_tasks(
     order = some[np.argsort(starts[some], kind="stable")]
     start, target, length = starts[order], targets[order], lengths[order]
     return [
-        partial(_read_texts, part, start[low:high] - first, length[low:high], target[low:high], out)
+        partial(part.read_segments, start[low:high] - first, length[low:high], target[low:high], out)
         for part, first, low, high in _spans(array, start, gap=_APART_BYTES)
     ]
 
@@ -72,22 +73,20 @@ def _spans(
             yield part, first, low + start, low + stop
 
 
-def _read_texts(
-    array: ShardedArray, starts: IntArray, lengths: IntArray, targets: IntArray, out: AnyArray
-) -> None:
-    stops = (starts + lengths).tolist()
-    array.read_segments(zip(starts.tolist(), stops, targets.tolist(), strict=True), out)
-
-
 def advise(array: ShardedArray, places: IntArray, *, lengths: IntArray | None = None) -> None:
     """Ask the kernel to bring these places, or stretches of these lengths, into memory soon.
 
     Neighbours come with all that lies between them: of a block of images their whole range of captions.
+    Nothing is asked where some samples are in memory already: then asking costs more than it brings.
     """
     order = np.argsort(places, kind="stable")
     ascending = places[order]
     stops = ascending + (1 if lengths is None else np.maximum(lengths[order], 1))
-    for part, first, low, high in _spans(array, ascending, gap=_APART_BYTES):
+    spans = list(_spans(array, ascending, gap=_APART_BYTES))
+    sampled = spans[:: max(1, len(spans) // _SAMPLES)]
+    if all(part.in_memory(int(ascending[low]) - first) for part, first, low, _ in sampled):
+        return
+    for part, first, low, high in spans:
         part.advise(int(ascending[low]) - first, int(stops[high - 1]) - first)
 
 

@@ -14,7 +14,6 @@ from embedstore.errors import CorruptStoreError, UsageError
 from embedstore.store import files, geometry, layout, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from embedstore.documents import ArraySpec
@@ -271,59 +270,81 @@ class ShardedArray:
         """`out[targets[i]]` becomes place `places[i]`, for the ascending places of one span."""
         first, stop = int(places[0]), int(places[-1]) + 1
         if self.place_bytes >= _VECTOR_BYTES:
-            ends = (places + 1).tolist()
-            self.read_segments(zip(places.tolist(), ends, targets.tolist(), strict=True), out)
+            if len(places) == 1 and self._read_one(first, out[int(targets[0])]):
+                return
+            self.read_segments(places, np.ones(len(places), np.int64), targets, out)
         else:
             out[targets] = self.read(first, stop)[places - first]
 
-    def read_segments(self, segments: Iterable[tuple[int, int, int]], out: AnyArray) -> None:
-        """Ascending stretches of places of one shard, each `(start, stop, target)`, to `out[target:]`.
+    def _read_one(self, at: int, row: AnyArray) -> bool:
+        """One place straight into its row; False where that needs more than one plain read."""
+        number, local = divmod(at, self.spec.shard)
+        held, checked = self._shard(number)
+        chunk, skip = divmod(local, self.spec.chunk)
+        offset = int(held.offsets[chunk])
+        if offset < 0 or self._tests(checked, chunk):
+            return False
+        buffers = [memoryview(row)]  # type: ignore[arg-type]  # arrays are buffers
+        return os.preadv(held.handle, buffers, offset + skip * self.place_bytes) == self.place_bytes
 
-        Stretches that are neighbours in the file share one vector read. A chunk whose checksum is still to be
-        tested is read whole beside `out`.
+    def read_segments(self, starts: IntArray, lengths: IntArray, targets: IntArray, out: AnyArray) -> None:
+        """Stretches of places of one shard, by their `starts (n,)` ascending, to `out[targets[i]:]`.
+
+        None is empty. Stretches that are neighbours in the file share one vector read. A chunk whose checksum
+        is still to be tested is read whole beside `out`.
         """
+        number = int(starts[0]) // self.spec.shard
+        held, checked = self._shard(number)
+        local, size, place = starts - number * self.spec.shard, self.spec.chunk, self.place_bytes
+        chunk = local // size
+        offsets = held.offsets[chunk]
+        plain = (chunk == (local + lengths - 1) // size) & (offsets >= 0)
+        if self._mode != "never":
+            plain &= self._mode == "first" and np.frombuffer(checked, np.uint8)[chunk] != 0
         flat = shard.as_bytes(out)
-        view, place, size = memoryview(flat), self.place_bytes, self.spec.chunk  # type: ignore[arg-type]
-        pieces: list[tuple[int, memoryview]] = []
-        number, loaded, whole = -1, -1, np.empty(0, np.uint8)
-        for start, stop, target in segments:
-            if number < 0:
-                number = start // self.spec.shard
-                held, checked = self._shard(number)
-            at, end, to = start - number * self.spec.shard, stop - number * self.spec.shard, target * place
-            while at < end:
-                chunk, skip = divmod(at, size)
-                step = min(end, at - skip + size) - at
-                if chunk != loaded and not (
-                    self._mode == "never" or (self._mode == "first" and checked[chunk])
-                ):
-                    whole = self._tested(held, number, chunk, whole)
-                    loaded, checked[chunk] = chunk, 1
-                if chunk == loaded:
-                    flat[to : to + step * place] = whole[skip * place : (skip + step) * place]
-                else:
-                    offset = int(held.offsets[chunk])
-                    if offset < 0:
-                        raise self._corrupt("a chunk is missing", number, chunk)
-                    pieces.append((offset + skip * place, view[to : to + step * place]))
-                at, to = at + step, to + step * place
-        if pieces and not files.read_pieces(held.handle, pieces):
-            raise self._corrupt("the shard is cut short", number, 0)
+        if not plain.all():
+            self._read_tested(number, local[~plain], lengths[~plain], targets[~plain], flat)
+        begin = offsets[plain] + (local - chunk * size)[plain] * place
+        if not files.read_scattered(held.handle, begin, lengths[plain] * place, targets[plain] * place, flat):
+            raise self._corrupt("the shard is cut short", number, int(chunk[0]))
 
-    def _tested(self, held: _OpenShard, number: int, chunk: int, room: ByteArray) -> ByteArray:
-        """One whole chunk with its checksum behind it, tested; in `room` where that is large enough."""
-        room = room if len(room) else np.empty(self._chunk_bytes + shard.CRC, np.uint8)
+    def _read_tested(
+        self, number: int, local: IntArray, lengths: IntArray, targets: IntArray, flat: ByteArray
+    ) -> None:
+        """Stretches of one shard by way of whole chunks, tested where that is still to be done."""
+        held, checked = self._shard(number)
+        place, size = self.place_bytes, self.spec.chunk
+        loaded, whole = -1, np.empty(self._chunk_bytes + shard.CRC, np.uint8)
+        for at, length, target in zip(local.tolist(), lengths.tolist(), targets.tolist(), strict=True):
+            first, to = at, target * place
+            while first < at + length:
+                chunk, skip = divmod(first, size)
+                step = min(at + length - first, size - skip)
+                if chunk != loaded:
+                    self._load(held, number, chunk, whole, test=self._tests(checked, chunk))
+                    loaded, checked[chunk] = chunk, 1
+                flat[to : to + step * place] = whole[skip * place : (skip + step) * place]
+                first, to = first + step, to + step * place
+
+    def _tests(self, checked: bytearray, chunk: int) -> bool:
+        return self._mode == "always" or (self._mode == "first" and not checked[chunk])
+
+    def _load(self, held: _OpenShard, number: int, chunk: int, room: ByteArray, *, test: bool) -> None:
+        """One whole chunk with its checksum behind it into `room`."""
         offset = int(held.offsets[chunk])
         if offset < 0:
             raise self._corrupt("a chunk is missing", number, chunk)
-        if not files.read_pieces(held.handle, [(offset, memoryview(room))]):  # type: ignore[arg-type]
+        if not files.read_pieces(held.handle, [(offset, room)]):
             raise self._corrupt("the shard is cut short", number, chunk)
-        if (
-            shard.crc_bytes(google_crc32c.value(room[: self._chunk_bytes]))
-            != room[self._chunk_bytes :].tobytes()
-        ):
+        data, crc = room[: self._chunk_bytes], room[self._chunk_bytes :]
+        if test and shard.crc_bytes(google_crc32c.value(data)) != crc.tobytes():
             raise self._corrupt("a chunk does not agree with its checksum", number, chunk)
-        return room
+
+    def in_memory(self, place: int) -> bool:
+        """Whether a place can be read without waiting for the disk, as far as the system tells."""
+        number, first = divmod(place, self.spec.shard)
+        held, _ = self._shard(number)
+        return files.in_memory(held.handle, int(held.offsets[first // self.spec.chunk]))
 
     def advise(self, start: int, stop: int) -> None:
         """Ask the kernel to bring the chunks of places `[start, stop)` of one shard into memory soon."""
@@ -333,5 +354,5 @@ class ShardedArray:
         offsets = held.offsets[first // self.spec.chunk : last // self.spec.chunk + 1]
         low, high = int(offsets.min()), int(offsets.max()) + self._chunk_bytes + shard.CRC
         # Chunks in another order than ours may lie anywhere in the file: no advice is better than too much.
-        if hasattr(os, "posix_fadvise") and high - low <= len(offsets) * (self._chunk_bytes + shard.CRC):
-            os.posix_fadvise(held.handle, max(low, 0), high - max(low, 0), os.POSIX_FADV_WILLNEED)
+        if low >= 0 and high - low <= len(offsets) * (self._chunk_bytes + shard.CRC):
+            files.advise(held.handle, low, high)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from embedstore.shapes import ByteArray
+    from embedstore.shapes import ByteArray, IntArray
 
 MOST_PIECES = 1024
 _CRC = 4
+_SCRATCH = memoryview(bytearray(_CRC))
 _PART_BYTES = 4 << 20
 _FLUSHERS = 8
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -63,6 +64,49 @@ def _start_writing(handle: int, first: int, size: int) -> None:
         os.posix_fadvise(handle, first, size, os.POSIX_FADV_DONTNEED)
 
 
+def advise(handle: int, first: int, stop: int) -> None:
+    """Ask the kernel to read bytes `[first, stop)` soon."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, first, stop - first, os.POSIX_FADV_WILLNEED)
+
+
+def in_memory(handle: int, place: int) -> bool:
+    """Whether one byte can be read without waiting for the disk; False where the system does not tell."""
+    try:
+        return os.preadv(handle, [bytearray(1)], place, os.RWF_NOWAIT) == 1
+    except (OSError, AttributeError):
+        return False
+
+
+def read_scattered(
+    handle: int, offsets: IntArray, sizes: IntArray, targets: IntArray, out: ByteArray
+) -> bool:
+    """Bytes `offsets[i]` to `offsets[i] + sizes[i]` of a file to `out[targets[i]:]`.
+
+    Neighbours at most a checksum apart share one vector read, the checksum falling into scratch. False where
+    the file ends before.
+    """
+    if not len(offsets):
+        return True
+    view, ends = memoryview(out), offsets + sizes  # type: ignore[arg-type]  # arrays are buffers
+    gaps = offsets[1:] - ends[:-1]
+    breaks = (np.flatnonzero((gaps != 0) & (gaps != _CRC)) + 1).tolist()
+    low, high, begin = targets.tolist(), (targets + sizes).tolist(), offsets.tolist()
+    swallowed = [*(gaps == _CRC).tolist(), False]
+    for first, stop in zip([0, *breaks], [*breaks, len(begin)], strict=True):
+        if stop - first == 1:
+            buffers: list[ByteArray | memoryview] = [view[low[first] : high[first]]]
+        else:
+            buffers = []
+            for i in range(first, stop):
+                buffers.append(view[low[i] : high[i]])
+                if swallowed[i] and i + 1 < stop:
+                    buffers.append(_SCRATCH)
+        if not _read_run(handle, buffers, begin[first]):
+            return False
+    return True
+
+
 def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]]) -> bool:
     """Fill every buffer from its offset; ascending neighbours at most a checksum apart share one call.
 
@@ -87,10 +131,16 @@ def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]
 
 
 def _read_run(handle: int, buffers: Sequence[ByteArray | memoryview], offset: int) -> bool:
+    """Fill buffers one after the other from a place of a file on; short reads go on."""
+    if len(buffers) <= MOST_PIECES:
+        wanted = sum(map(len, buffers))
+        got = os.preadv(handle, buffers, offset)  # type: ignore[arg-type]  # arrays are buffers
+        if got == wanted:
+            return True
     waiting = [memoryview(b) for b in buffers if len(b)]  # type: ignore[arg-type]  # arrays are buffers
     first = 0
     while first < len(waiting):
-        got = os.preadv(handle, waiting[first:], offset)
+        got = os.preadv(handle, waiting[first : first + MOST_PIECES], offset)
         if got == 0:
             return False
         offset += got

@@ -167,8 +167,9 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
         def read(job: tuple[Unit, Unit | None], room: Buffers) -> list[Batch]:
             unit, following = job
-            if following is not None:
-                self._advise(following, epoch)
+            for soon in (units[0] if unit is units[0] else None, following):
+                if soon is not None:
+                    self._advise(soon, epoch)
             return self._read(unit, room, epoch)
 
         def release() -> None:
