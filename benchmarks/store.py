@@ -238,9 +238,7 @@ class Bench:
         feature = self.store["vision"]
         detail = f"{len(drawn)} rows, {len(room)} a call"
         warm = paired_ratio(lambda: ours(feature), memcpy, self.repeats * 2 - 1, warmup=2)
-        self.add(
-            "random-warm-vs-memcpy", "memcpy of the same rows in memory", warm, detail=detail
-        )
+        self.add("random-warm-vs-memcpy", "memcpy of the same rows in memory", warm, detail=detail)
         at, their = self.store.path / "features/vision/tokens", self.folder / "tokens.npy"
         cold = paired_cold(lambda: ours(self.store["vision"]), at, from_map, their, self.repeats)
         self.add("random-cold-vs-npy", "np.take of a memory map", cold, detail=detail)

@@ -100,7 +100,7 @@ class Batches(Generic[Buffers, Batch]):
 class GroupStream(ABC, Generic[Buffers, Batch]):
     """What streams of tokens share: the order, the units, the buffers, the reading threads.
 
-    `rows` ascending. `buffer_mb` bounds the buffers, all units in flight together, in MB; at least two
+    `rows` ascending. `buffer_mb` bounds the buffers of all units in flight together, in MiB; at least two
     batches are held. `threads` read. `rank` and `world` share an epoch among processes. `shuffle` as in
     `store.order`. Raises `UsageError`.
     """
@@ -125,7 +125,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
             raise UsageError("bad batch size or rank", found=f"batch {batch_size}, rank {rank} of {world}")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
-        self._most = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))
+        self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))
         block = block_rows(place_bytes)
         self._chunk = chunk if chunk < block else 1
         self._block = max(1, block // self._chunk) * self._chunk
@@ -161,7 +161,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
     def epoch(self, epoch: int, done: Sequence[Done] = ()) -> Batches[Buffers, Batch]:
         """The batches of one epoch, or of what is left of it, each valid until the next is asked for."""
-        units = cut(self.plan(epoch, done), self._most)
+        units = cut(self.plan(epoch, done), self.unit_rows)
         largest = max((len(u.rows) for u in units), default=1)
         taken = [self._take(largest) for _ in range(min(_SETS, max(1, len(units))))]
 
