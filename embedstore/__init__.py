@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from embedstore.bench import bench_retrieval, bench_zeroshot
     from embedstore.encode import encode_source
     from embedstore.fit import fit_head
+    from embedstore.interchange import export_rows, import_feature
     from embedstore.model import load_head
     from embedstore.store import Feature, Store, open_store, verify_store
 
@@ -26,7 +27,9 @@ __all__ = [
     "bench_retrieval",
     "bench_zeroshot",
     "encode_source",
+    "export_rows",
     "fit_head",
+    "import_feature",
     "load_head",
     "open_store",
     "verify_store",
@@ -38,7 +41,9 @@ _LAZY = {
     "bench_retrieval": "embedstore.bench",
     "bench_zeroshot": "embedstore.bench",
     "encode_source": "embedstore.encode",
+    "export_rows": "embedstore.interchange",
     "fit_head": "embedstore.fit",
+    "import_feature": "embedstore.interchange",
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
     "verify_store": "embedstore.store",

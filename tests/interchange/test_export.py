@@ -298,3 +298,16 @@ def test_without_its_library_the_install_line_is_given(module, tmp_path, random_
     with pytest.raises(MissingExtraError, match=r"pip install 'embedstore\[interchange\]'"):
         export(random_store, f"{module}:{tmp_path / 'out'}", "vision")
     assert not (tmp_path / "out").exists()
+
+
+def test_several_stores_read_as_one(tmp_path, numbers, ids, bring):
+    for k, (low, high) in enumerate(((0, 40), (40, 70))):
+        np.save(tmp_path / "a.npy", numbers[low:high])
+        (tmp_path / "ids.txt").write_text("\n".join(ids[low:high]), encoding="utf-8")
+        options = {"ids": str(tmp_path / "ids.txt"), "weights_sha256": "ab" * 32}
+        bring(tmp_path / "a.npy", store=f"{k}.store", **options)
+    joined = f"{tmp_path / '0.store'}+{tmp_path / '1.store'}"
+    made = export_rows(joined, str(tmp_path / "out.npy"), features=["theirs"])
+    assert made.rows == 70
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), numbers)
+    assert (tmp_path / "out.npy.ids.txt").read_text(encoding="utf-8").split() == ids

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from embedstore.bench import bench_retrieval
+from embedstore.bench import bench_retrieval, bench_zeroshot
 from embedstore.documents import FitConfig
 from embedstore.encoders.table import encoder_for_card
 from embedstore.errors import EncoderError, HeadError
@@ -108,3 +108,10 @@ def test_there_is_no_encoder_behind_it(store):
     for name in ("image", "text"):
         with pytest.raises(EncoderError, match=r"no (image|text) encoder that could be run again"):
             encoder_for_card(open_store(store.path)[name].card, "demo:minilm")
+
+
+def test_class_prompts_cannot_be_encoded(store, tmp_path):
+    sides = {"image_local": "identity", "text_token": "identity"}
+    fit_head(store, config(image="image", text="text", epochs=1, **sides), tmp_path / "head", device="cpu")
+    with pytest.raises(EncoderError, match="an imported feature has no text encoder"):
+        bench_zeroshot(store, tmp_path / "head", split="test", device="cpu")
