@@ -178,8 +178,10 @@ def make_store(folder: Path, *, quick: bool) -> tuple[Path, str]:
     return store, image.partition("=")[0]
 
 
-def measure(*, quick: bool, store: Path | None, image: str, seeds: int) -> list[Row]:
-    """Make or open the store and measure every policy."""
+def measure(
+    *, quick: bool, store: Path | None, image: str, seeds: int, policies: Sequence[str] | None
+) -> list[Row]:
+    """Make or open the store and measure the policies, or a choice of them."""
     with tempfile.TemporaryDirectory(prefix="embedstore-policies-") as made:
         folder = Path(made)
         place, name = (store, image) if store is not None else make_store(folder, quick=quick)
@@ -191,7 +193,7 @@ def measure(*, quick: bool, store: Path | None, image: str, seeds: int) -> list[
             batch=100 if quick else 200,
             seeds=1 if quick else seeds,
         )
-        return measure_policies(setting, QUICK if quick else POLICIES, folder)
+        return measure_policies(setting, policies or (QUICK if quick else POLICIES), folder)
 
 
 if __name__ == "__main__":
@@ -199,9 +201,10 @@ if __name__ == "__main__":
     own.add_argument("--store", type=Path, help="a float16 store with a feature minilm; features are added")
     own.add_argument("--image", default="vit-tiny-in1k", help="image feature of --store")
     own.add_argument("--seeds", type=int, default=3, help="heads fitted from each policy")
+    own.add_argument("--policies", nargs="+", help="these in place of the usual ones")
     given, rest = own.parse_known_args()
     main(
-        lambda quick: measure(quick=quick, store=given.store, image=given.image, seeds=given.seeds),
-        description=f"{__doc__}\nOwn options: --store PATH, --image NAME, --seeds N.",
+        lambda quick: measure(quick=quick, **vars(given)),
+        description=f"{__doc__}\nOwn options: --store PATH, --image NAME, --seeds N, --policies NAME ...",
         argv=rest,
     )
