@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
     from embedstore.model import load_head
-    from embedstore.store import Feature, Store, open_store, verify_store
+    from embedstore.store import Feature, JoinedStore, Store, compact_store, open_store, verify_store
 
 __version__ = "0.1.0"
 __all__ = [
     "EmbedstoreError",
     "Feature",
+    "JoinedStore",
     "Store",
     "__version__",
     "bench_retrieval",
     "bench_zeroshot",
+    "compact_store",
     "encode_source",
     "export_rows",
     "fit_head",
@@ -37,9 +39,11 @@ __all__ = [
 
 _LAZY = {
     "Feature": "embedstore.store",
+    "JoinedStore": "embedstore.store",
     "Store": "embedstore.store",
     "bench_retrieval": "embedstore.bench",
     "bench_zeroshot": "embedstore.bench",
+    "compact_store": "embedstore.store",
     "encode_source": "embedstore.encode",
     "export_rows": "embedstore.interchange",
     "fit_head": "embedstore.fit",

@@ -112,7 +112,7 @@ def test_verify_finds_a_flipped_bit_and_repairs_it(run, store, picture_folder, t
         (
             ["encode", "scenes:5", "store", "--image-encoder", "hf:x", "--policy", "int3"],
             2,
-            "float16, float32",
+            "float32, float16",
         ),
         (["encode", "scenes:5", "store", "--image-encoder", "hf:x", "--column", "caption"], 2, "OURS=THEIRS"),
         (["info", "nowhere"], 1, "there is no store here"),

@@ -130,6 +130,25 @@ def test_a_disk_that_fills_at_any_write_leaves_a_valid_store(kit, tmp_path, monk
     assert kit.tree(tmp_path / "s") == kit.tree(tmp_path / "reference")
 
 
+def test_a_small_real_disk_fills_and_the_work_goes_on_when_it_grows(kit, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40k,nr_inodes=10k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(DiskFullError, match="the disk is full"):
+            kit.run_whole(disk / "s")
+        assert not list(disk.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        kit.run_whole(disk / "s")
+        kit.run_whole(tmp_path / "reference")
+        assert kit.tree(disk / "s") == kit.tree(tmp_path / "reference")
+        assert verify_store(disk / "s").findings == ()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.mark.parametrize("reason", [errno.EACCES, errno.EROFS])
 def test_a_folder_that_cannot_be_written_is_said_so(kit, tmp_path, monkeypatch, reason):
     kit.run_whole(tmp_path / "s")
