@@ -182,6 +182,20 @@ def test_killed_and_run_again_it_comes_out_byte_identical(made, tmp_path):
     assert tree(store, "small") == tree(tmp_path / "whole", "small")
 
 
+@pytest.mark.slow
+def test_several_processes_make_one_feature(made, tmp_path):
+    code = "import sys; from embedstore.encode import recode_feature as r; " + (
+        "r(sys.argv[1], 'vision', policy='merge-4+pca-4+int8', name='small')"
+    )
+    shutil.copytree(made, tmp_path / "alone")
+    shutil.copytree(made, tmp_path / "shared")
+    recode_feature(tmp_path / "alone", "vision", policy="merge-4+pca-4+int8", name="small")
+    command = [sys.executable, "-c", code, str(tmp_path / "shared")]
+    processes = [subprocess.Popen(command) for _ in range(3)]
+    assert [p.wait() for p in processes] == [0, 0, 0]
+    assert tree(tmp_path / "shared", "small") == tree(tmp_path / "alone", "small")
+
+
 def test_run_again_nothing_is_made(store):
     recode_feature(store, "vision", policy="int8", name="small")
     before = tree(store, "small")
