@@ -184,9 +184,8 @@ def test_killed_and_run_again_it_comes_out_byte_identical(made, tmp_path):
 
 @pytest.mark.slow
 def test_several_processes_make_one_feature(made, tmp_path):
-    code = "import sys; from embedstore.encode import recode_feature as r; " + (
-        "r(sys.argv[1], 'vision', policy='merge-4+pca-4+int8', name='small')"
-    )
+    code = "import sys; from embedstore.encode import recode_feature as recode; "
+    code += "recode(sys.argv[1], 'vision', policy='merge-4+pca-4+int8', name='small')"
     shutil.copytree(made, tmp_path / "alone")
     shutil.copytree(made, tmp_path / "shared")
     recode_feature(tmp_path / "alone", "vision", policy="merge-4+pca-4+int8", name="small")
