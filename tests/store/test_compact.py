@@ -220,3 +220,25 @@ def test_ids_come_from_text_csv_and_parquet(tmp_path):
     ):
         with pytest.raises(UsageError, match=said):
             read_ids(tmp_path / name)
+
+
+@pytest.mark.parametrize("policy", ["int8", "merge-4+int8", "pca-8", "cls+mean", "pq-4"])
+def test_features_under_every_policy_are_copied_with_what_was_learnt(tmp_path, policy):
+    from embedstore.encode.recode import recode_feature
+
+    old = write_random_store(tmp_path / "a", images=60, captions=2)
+    recode_feature(old.path, "vision", policy=policy, name="small")
+    if policy == "int8":
+        recode_feature(old.path, "words", policy=policy, name="short")
+    compact_store(old.path, tmp_path / "new", drop=["s000007", "s000059#1"])
+    new = open_store(tmp_path / "new")
+    images, texts = np.setdiff1d(np.arange(60), [7]), np.setdiff1d(np.arange(120), [14, 15, 119])
+    small, was = new["small"], old["small"]
+    for array in small.arrays:
+        assert same_bits(small.read(array, 0, 59), was.gather(array, images))
+    assert same_bits(small.decoded("tokens", range(59)), was.decoded("tokens", images))
+    if policy == "int8":
+        for name in ("tokens", "scales"):
+            found, wanted = new["short"].text_tokens(slice(None), name), old["short"].text_tokens(texts, name)
+            assert same_bits(found.tokens, wanted.tokens)
+    assert verify_store(new.path).findings == ()
