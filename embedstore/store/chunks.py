@@ -77,11 +77,14 @@ class ShardedArray:
 
     def _shard(self, number: int) -> tuple[_OpenShard, bytearray]:
         with self._lock:
-            found = self._open.pop(number, None)
-            if found is None:
-                path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
-                found = _OpenShard(path, self.spec, self._chunk_bytes, self._where(number))
+            found = self._open.get(number)
+        if found is None:
+            # Outside the lock: several threads wait for the indices of several shards at once.
+            path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
+            found = _OpenShard(path, self.spec, self._chunk_bytes, self._where(number))
+        with self._lock:
             self._open[number] = found
+            self._open.move_to_end(number)
             if len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)
             checked = self._checked.get(number)
