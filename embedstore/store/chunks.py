@@ -306,6 +306,7 @@ class ShardedArray:
             plain &= self._mode == "first" and np.frombuffer(checked, np.uint8)[chunk] != 0
         flat = shard.as_bytes(out)
         if not plain.all():
+            self.advise(int(starts[0]), int(starts[-1] + lengths[-1]))
             self._read_tested(number, local[~plain], lengths[~plain], targets[~plain], flat)
         begin = offsets[plain] + (local - chunk * size)[plain] * place
         if not files.read_scattered(held.handle, begin, lengths[plain] * place, targets[plain] * place, flat):

@@ -167,9 +167,8 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
         def read(job: tuple[Unit, Unit | None], room: Buffers) -> list[Batch]:
             unit, following = job
-            for soon in (units[0] if unit is units[0] else None, following):
-                if soon is not None:
-                    self._advise(soon, epoch)
+            if following is not None:
+                self._advise(following, epoch)
             return self._read(unit, room, epoch)
 
         def release() -> None:
