@@ -1,4 +1,4 @@
-"""What an encode would write and how long it would take, from a short probe; nothing is written."""
+"""What an encode would write and how long it would take, from a short probe; no store is touched."""
 
 from __future__ import annotations
 
@@ -62,10 +62,9 @@ def dry_run_source(
     text_encoders: Sequence[str] = (),
     options: EncodeOptions | None = None,
 ) -> DryRun:
-    """Predict bytes, time and rate of `encode_source` with the same arguments; writes nothing."""
+    """Predict bytes, time and rate of `encode_source` with the same arguments; the store is not touched."""
     options = options or EncodeOptions()
-    opened = open_source(source, **options.for_source)
-    planned = plan_source(opened, seed=options.seed, limit=options.limit)
+    planned = plan_source(open_source(source, **options.for_source), seed=options.seed, limit=options.limit)
     jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
     predictions = [_predict(job, planned, store, options) for job in jobs]
     missing_bytes = sum(p.nbytes * p.missing // max(1, p.rows) for p in predictions)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from embedstore.documents import FeatureHeader, parse_named
-from embedstore.encoders import default_name, load_image_encoder, load_text_encoder, remember
+from embedstore.encoders import default_name, load_image_encoder, load_text_encoder
 from embedstore.errors import UsageError
-from embedstore.store import begun_headers, plan_feature
+from embedstore.store import FeatureWriter, begun_headers, plan_feature, refuse_other_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class ImageJob:
     """An image feature to be made, and the encoder that makes it."""
 
+    spec: str
     header: FeatureHeader
     encoder: ImageEncoder
 
@@ -31,6 +32,7 @@ class ImageJob:
 class TextJob:
     """A text feature to be made, and the encoder that makes it."""
 
+    spec: str
     header: FeatureHeader
     encoder: TextEncoder
 
@@ -45,9 +47,10 @@ def plan_features(
     text_encoders: Sequence[str],
     options: EncodeOptions,
 ) -> list[FeatureJob]:
-    """Load every encoder and decide every header.
+    """Load every encoder and decide every header; nothing is written.
 
-    Raises `UsageError` where two features share a name or the store has no rows for an encoder.
+    Raises `MismatchError` where the store was planned otherwise or holds another feature of that name,
+    `UsageError` where two features share a name or the store has no rows for an encoder.
     """
     images = [_named(text) for text in image_encoders]
     texts = [_named(text) for text in text_encoders]
@@ -61,11 +64,11 @@ def plan_features(
         raise UsageError("the source has no pictures", todo="leave out --image-encoder")
     if texts and not plan.texts:
         raise UsageError("the source has no captions", todo="leave out --text-encoder")
+    refuse_other_plan(store, plan)
     begun = begun_headers(store)
     jobs: list[FeatureJob] = []
     for name, spec in images:
         vision = load_image_encoder(spec, device=options.device, image_size=options.image_size)
-        remember(vision.card, spec)
         header = plan_feature(
             name=name,
             plan=plan,
@@ -75,14 +78,15 @@ def plan_features(
             thumbnails=_thumbnails(name, begun, options),
         )
         begun = begun | {name: header}
-        jobs.append(ImageJob(header=header, encoder=vision))
+        jobs.append(ImageJob(spec=spec, header=header, encoder=vision))
     for name, spec in texts:
         words = load_text_encoder(spec, device=options.device, max_length=options.max_length)
-        remember(words.card, spec)
         header = plan_feature(
             name=name, plan=plan, card=words.card, policy=options.policy, shard_rows=options.shard_rows
         )
-        jobs.append(TextJob(header=header, encoder=words))
+        jobs.append(TextJob(spec=spec, header=header, encoder=words))
+    for job in jobs:
+        FeatureWriter(store, job.header).refuse_other_header()
     return jobs
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from embedstore.encode.features import FeatureJob, ImageJob, plan_features
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
-from embedstore.encode.plan import PlannedSource, plan_source
+from embedstore.encode.plan import plan_source
 from embedstore.encode.progress import EncodeSummary, FeatureSummary, Progress, log_event
 from embedstore.encode.texts import encode_text_units
+from embedstore.encoders import remember
 from embedstore.errors import TooManyFailedError
 from embedstore.sources import open_source
 from embedstore.store import FeatureWriter, open_store
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.documents import UnitRecord
+    from embedstore.encode.plan import PlannedSource
     from embedstore.encode.unit import EncodedUnit
 
 
@@ -41,8 +43,14 @@ def encode_source(
     rows than `options.max_failed` cannot be read; finished units stay.
     """
     options = options or EncodeOptions()
-    planned, is_new = open_plan(source, store, options)
+    planned = plan_source(open_source(source, **options.for_source), seed=options.seed, limit=options.limit)
+    # A mistake in a spec or a name must leave no store behind that a corrected command would not fit.
     jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
+    is_new = planned.write(store)
+    if is_new:
+        log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)
+    for job in jobs:
+        remember(job.encoder.card, job.spec)
     done = [
         _FeatureRun(
             job=job,
@@ -56,16 +64,6 @@ def encode_source(
         for job in jobs
     ]
     return EncodeSummary(store=store, planned=is_new, features=tuple(done), dropped=planned.source.dropped)
-
-
-def open_plan(source: str, store: Path, options: EncodeOptions) -> tuple[PlannedSource, bool]:
-    """Plan the source and write the plan to the store, or compare it with the one that is there."""
-    opened = open_source(source, **options.for_source)
-    planned = plan_source(opened, seed=options.seed, limit=options.limit)
-    is_new = planned.write(store)
-    if is_new:
-        log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)
-    return planned, is_new
 
 
 @dataclass(kw_only=True)

@@ -7,7 +7,7 @@ torch. The format is specified in docs/format.md.
 from __future__ import annotations
 
 from embedstore.store.chunks import ShardedArray
-from embedstore.store.create import create_store
+from embedstore.store.create import create_store, refuse_other_plan
 from embedstore.store.feature import Feature, Packed
 from embedstore.store.geometry import plan_feature
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
@@ -42,6 +42,7 @@ __all__ = [
     "group_rows",
     "open_store",
     "plan_feature",
+    "refuse_other_plan",
     "store_info",
     "verify_store",
 ]
