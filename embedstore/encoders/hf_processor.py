@@ -38,7 +38,7 @@ class Preparation:
         self._edge = (processor.size.get("shortest_edge") if processor.do_resize else None) or 0
 
     def __call__(self, picture: Image) -> Float32Array:
-        """An RGB picture to `(3, h, w)` float32; `UnreadableImage` where resizing it would take all memory."""
+        """An RGB picture to `(3, h, w)` float32; `UnreadableImage` where a resize would fill the memory."""
         short, long = sorted(picture.size)
         resized = self._edge * self._edge * long // short
         if resized > MAX_RESIZED:
