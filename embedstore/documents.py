@@ -26,6 +26,8 @@ from embedstore.policies import PATTERN, parse_policy
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pydantic.config import JsonDict
+
 FORMAT_VERSION = 1
 MOST_DOCUMENT_BYTES = 64 << 20
 NAME_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"
@@ -48,7 +50,7 @@ Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN, max_length=200)]
 Sha256: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Positive: TypeAlias = Annotated[int, Field(ge=1)]
-Share: TypeAlias = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate: TypeAlias = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 def _known_policy(name: str) -> str:
@@ -83,7 +85,7 @@ class Document(BaseModel):
     ) -> Self:
         """Parse `text`; an `error` that names `where` and the first wrong field otherwise."""
         try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(text, strict=True)
         except ValidationError as bad:
             first = bad.errors()[0]
             field = ".".join(str(p) for p in first["loc"]) or "the document"
@@ -98,6 +100,9 @@ class Document(BaseModel):
         """sha256 over the canonical JSON of the document."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+DERIVED_FIELDS = frozenset({"arrays", "units", "plan_fingerprint"})
 
 
 def differing_fields(ours: Document, theirs: Document) -> dict[str, tuple[Any, Any]]:
@@ -124,6 +129,9 @@ def refuse_differences(
     """Raise `error` that lists every differing field, or return where there is none."""
     fields = differing_fields(stored, wanted)
     if fields:
+        # What follows from other fields only hides the one that the user can change.
+        telling = {k: v for k, v in fields.items() if k not in DERIVED_FIELDS}
+        fields = telling or fields
         lines = "; ".join(f"{k}: stored {a!r}, now {b!r}" for k, (a, b) in fields.items())
         raise error(f"{what} differs from the stored one", where=where, found=lines, todo=todo)
 
@@ -155,8 +163,26 @@ class TokenizerCard(Document):
 FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype"})
 
 
+_NEEDS: dict[str, JsonDict] = {
+    "image": {"processor": {"type": "object"}, "grid": {"type": "array"}},
+    "text": {"tokenizer": {"type": "object"}},
+}
+
+
 class EncoderCard(Document):
     """The identity of a feature: two features with different cards are different features."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                {
+                    "if": {"properties": {"modality": {"const": modality}}},
+                    "then": {"required": list(needed), "properties": needed},
+                }
+                for modality, needed in _NEEDS.items()
+            ]
+        }
+    )
 
     modality: Literal["image", "text"]
     library: Literal["transformers", "sentence-transformers", "open_clip", "timm", "python", "imported"]
@@ -197,10 +223,9 @@ class EncoderCard(Document):
             return self
         if self.layer is None or self.final_norm is None:
             raise ValueError("only an imported feature may leave its layer or final norm unknown")
-        if self.modality == "image" and (self.processor is None or self.grid is None):
-            raise ValueError("an image encoder's card needs a processor and a grid")
-        if self.modality == "text" and self.tokenizer is None:
-            raise ValueError("a text encoder's card needs a tokenizer")
+        for name in _NEEDS[self.modality]:
+            if getattr(self, name) is None:
+                raise ValueError(f"the card of an encoder of {self.modality}s needs a {name}")
         return self
 
 
@@ -339,7 +364,7 @@ class HeadConfig(Document):
     text_token: Projection = "token"
     text_global: Projection = "mlp"
     image_pooling: Literal["mean", "max"] = "mean"
-    dropout: Share = 0.1
+    dropout: Rate = 0.1
     image_width: Positive = Field(description="d of the image tokens")
     image_cls_width: Positive = Field(description="d of CLS, or of pooled where an encoder has no CLS")
     text_width: Positive = Field(description="d of the text tokens")
@@ -376,7 +401,7 @@ class FitConfig(Document):
     text_token: Projection = "token"
     text_global: Projection = "mlp"
     image_pooling: Literal["mean", "max"] = "mean"
-    dropout: Share = 0.1
+    dropout: Rate = 0.1
     epochs: Positive = 20
     batch_size: Annotated[int, Field(ge=2)] = 256
     lr: float = Field(default=1e-3, gt=0)
@@ -387,7 +412,7 @@ class FitConfig(Document):
         default=0.07, gt=0, description="τ at the start; learnt, clamped to [0.001, 0.5]"
     )
     val_split: str | None = Field(default=None, description="split the best checkpoint is chosen on")
-    val_fraction: Share = Field(default=0.0, description="share of the training rows held out instead")
+    val_fraction: Rate = Field(default=0.0, description="share of the training rows held out instead")
     seed: Count = 0
 
 
@@ -397,6 +422,10 @@ class Figure(Document):
     value: float
     low: float
     high: float
+
+
+# Metrics that are not fractions of 1.
+NOT_SHARES = frozenset({"median_rank"})
 
 
 class BenchReport(Document):

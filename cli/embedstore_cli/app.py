@@ -78,6 +78,11 @@ def main() -> None:
             raise
         fail(str(error))
         code = USAGE if isinstance(error, UsageError) else FAILED
+    except OSError as error:
+        if os.environ.get("EMBEDSTORE_DEBUG"):
+            raise
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        code = FAILED
     except typer.Abort:
         code = INTERRUPTED
     except Exception as error:
@@ -86,5 +91,5 @@ def main() -> None:
         error.show()  # type: ignore[attr-defined]  # typer's own errors of usage
         code = error.exit_code
     if code == INTERRUPTED:
-        fail("interrupted: what is finished is kept; run the same command again to go on")
+        fail("interrupted")
     sys.exit(code or DONE)

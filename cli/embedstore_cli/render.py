@@ -18,12 +18,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from embedstore.documents import NOT_SHARES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from embedstore.documents import BenchReport
 
-NOT_SHARES = {"median_rank", "mean_rank"}
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -60,7 +61,7 @@ def heading(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """A JSON document on standard output, and nothing else."""
-    print(value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+    print(value.rstrip("\n") if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -148,6 +149,8 @@ def report(measured: BenchReport) -> None:
     )
     where = f"split {measured.split}" if measured.split else "all rows"
     table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
+    for note in measured.notes:
+        warn(note)
     for reason, count in measured.skipped.items():
         if count:
             warn(f"{count} rows left out: {reason}")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
-from embedstore.bench.report import write_report
-from embedstore.bench.retrieval import bench_retrieval
-from embedstore.bench.zeroshot import bench_zeroshot
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from embedstore.registry import Registry
+
+if TYPE_CHECKING:
+    from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.report import write_report
+    from embedstore.bench.retrieval import bench_retrieval
+    from embedstore.bench.zeroshot import bench_zeroshot
 
 # A task is a function `(store, head_dir, *, split, device, seed, ...) -> BenchReport`.
 TASKS = Registry(
@@ -19,3 +24,18 @@ TASKS = Registry(
 )
 
 __all__ = ["DEFAULT_TEMPLATES", "TASKS", "bench_retrieval", "bench_zeroshot", "read_lines", "write_report"]
+
+_LAZY = {
+    "DEFAULT_TEMPLATES": "classes",
+    "bench_retrieval": "retrieval",
+    "bench_zeroshot": "zeroshot",
+    "read_lines": "classes",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch only when something is measured."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"embedstore.bench.{_LAZY[name]}"), name)

@@ -16,7 +16,7 @@ from embedstore.store import Store, open_store
 if TYPE_CHECKING:
     from os import PathLike
 
-    from embedstore.documents import EncoderCard
+    from embedstore.documents import EncoderCard, HeadConfig
     from embedstore.model import FittedHead
     from embedstore.store import Feature
 
@@ -99,7 +99,7 @@ def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str
     config = head.config
     fitted_on = {*config.stores, config.store_fingerprint}
     if fitted_on.isdisjoint({*store.lineage, store.fingerprint}):
-        return ()
+        return _same_name_elsewhere(config, split)
 
     def overlaps(other: str | None) -> bool:
         return split is None or other is None or split == other
@@ -120,3 +120,14 @@ def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str
         trained = f"split {config.trained_on!r}" if config.trained_on is not None else "every image"
         return (f"the head was fitted on {trained}, so {measured} holds images that it has seen",)
     return ()
+
+
+def _same_name_elsewhere(config: HeadConfig, split: str | None) -> tuple[str, ...]:
+    """Of another store nothing is known but names: the same one may hold the same images."""
+    seen = {"fitted": config.trained_on} | ({"chosen": config.chosen_on} if config.chosen else {})
+    return tuple(
+        f"the head was {what} on split {split!r} of another store; these figures are too good if that one "
+        "holds the same images"
+        for what, name in seen.items()
+        if name is not None and name == split
+    )

@@ -1,4 +1,4 @@
-"""What an encode would write and how long it would take, from a short probe; nothing is written."""
+"""What an encode would write and how long it would take, from a short probe; no store is touched."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from embedstore.encode.append import coder_of, open_parent, plan_appended, refuse_known_rows
-from embedstore.encode.features import FeatureJob, ImageJob, TextJob, plan_features
+from embedstore.encode.append import coder_of
+from embedstore.encode.features import FeatureJob, ImageJob, TextJob
 from embedstore.encode.images import encode_image_units
+from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
-from embedstore.encode.plan import PlannedSource, plan_source
 from embedstore.encode.texts import encode_text_units
-from embedstore.sources import open_source
 from embedstore.store import FeatureWriter, feature_nbytes
 from embedstore.store.space import OFFERED, nbytes_under
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.documents import Plan
+    from embedstore.encode.plan import PlannedSource
     from embedstore.encode.unit import EncodedUnit
 
 PROBED_BATCHES = 3
@@ -66,16 +66,9 @@ def dry_run_source(
     options: EncodeOptions | None = None,
     append: str | Path | None = None,
 ) -> DryRun:
-    """Predict bytes, time and rate of `encode_source` with the same arguments; writes nothing."""
+    """Predict bytes, time and rate of `encode_source` with the same arguments; the store is not touched."""
     options = options or EncodeOptions()
-    parent = None if append is None else open_parent(append, store, options)
-    opened = open_source(source, **options.for_source)
-    planned = plan_source(opened, seed=options.seed, limit=options.limit)
-    if parent is None:
-        jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
-    else:
-        refuse_known_rows(planned, parent)
-        jobs = plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
+    planned, jobs = plan_jobs(source, store, image_encoders, text_encoders, options=options, append=append)
     predictions = [_predict(job, planned, store, options) for job in jobs]
     missing_bytes = sum(p.nbytes * p.missing // max(1, p.rows) for p in predictions)
     free = shutil.disk_usage(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from embedstore.documents import FeatureHeader, parse_named
-from embedstore.encoders import default_name, load_image_encoder, load_text_encoder, remember
+from embedstore.encoders import default_name, load_image_encoder, load_text_encoder
 from embedstore.errors import UsageError
 from embedstore.store import begun_headers, plan_feature
 
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 class ImageJob:
     """An image feature to be made, and the encoder that makes it.
 
-    `continues`: folder of the feature that it continues, whose calibration it shares.
+    `spec`: what the user called the encoder, where they did. `continues`: folder of the feature that it
+    continues, whose calibration it shares.
     """
 
     header: FeatureHeader
     encoder: ImageEncoder
+    spec: str | None = None
     continues: Path | None = None
 
 
@@ -37,6 +39,7 @@ class TextJob:
 
     header: FeatureHeader
     encoder: TextEncoder
+    spec: str | None = None
     continues: Path | None = None
 
 
@@ -50,7 +53,7 @@ def plan_features(
     text_encoders: Sequence[str],
     options: EncodeOptions,
 ) -> list[FeatureJob]:
-    """Load every encoder and decide every header.
+    """Load every encoder and decide every header; nothing is written.
 
     Raises `UsageError` where two features share a name or the store has no rows for an encoder.
     """
@@ -70,7 +73,6 @@ def plan_features(
     jobs: list[FeatureJob] = []
     for name, spec in images:
         vision = load_image_encoder(spec, device=options.device, image_size=options.image_size)
-        remember(vision.card, spec)
         header = plan_feature(
             name=name,
             plan=plan,
@@ -80,14 +82,13 @@ def plan_features(
             thumbnails=_thumbnails(name, begun, options),
         )
         begun = begun | {name: header}
-        jobs.append(ImageJob(header=header, encoder=vision))
+        jobs.append(ImageJob(spec=spec, header=header, encoder=vision))
     for name, spec in texts:
         words = load_text_encoder(spec, device=options.device, max_length=options.max_length)
-        remember(words.card, spec)
         header = plan_feature(
             name=name, plan=plan, card=words.card, policy=options.policy, shard_rows=options.shard_rows
         )
-        jobs.append(TextJob(header=header, encoder=words))
+        jobs.append(TextJob(spec=spec, header=header, encoder=words))
     return jobs
 
 

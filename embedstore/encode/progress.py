@@ -70,12 +70,14 @@ class EncodeSummary:
             "store": str(self.store),
             "planned": self.planned,
             "features": [f.to_dict() for f in self.features],
+            "dropped": dict(self.dropped),
         }
 
 
 def log_path(store: Path) -> Path:
     """The log of a store: beside it, since no file of a store holds a clock."""
-    return store.with_name(store.name + ".encode.log")
+    whole = store.absolute() if store.name else store.resolve()
+    return whole.with_name(whole.name + ".encode.log")
 
 
 def log_event(store: Path, event: str, **facts: Any) -> None:

@@ -7,15 +7,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedstore.encode.append import coder_of, copy_calibration, open_parent, plan_appended, refuse_known_rows
-from embedstore.encode.features import FeatureJob, ImageJob, plan_features
+from embedstore.encode.append import coder_of, copy_calibration
+from embedstore.encode.features import FeatureJob, ImageJob
 from embedstore.encode.images import encode_image_units
+from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
-from embedstore.encode.plan import PlannedSource, plan_source
 from embedstore.encode.progress import EncodeSummary, FeatureSummary, Progress, log_event
 from embedstore.encode.texts import encode_text_units
+from embedstore.encoders import remember
 from embedstore.errors import TooManyFailedError
-from embedstore.sources import open_source
 from embedstore.store import FeatureWriter, open_store
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.documents import UnitRecord
+    from embedstore.encode.plan import PlannedSource
     from embedstore.encode.unit import EncodedUnit
-    from embedstore.store import Store
 
 
 def encode_source(
@@ -47,14 +47,14 @@ def encode_source(
     one; encoders are then those of its features, and ids that it has already are refused.
     """
     options = options or EncodeOptions()
-    parent = None if append is None else open_parent(append, store, options)
-    planned, is_new = open_plan(source, store, options, parent)
-    jobs = (
-        plan_features(planned.plan, store, image_encoders, text_encoders, options)
-        if parent is None
-        else plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
-    )
+    # A mistake in a spec or a name must leave no store behind that a corrected command would not fit.
+    planned, jobs = plan_jobs(source, store, image_encoders, text_encoders, options=options, append=append)
+    is_new = planned.write(store)
+    if is_new:
+        log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)
     for job in jobs:
+        if job.spec is not None:
+            remember(job.encoder.card, job.spec)
         copy_calibration(job, store)
     done = [
         _FeatureRun(
@@ -69,23 +69,6 @@ def encode_source(
         for job in jobs
     ]
     return EncodeSummary(store=store, planned=is_new, features=tuple(done), dropped=planned.source.dropped)
-
-
-def open_plan(
-    source: str, store: Path, options: EncodeOptions, parent: Store | None = None
-) -> tuple[PlannedSource, bool]:
-    """Plan the source and write the plan to the store, or compare it with the one that is there.
-
-    Rows that `parent` has already are refused before anything is written.
-    """
-    opened = open_source(source, **options.for_source)
-    planned = plan_source(opened, seed=options.seed, limit=options.limit)
-    if parent is not None:
-        refuse_known_rows(planned, parent)
-    is_new = planned.write(store)
-    if is_new:
-        log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)
-    return planned, is_new
 
 
 @dataclass(kw_only=True)

@@ -16,7 +16,7 @@ from embedstore.documents import EncoderCard
 from embedstore.encoders.base import ImageBatch
 from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
-from embedstore.encoders.hf import choose_family, load_frozen, read_config
+from embedstore.encoders.hf_model import choose_family, load_frozen, read_config
 from embedstore.encoders.hf_processor import Preparation, Size, load_preparation
 from embedstore.errors import EncoderError, UsageError
 

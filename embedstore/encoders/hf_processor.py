@@ -8,7 +8,7 @@ import numpy as np
 
 from embedstore.documents import ProcessorCard
 from embedstore.encoders.checkpoint import Checkpoint, loading
-from embedstore.errors import EncoderError, UsageError
+from embedstore.errors import EncoderError, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,10 @@ Size: TypeAlias = tuple[int, int]
 # in pixels, so the choice is made here once instead of by what happens to be installed.
 DEFAULT_BACKEND: Backend = "torchvision"
 
+# Pixels of a picture after the processor's resize and before its crop: a line one pixel high grows with the
+# square of the target edge.
+MAX_RESIZED = 1 << 25
+
 
 class Preparation:
     """Pictures to pixels, exactly as `processor(images=picture)` gives them. Thread-safe."""
@@ -31,9 +35,17 @@ class Preparation:
     def __init__(self, processor: Any, card: ProcessorCard) -> None:
         self.processor, self.card = processor, card
         self._pixels = _direct(processor)
+        self._edge = (processor.size.get("shortest_edge") if processor.do_resize else None) or 0
 
     def __call__(self, picture: Image) -> Float32Array:
-        """An RGB picture to `(3, h, w)` float32."""
+        """An RGB picture to `(3, h, w)` float32; `UnreadableImage` where a resize would fill the memory."""
+        short, long = sorted(picture.size)
+        resized = self._edge * self._edge * long // short
+        if resized > MAX_RESIZED:
+            raise UnreadableImage(
+                f"too thin: {picture.width}×{picture.height} pixels with the shorter side at {self._edge} "
+                f"would be {resized}, allowed {MAX_RESIZED}"
+            )
         return self._pixels(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 

@@ -14,7 +14,7 @@ from embedstore.encoders.base import TextBatch
 from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
-from embedstore.encoders.hf import choose_family, load_frozen, read_config
+from embedstore.encoders.hf_model import choose_family, load_frozen, read_config
 from embedstore.encoders.tokens import Tokens, length_limit, pad
 
 if TYPE_CHECKING:

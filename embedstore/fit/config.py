@@ -27,7 +27,7 @@ def fit_config(file: Path | None = None, **options: Any) -> FitConfig:
     fields |= {name: value for name, value in options.items() if value is not None}
     _refuse_unknown(fields, where)
     try:
-        config = FitConfig(**fields)
+        config = FitConfig.model_validate(fields, strict=True)
     except ValidationError as bad:
         first = bad.errors()[0]
         name = ".".join(str(p) for p in first["loc"])
@@ -71,10 +71,6 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
             where=where,
             found=f"val_split {config.val_split!r}",
             todo="name the split to fit on, or use val_fraction",
-        )
-    if config.val_fraction >= 1:
-        raise UsageError(
-            "nothing is left to fit on", where=where, found=f"val_fraction {config.val_fraction}"
         )
     if config.min_lr > config.lr:
         raise UsageError("min_lr is above lr", where=where, found=f"{config.min_lr} and {config.lr}")

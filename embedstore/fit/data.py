@@ -80,7 +80,8 @@ class Validation:
         """Recall@1 of both directions, as shares of 1."""
         v = embed_images(self.store[self.image], self.images, embed_image, device=device)
         u = embed_texts(self.store[self.text], self.texts, embed_text, device=device)
-        owned = Positives.of([np.flatnonzero(self.image_of == i).tolist() for i in range(len(v))])
+        counts = np.bincount(self.image_of, minlength=len(v))
+        owned = Positives(rows=np.arange(len(u)), offsets=np.concatenate([[0], np.cumsum(counts)]))
         return {
             "text_to_image": recall_at_k(ranks_of_positives(u, v, Positives.single(self.image_of)), 1),
             "image_to_text": recall_at_k(ranks_of_positives(v, u, owned), 1),

@@ -40,7 +40,7 @@ class HeadFolder:
             raise UsageError(
                 "a finished head is already here",
                 where=path,
-                todo="name another folder, or allow overwriting",
+                todo="name another folder, or replace it with --overwrite",
             )
         path.mkdir(parents=True, exist_ok=True)
 

@@ -89,15 +89,16 @@ class _Demo:
         self.directory, self.say = directory, _Speaker(say)
         self.commands: list[str] = []
         self.times: dict[str, float] = {}
-        # Small sets need many passes; a batch far below the split keeps several steps an epoch.
+        # On so few pairs small batches and a high rate learnt most in the same time.
         self.config = FitConfig(
             image="vision",
             text="words",
             split="train",
             val_split="val",
             width=256,
-            epochs=30,
-            batch_size=128,
+            epochs=20,
+            batch_size=64,
+            lr=3e-3,
             seed=seed,
         )
 
@@ -174,7 +175,7 @@ class _Demo:
         from embedstore.fit import fit_head
 
         config, again = self.config, (self.head / "head.json").exists()
-        options = ("image", "text", "split", "val_split", "width", "epochs", "batch_size", "seed")
+        options = ("image", "text", "split", "val_split", "width", "epochs", "batch_size", "lr", "seed")
         flags = [f for o in options for f in (f"--{o.replace('_', '-')}", getattr(config, o))]
         self.command(
             "fit", self.store, "--head", config.head, *flags, "--out", self.head, *["--overwrite"] * again

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _BATCH = 65_536
 
+# Long descriptions and lists of captions pass; a stray quote that swallows a file does not.
+MOST_CHARACTERS = 1 << 24
+
 
 def read_csv(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows:
     """Rows of a csv or tsv file with a header line; a list of captions is a JSON list in one field.
@@ -98,6 +101,7 @@ def _decodes(text: bytes) -> bool:
 
 def _csv_records(path: Path, dialect: Mapping[str, Any]) -> Iterator[tuple[int, list[str]]]:
     # (first line, fields) of every record, the header included; a record may span lines.
+    csv.field_size_limit(MOST_CHARACTERS)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, **dialect)
         first = 1

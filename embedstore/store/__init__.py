@@ -9,7 +9,7 @@ from __future__ import annotations
 from embedstore.store.blocks import GroupReader, row_tasks
 from embedstore.store.chunks import ShardedArray
 from embedstore.store.compact import CompactReport, compact_store
-from embedstore.store.create import create_store
+from embedstore.store.create import create_store, refuse_other_plan
 from embedstore.store.feature import Feature, Packed
 from embedstore.store.geometry import plan_feature
 from embedstore.store.ids import read_ids
@@ -65,6 +65,7 @@ __all__ = [
     "parse_share",
     "plan_feature",
     "read_ids",
+    "refuse_other_plan",
     "row_tasks",
     "store_info",
     "verify_store",

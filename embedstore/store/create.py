@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embedstore.store.tables import Rows
 
 _OURS = {layout.ZARR, layout.TABLES, layout.FEATURES}
-_TODO = "choose a new store path, or restore the source"
+_TODO = "give the options of the first run, restore the source, or choose a new store path"
 
 
 def refuse_newer(text: bytes, *, where: str) -> None:
@@ -92,6 +92,12 @@ def create_store(
     made = files.commit(layout.plan(store), plan.to_json().encode())
     _compare(store, plan)
     return made
+
+
+def refuse_other_plan(store: Path, plan: Plan) -> None:
+    """`MismatchError` naming the differing fields where a store of another plan is there."""
+    if layout.plan(store).exists():
+        _compare(store, plan)
 
 
 def _compare(store: Path, plan: Plan) -> None:

@@ -51,13 +51,17 @@ class FeatureWriter:
             raise MismatchError("the header was made for another plan", where=header.name)
         writer = cls(store, header)
         files.commit(writer.path / layout.HEADER, header.to_json().encode())
-        refuse_differences(
-            journal.read_header(writer.path), header, what="the feature", where=header.name, todo=_TODO
-        )
+        writer.refuse_other_header()
         writer._describe()
         if writer._complete():
             writer._tidy()
         return writer
+
+    def refuse_other_header(self) -> None:
+        """`MismatchError` naming the differing fields where another feature of this name is stored."""
+        if (self.path / layout.HEADER).is_file():
+            stored = journal.read_header(self.path)
+            refuse_differences(stored, self.header, what="the feature", where=self.header.name, todo=_TODO)
 
     def _describe(self) -> None:
         """Write the Zarr metadata where it is missing or cut short."""

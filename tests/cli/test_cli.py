@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from embedstore_cli import app
+from embedstore_cli.commands import bench
 
 
 @pytest.fixture
@@ -67,12 +68,75 @@ def test_json_of_every_command(run, store, tmp_path, picture_folder, tiny_vision
     code, out, _ = run("bench", "retrieval", store, "--head", tmp_path / "head", "--json", "--out", report)
     measured = json.loads(out)
     assert measured["metrics"]["text_to_image"]["recall@1"].keys() == {"value", "low", "high"}
-    assert report.read_text() == out.rstrip("\n") + "\n"
+    assert report.read_text() == out
     assert json.loads(run("info", store, "--json")[1])["plan"]["images"] == 100
     assert json.loads(run("verify", store, "--json")[1])["sound"] is True
     again = ["encode", picture_folder, store, "--image-encoder", f"vision=hf:{tiny_vision}", "--json"]
     assert json.loads(run(*again)[1])["features"][0]["fresh_rows"] == 0
     assert json.loads(run(*again, "--dry-run")[1])["missing_bytes"] == 0
+
+
+def test_figures_of_images_that_were_fitted_on_are_marked(run, store, tmp_path):
+    fit(run, store, tmp_path / "head")
+    _, _, err = run("bench", "retrieval", store, "--head", tmp_path / "head", "--split", "train")
+    assert "has seen" in " ".join(err.split())
+
+
+def test_a_task_of_another_package_is_a_command(run, store, tmp_path, monkeypatch):
+    monkeypatch.setitem(bench.TASKS._table, "mine", "embedstore.bench.retrieval:bench_retrieval")
+    monkeypatch.setattr(bench.app, "registered_commands", [*bench.app.registered_commands])
+    bench.plug_in("mine")
+    fit(run, store, tmp_path / "head")
+    code, out, _ = run("bench", "mine", store, "--head", tmp_path / "head", "--json")
+    assert code == 0
+    assert json.loads(out)["task"] == "retrieval"
+
+
+def test_an_interrupted_fit_promises_nothing(run, store, tmp_path, monkeypatch):
+    def interrupt(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("embedstore.fit.trainer._Run.all_epochs", interrupt)
+    code, _, err = fit(run, store, tmp_path / "head")
+    assert code == 130
+    assert "interrupted" in err
+    assert "go on" not in err
+
+
+def test_a_mistaken_command_leaves_no_store(run, picture_folder, tiny_vision, tmp_path):
+    for spec in ("hff:x", "hf:nowhere/at/all"):
+        assert run("encode", picture_folder, tmp_path / "new", "--image-encoder", spec)[0] != 0
+    twice = ["--image-encoder", f"x=hf:{tiny_vision}", "--image-encoder", f"x=hf:{tiny_vision}"]
+    assert run("encode", picture_folder, tmp_path / "new", *twice)[0] == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would(run, store, picture_folder, tiny_vision):
+    command = ["encode", picture_folder, store, "--image-encoder", f"vision=hf:{tiny_vision}"]
+    for change in (["--seed", "1"], ["--policy", "float32"]):
+        code, _, err = run(*command, *change, "--dry-run")
+        assert (code, run(*command, *change)[0]) == (1, 1)
+        assert change[1] in err
+        assert "chunk" not in err
+
+
+def test_the_folder_one_stands_in_may_be_the_store(run, picture_folder, tiny_vision, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert run("encode", picture_folder, ".", "--image-encoder", f"vision=hf:{tiny_vision}")[0] == 0
+    assert (tmp_path / "here.encode.log").is_file()
+
+
+@pytest.mark.parametrize("place", ["store", "out"])
+def test_a_path_below_a_file_is_one_clear_message(run, store, picture_folder, tiny_vision, place):
+    below = picture_folder / "captions.csv" / "x"
+    if place == "store":
+        code, _, err = run("encode", picture_folder, below, "--image-encoder", f"vision=hf:{tiny_vision}")
+    else:
+        code, _, err = fit(run, store, below)
+    assert code == 1
+    assert "Not a directory" in " ".join(err.split())
+    assert "Traceback" not in err
 
 
 def test_info_tells_tables_features_and_cards(run, store):

@@ -58,7 +58,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_name(tmp_path):
         ({"val_split": "val", "val_fraction": 0.1}, "exclude each other"),
         ({"val_split": "train"}, "cannot be chosen on the split it is fitted on"),
         ({"val_split": "val", "split": None}, "every image is fitted on"),
-        ({"val_fraction": 1.0}, "nothing is left"),
+        ({"val_fraction": 1.0}, "val_fraction: input should be less than 1"),
         ({"lr": 1e-6}, "min_lr is above lr"),
     ],
 )

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"^## (Add [^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", TEXT, flags=re.M | re.S))
+SECTION = re.compile(r"^## (Add [^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+EXAMPLES = dict(SECTION.findall(TEXT))
 
 
 def test_every_kind_of_plug_in_has_an_example():

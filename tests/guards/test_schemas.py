@@ -122,6 +122,13 @@ SPOILERS = {
     "a wrong type": lambda d: d | {next(iter(d)): [None]},
 }
 SPOILED_VALUES = [
+    ("EncoderCard", "width", "384"),
+    ("EncoderCard", "final_norm", "yes"),
+    ("EncoderCard", "processor", None),
+    ("EncoderCard", "modality", "text"),
+    ("UnitRecord", "unit", True),
+    ("FitConfig", "lr", "1e-3"),
+    ("FitConfig", "dropout", 1.0),
     ("EncoderCard", "width", 0),
     ("EncoderCard", "modality", "audio"),
     ("EncoderCard", "weights_sha256", "abc"),

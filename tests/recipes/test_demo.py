@@ -140,7 +140,7 @@ def test_the_demo_runs_and_goes_on_where_it_stopped(tmp_path) -> None:
         assert BenchReport.from_json(file.read_text(), where=file) == report
     assert "--overwrite" not in commands[1]
     assert json.loads(json.dumps(result.to_dict()))["page"] == str(result.page)
-    assert result.page.read_text().count("data:image/jpeg") > 20
+    assert result.page.read_text().count("data:image/jpeg") >= 10
 
     again: list[str] = []
     second = run_demo(tmp_path / "demo", scenes=50, device="cpu", say=again.append)

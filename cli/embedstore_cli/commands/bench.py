@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore.bench import TASKS
 from embedstore_cli import options as opt
 from embedstore_cli import render
 
@@ -44,7 +45,9 @@ def zeroshot(
     classes: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Class names, one a line; without it the store's labels.", show_default=False
+            metavar="FILE",
+            help="Class names, one a line, or label<TAB>words; without it the store's labels.",
+            show_default=False,
         ),
     ] = None,
     templates: Annotated[
@@ -79,6 +82,24 @@ def zeroshot(
     _finish(report, out, json=json)
 
 
+def plug_in(name: str) -> None:
+    """Give a task that has no command of its own one with the options that every task has."""
+
+    def task(
+        store: opt.StorePath,
+        head: opt.HeadDir,
+        split: opt.Split = "test",
+        device: opt.Device = "auto",
+        seed: opt.Seed = 0,
+        out: Out = None,
+        json: opt.Json = False,
+    ) -> None:
+        report = TASKS.load(name)(store, head, split=_rows_of(split), device=device, seed=seed)
+        _finish(report, out, json=json)
+
+    app.command(name, help=f"The task {name!r} of another package.")(task)
+
+
 def _rows_of(split: str) -> str | None:
     return None if split == "all" else split
 
@@ -94,3 +115,7 @@ def _finish(report: BenchReport, out: Path | None, *, json: bool) -> None:
     render.report(report)
     if out is not None:
         render.say(f"report: {out}")
+
+
+for _name in sorted(set(TASKS.names()) - {"retrieval", "zeroshot"}):
+    plug_in(_name)

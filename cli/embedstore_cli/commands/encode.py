@@ -123,7 +123,6 @@ def encode(
         plan = dry_run_source(source, store, options=chosen, append=append, **encoders)
         render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
         return
-    render.warn_of_idle_gpu(device)
     with render.bars(quiet=json) as bars:
 
         def show(at: Progress) -> None:
@@ -153,6 +152,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 
 
 def _say_what_remains(store: Path) -> None:
+    render.warn("what is finished is kept; run the same command again to go on")
     from embedstore.store import open_store
 
     try:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embedstore.documents import NOT_SHARES
+
 if TYPE_CHECKING:
     from embedstore.documents import BenchReport, Figure
-
-NOT_SHARES = frozenset({"median_rank"})
-"""Metrics that are not fractions of 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

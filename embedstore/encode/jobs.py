@@ -1,0 +1,46 @@
+"""What an encode will do: the planned source and every feature, checked before a store is touched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embedstore.encode.append import open_parent, plan_appended, refuse_known_rows
+from embedstore.encode.features import plan_features
+from embedstore.encode.plan import plan_source
+from embedstore.sources import open_source
+from embedstore.store import FeatureWriter, refuse_other_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from embedstore.encode.features import FeatureJob
+    from embedstore.encode.options import EncodeOptions
+    from embedstore.encode.plan import PlannedSource
+
+
+def plan_jobs(
+    source: str,
+    store: Path,
+    image_encoders: Sequence[str],
+    text_encoders: Sequence[str],
+    *,
+    options: EncodeOptions,
+    append: str | Path | None = None,
+) -> tuple[PlannedSource, list[FeatureJob]]:
+    """Plan the source, load the encoders, decide the headers; nothing is written.
+
+    Raises `MismatchError` where the store was planned otherwise or holds another feature of a name, and
+    whatever sources, encoders and `--append` refuse.
+    """
+    parent = None if append is None else open_parent(append, store, options)
+    planned = plan_source(open_source(source, **options.for_source), seed=options.seed, limit=options.limit)
+    refuse_other_plan(store, planned.plan)
+    if parent is None:
+        jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
+    else:
+        refuse_known_rows(planned, parent)
+        jobs = plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
+    for job in jobs:
+        FeatureWriter(store, job.header).refuse_other_header()
+    return planned, jobs
