@@ -5,7 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+# No deadline: machines are shared and noisy. On CI the examples stay the same from run to run.
+settings.register_profile("patient", parent=settings(), deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("patient")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -122,6 +122,8 @@ SPOILERS = {
     "a wrong type": lambda d: d | {next(iter(d)): [None]},
 }
 SPOILED_VALUES = [
+    ("EncoderCard", "layer", None),
+    ("EncoderCard", "final_norm", None),
     ("EncoderCard", "width", "384"),
     ("EncoderCard", "final_norm", "yes"),
     ("EncoderCard", "processor", None),
@@ -180,6 +182,11 @@ def test_every_published_document_has_an_example():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_both_accept_the_example(name):
     assert verdicts(name, EXAMPLES[name]) == (True, True)
+
+
+def test_both_let_an_imported_card_leave_unknown_what_nobody_knows():
+    unknown = {"library": "imported", "processor": None, "grid": None, "layer": None, "final_norm": None}
+    assert verdicts("EncoderCard", IMAGE_CARD | unknown) == (True, True)
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS)

@@ -1,0 +1,81 @@
+"""The frozen documents that go to disk: each round-trips to JSON and has a schema in `schemas/v1/`.
+
+No document holds a clock, a host, a path of the machine or a process id.
+"""
+
+from __future__ import annotations
+
+from embedstore.documents.base import (
+    FORMAT_VERSION,
+    MOST_DOCUMENT_BYTES,
+    NAME_PATTERN,
+    Document,
+    differing_fields,
+    load_document,
+    parse_named,
+    read_bounded,
+    refuse_differences,
+)
+from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard
+from embedstore.documents.heads import FitConfig, HeadConfig, Projection
+from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
+from embedstore.documents.stores import (
+    ArrayName,
+    ArraySpec,
+    FeatureHeader,
+    FeatureManifest,
+    Origin,
+    Plan,
+    PolicyName,
+    QuarantinedRow,
+    ShardFile,
+    StoredType,
+    Table,
+    UnitRecord,
+)
+
+PUBLISHED: tuple[type[Document], ...] = (
+    EncoderCard,
+    Plan,
+    FeatureHeader,
+    FeatureManifest,
+    UnitRecord,
+    HeadConfig,
+    FitConfig,
+    BenchReport,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "FREE_FIELDS",
+    "MOST_DOCUMENT_BYTES",
+    "NAME_PATTERN",
+    "NOT_SHARES",
+    "PUBLISHED",
+    "ArrayName",
+    "ArraySpec",
+    "BenchReport",
+    "Document",
+    "EncoderCard",
+    "FeatureHeader",
+    "FeatureManifest",
+    "Figure",
+    "FitConfig",
+    "HeadConfig",
+    "Origin",
+    "Plan",
+    "PolicyName",
+    "ProcessorCard",
+    "Projection",
+    "QuarantinedRow",
+    "ShardFile",
+    "StoredType",
+    "Table",
+    "TokenizerCard",
+    "UnitRecord",
+    "differing_fields",
+    "load_document",
+    "parse_named",
+    "read_bounded",
+    "refuse_differences",
+]

@@ -1,0 +1,111 @@
+"""Cards: what an encoder is, down to its weights, pixels and token ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from embedstore.documents.base import Count, Document, Positive, Sha256
+
+if TYPE_CHECKING:
+    from pydantic.config import JsonDict
+
+
+class ProcessorCard(Document):
+    """Everything that decides the pixels which an image encoder sees."""
+
+    class_name: str
+    backend: Literal["pil", "torchvision", "open_clip", "timm"]
+    size: tuple[Positive, Positive] = Field(description="height and width fed to the model, pixels")
+    resize: str = Field(description="resize rule, e.g. 'shortest_edge=256' or 'exact=224x224'")
+    crop: str | None = Field(description="e.g. 'center=224x224'; none where the whole picture is kept")
+    interpolation: str = Field(description="e.g. 'bicubic', with '+antialias' where the backend does it")
+    rescale: float = Field(description="factor on 8-bit values")
+    mean: tuple[float, ...] = Field(description="per channel, after rescaling")
+    std: tuple[float, ...] = Field(description="per channel, after rescaling")
+
+
+class TokenizerCard(Document):
+    """Everything that decides the token ids which a text encoder sees."""
+
+    class_name: str
+    sha256: Sha256 = Field(description="over the tokenizer's serialised form")
+    max_length: Positive = Field(description="tokens, special tokens included; longer texts are cut")
+    prompt: str = Field(default="", description="text put before every text")
+
+
+# Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
+FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype"})
+
+
+_NEEDS: dict[str, JsonDict] = {
+    "image": {"processor": {"type": "object"}, "grid": {"type": "array"}},
+    "text": {"tokenizer": {"type": "object"}},
+}
+_KNOWN: JsonDict = {"layer": {"type": "integer"}, "final_norm": {"type": "boolean"}}
+
+
+class EncoderCard(Document):
+    """The identity of a feature: two features with different cards are different features."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                {
+                    "if": {
+                        "properties": {
+                            "modality": {"const": modality},
+                            "library": {"not": {"const": "imported"}},
+                        },
+                    },
+                    "then": {"required": list(needed), "properties": {**needed, **_KNOWN}},
+                }
+                for modality, needed in _NEEDS.items()
+            ]
+        }
+    )
+
+    modality: Literal["image", "text"]
+    library: Literal["transformers", "sentence-transformers", "open_clip", "timm", "python", "imported"]
+    architecture: str = Field(description="class of the model, e.g. 'Dinov2Model'")
+    model: str = Field(description="hub id, or the last part of the folder's name; never a path")
+    revision: str | None = Field(default=None, description="hub revision where one was asked for")
+    weights_sha256: Sha256 = Field(
+        description="over dtypes, shapes and bytes of all tensors that are used; libraries rename tensors"
+    )
+    layer: int | None = Field(
+        default=-1, description="layer of the tokens, -1 the last; null: unknown (imported only)"
+    )
+    final_norm: bool | None = Field(
+        description="whether the tokens passed the model's final norm; null: unknown (imported only)"
+    )
+    width: Positive = Field(description="d of the tokens; the pooled width where there are none")
+    pooled_width: Positive = Field(description="width of the pooled embedding")
+    pooling: str = Field(description="what the pooled embedding is, e.g. 'cls', 'mean', 'image_embeds'")
+    grid: tuple[Positive, Positive] | None = Field(
+        default=None, description="rows and columns of patch tokens"
+    )
+    prefix: Count = Field(default=0, description="CLS and register tokens, kept apart from the patches")
+    registers: Count = Field(default=0, description="register tokens among the prefix")
+    processor: ProcessorCard | None = None
+    tokenizer: TokenizerCard | None = None
+    compute_dtype: Literal["float32", "bfloat16", "float16", "unknown"] = "float32"
+    device_kind: Literal["cpu", "cuda", "mps", "unknown"] = "cpu"
+    versions: dict[str, str] = Field(description="library name to version")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must agree for two runs to give the same numbers up to rounding: all but `FREE_FIELDS`."""
+        return self.model_dump(mode="json", exclude=set(FREE_FIELDS))
+
+    @model_validator(mode="after")
+    def _parts_fit_the_modality(self) -> Self:
+        if self.library == "imported":
+            return self
+        if self.layer is None or self.final_norm is None:
+            raise ValueError("only an imported feature may leave its layer or final norm unknown")
+        for name in _NEEDS[self.modality]:
+            if getattr(self, name) is None:
+                raise ValueError(f"the card of an encoder of {self.modality}s needs a {name}")
+        return self

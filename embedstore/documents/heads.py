@@ -1,0 +1,75 @@
+"""What a fitted head is, and everything that a fit depends on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Rate, Sha256
+from embedstore.documents.cards import EncoderCard
+
+Projection: TypeAlias = Literal["token", "mlp", "linear", "identity"]
+
+
+class HeadConfig(Document):
+    """A head without its weights: what it projects, how, and for which two encoders."""
+
+    format_version: Positive = FORMAT_VERSION
+    head: Name
+    width: Positive = Field(description="e, the joint width")
+    image_local: Projection = "token"
+    image_cls: Projection = "token"
+    text_token: Projection = "token"
+    text_global: Projection = "mlp"
+    image_pooling: Literal["mean", "max"] = "mean"
+    dropout: Rate = 0.1
+    image_width: Positive = Field(description="d of the image tokens")
+    image_cls_width: Positive = Field(description="d of CLS, or of pooled where an encoder has no CLS")
+    text_width: Positive = Field(description="d of the text tokens")
+    image_feature: Name
+    text_feature: Name
+    image_card: EncoderCard
+    text_card: EncoderCard
+    temperature: float = Field(default=0.07, gt=0, description="τ at the end of fitting")
+    store_fingerprint: Sha256 | None = Field(default=None, description="of the store it was fitted on")
+    stores: tuple[Sha256, ...] = Field(
+        default=(), description="of every store whose rows it was fitted on: parts of A+B, what was compacted"
+    )
+    trained_on: str | None = Field(default=None, description="split it was fitted on; none: every image")
+    chosen: bool = Field(default=False, description="whether a best checkpoint was chosen; else the last one")
+    chosen_on: str | None = Field(
+        default=None, description="split whose images chose the checkpoint; none while `chosen`: any image"
+    )
+    weights_sha256: Sha256 | None = Field(default=None, description="of head.safetensors")
+
+
+class FitConfig(Document):
+    """Everything a fit depends on besides the store's contents."""
+
+    head: Name = "token"
+    loss: Name = "clip"
+    image: Name
+    text: Name
+    split: str | None = None
+    language: str = "en"
+    role: Literal["caption", "long"] = "caption"
+    width: Positive = 512
+    image_local: Projection = "token"
+    image_cls: Projection = "token"
+    text_token: Projection = "token"
+    text_global: Projection = "mlp"
+    image_pooling: Literal["mean", "max"] = "mean"
+    dropout: Rate = 0.1
+    epochs: Positive = 20
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    lr: float = Field(default=1e-3, gt=0)
+    min_lr: float = Field(default=1e-5, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    warmup_epochs: float = Field(default=1.0, ge=0)
+    temperature: float = Field(
+        default=0.07, gt=0, description="τ at the start; learnt, clamped to [0.001, 0.5]"
+    )
+    val_split: str | None = Field(default=None, description="split the best checkpoint is chosen on")
+    val_fraction: Rate = Field(default=0.0, description="share of the training rows held out instead")
+    seed: Count = 0

@@ -1,0 +1,50 @@
+"""What a bench measured."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Sha256
+from embedstore.documents.cards import EncoderCard
+
+
+class Figure(Document):
+    """One measured number with its 95 % bootstrap interval; shares are fractions of 1."""
+
+    value: float
+    low: float
+    high: float
+
+
+# Metrics that are not fractions of 1.
+NOT_SHARES = frozenset({"median_rank"})
+
+
+class BenchReport(Document):
+    """What one bench task measured: direction -> metric -> figure, and everything it depends on."""
+
+    format_version: Positive = FORMAT_VERSION
+    task: Name
+    metrics: dict[str, dict[str, Figure]]
+    chance: dict[str, dict[str, float]] = Field(default={}, description="the same metrics for random scores")
+    images: Count = 0
+    texts: Count = 0
+    classes: Count = 0
+    skipped: dict[str, Count] = Field(default={}, description="reason to rows left out")
+    split: str | None = None
+    language: str | None = None
+    role: str | None = None
+    templates: tuple[str, ...] = Field(default=(), description="prompts with {} for the class name")
+    notes: tuple[str, ...] = Field(default=(), description="what a reader of these figures must know")
+    store_fingerprint: Sha256
+    head_sha256: Sha256
+    image_card: EncoderCard
+    text_card: EncoderCard
+    versions: dict[str, str] = Field(default={}, description="library name to version")
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
+    seed: Count = 0
+    per_class: dict[str, Figure] = Field(
+        default={}, description="recall of each class, where classes are meant"
+    )
