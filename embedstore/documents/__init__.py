@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from embedstore.documents.base import (
     FORMAT_VERSION,
-    MOST_DOCUMENT_BYTES,
     NAME_PATTERN,
     Document,
     differing_fields,
@@ -48,7 +47,6 @@ PUBLISHED: tuple[type[Document], ...] = (
 __all__ = [
     "FORMAT_VERSION",
     "FREE_FIELDS",
-    "MOST_DOCUMENT_BYTES",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PUBLISHED",

@@ -315,7 +315,7 @@ def test_promised_places_cost_no_memory(tmp_path):
 
 
 def test_documents_and_tables_of_impossible_size_are_refused(whole, monkeypatch):
-    monkeypatch.setattr("embedstore.documents.MOST_DOCUMENT_BYTES", 100)
+    monkeypatch.setattr("embedstore.documents.base.MOST_DOCUMENT_BYTES", 100)
     with pytest.raises(CorruptStoreError, match="the document is too large"):
         open_store(whole)
     monkeypatch.undo()
