@@ -116,6 +116,13 @@ def _continued(
         raise UsageError(
             "--policy cannot be chosen here", found=options.policy, allowed=old.policy, todo=_FOLLOWED
         )
+    if old.card.library == "imported":
+        raise UsageError(
+            "an imported feature cannot be continued by encoding",
+            where=f"feature {name!r}",
+            todo="name the features to continue with --image-encoder or --text-encoder NAME=SPEC, and import "
+            "this one into the new store",
+        )
     encoder = encoder_for_card(old.card, spec, device=options.device)
     header = plan_feature(
         name=name,

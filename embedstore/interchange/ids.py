@@ -75,6 +75,9 @@ def without_prefix(facts: RowFacts, prefix: str | None, *, where: str) -> RowFac
                 f"ids do not begin with {prefix!r}", where=where, found=_examples(facts.ids, other)
             )
         facts = replace(facts, ids=pc.utf8_slice_codeunits(facts.ids, len(prefix)))
+        empty = pc.equal(facts.ids, "")
+        if pc.any(empty).as_py():
+            raise SourceError("an id is nothing but the prefix", where=where, found=repr(prefix))
     absolute = pc.match_substring_regex(facts.ids, r"^(/|[A-Za-z]:[\\/])")
     if pc.any(absolute).as_py():
         raise SourceError(

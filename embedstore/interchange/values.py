@@ -65,7 +65,8 @@ class Values:
 
 
 def _as_float(values: AnyArray) -> FloatArray:
-    if values.dtype == np.float16:
+    # The itemsize, not the dtype: float16 of the other byte order is float16 too.
+    if values.dtype.kind == "f" and values.dtype.itemsize == 2:
         return np.ascontiguousarray(values, np.float16)
     # A float64 beyond float32's range becomes infinite here, and infinite values are refused with their row.
     with np.errstate(over="ignore"):

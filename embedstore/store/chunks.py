@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import google_crc32c
 import numpy as np
 
-from embedstore.errors import CorruptStoreError, UsageError
+from embedstore.errors import CorruptStoreError, StoreError, UsageError
 from embedstore.store import files, geometry, layout, shard
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ class _OpenShard:
             self.handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError as bad:
             self.handle = -1
+            if bad.errno in (errno.EMFILE, errno.ENFILE):
+                raise StoreError(
+                    "no more files can be opened",
+                    where=where,
+                    todo="raise the limit (ulimit -n 4096); the store itself is not at fault",
+                ) from None
             raise CorruptStoreError(
                 f"a shard cannot be opened: {bad.strerror}", where=where, todo=REPAIR
             ) from None

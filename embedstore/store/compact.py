@@ -96,6 +96,15 @@ def compact_store(
     made = open_store(place)
     if made.plan != plan or set(made.features()) != set(names):
         raise StoreError("another store is at this place", where=place, todo="choose another path for --to")
+    for name in names:
+        if not made.complete(name):
+            done, units = made.progress(name)
+            raise IncompleteError(
+                f"feature {name!r} of the new store is not complete",
+                where=place,
+                found=f"{done} of {units} units",
+                todo="remove the new store and run the same command again",
+            )
     return CompactReport(
         path=str(place),
         images=plan.images,
@@ -132,7 +141,9 @@ def kept_rows(store: Store, drop: Sequence[str]) -> Kept:
         )
     image_stays = _without(len(images), image_places)
     owner = store.texts(["image"])["image"].fill_null(-1).to_numpy()
-    text_stays = _without(len(texts), text_places) & ((owner < 0) | image_stays[owner])
+    text_stays = _without(len(texts), text_places)
+    owned = owner >= 0
+    text_stays[owned] &= image_stays[owner[owned]]
     if not (image_stays.any() or text_stays.any()):
         raise UsageError("no row would be left", where=store.path)
     return Kept(images=np.flatnonzero(image_stays), texts=np.flatnonzero(text_stays))
@@ -179,7 +190,7 @@ def _plan(store: Store, kept: Kept) -> Plan:
     return Plan(
         source={
             "kind": "compact",
-            "of": SIGN.join(part.fingerprint for part in store.parts),
+            "of": SIGN.join(store.lineage),
             "dropped_images": old.images - len(kept.images),
             "dropped_texts": old.texts - len(kept.texts),
         },

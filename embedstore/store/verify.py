@@ -213,7 +213,11 @@ class _Check:
         for path in layout.records(folder):
             unit = int(path.stem)
             record = journal.read_record(folder, unit)
-            if record is None or unit >= header.units:
+            if record is None and unit < header.units and not path.stat().st_size:
+                # A record cut short by a loss of power counts as absent: its unit is made again.
+                where = f"{layout.FEATURES}/{header.name}/{layout.UNITS}/{path.name}"
+                yield Finding(kind="incomplete", where=where, problem="the record is cut short")
+            elif record is None or unit >= header.units:
                 yield check.damaged(unit, f"{layout.UNITS}/{path.name}", "the record cannot be used")
             else:
                 records.append(record)

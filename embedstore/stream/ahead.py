@@ -28,7 +28,7 @@ class ReadAhead(Generic[Job, Buffers, Batch]):
 
     A batch is valid until the next one is asked for: its buffers are then filled again. There are as many
     batches in memory as sets of buffers. What `read` raises is raised here. `waited` sums the seconds that
-    the caller stood waiting for a batch. Leaving early stops the thread.
+    the caller stood waiting for a batch. To leave early, `close` it or use `with`: that stops the thread.
     """
 
     def __init__(

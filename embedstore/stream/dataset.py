@@ -83,7 +83,10 @@ class TokenStream(GroupStream["Room", "ImageTokens | TextTokens"]):
         self._epoch, self._done, self._taken = epoch, (), 0
 
     def __iter__(self) -> Iterator[ImageTokens | TextTokens]:
-        self._done, self._taken = self._parts(), 0
+        taken, self._done, self._taken = self._taken, self._parts(), 0
+        if taken and not self.plan(self._epoch, self._done).steps:
+            # The last loop took the last batch and stopped before it could see the end.
+            self.set_epoch(self._epoch + 1)
         with self.epoch(self._epoch, self._done) as batches:
             for batch in batches:
                 self._taken += 1

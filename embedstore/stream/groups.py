@@ -56,7 +56,7 @@ def cut(plan: EpochPlan, most: int) -> list[Unit]:
 
 
 class Batches(Generic[Buffers, Batch]):
-    """The batches of an epoch. One is valid until the next is asked for; leaving early stops the reading."""
+    """The batches of an epoch, each valid until the next is asked for; leave early by `close` or `with`."""
 
     def __init__(
         self,

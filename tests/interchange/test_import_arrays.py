@@ -282,3 +282,11 @@ def test_without_h5py_the_install_line_is_given(tmp_path, id_list, bring, monkey
     (tmp_path / "a.h5").write_bytes(b"")
     with pytest.raises(MissingExtraError, match=r"pip install 'embedstore\[interchange\]'"):
         bring(tmp_path / "a.h5", ids=str(id_list))
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_the_other_byte_order_is_read_as_what_it_is(kind, tmp_path, numbers, id_list, bring):
+    path = write(tmp_path / f"a.{kind}", kind, numbers.astype(">f2"))
+    bring(path, ids=str(id_list), policy="float32")
+    found = open_store(tmp_path / "new.store")["theirs"].read("pooled", 0, 70)
+    np.testing.assert_array_equal(found, numbers.astype(np.float16).astype(np.float32))

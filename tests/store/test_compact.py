@@ -242,3 +242,42 @@ def test_features_under_every_policy_are_copied_with_what_was_learnt(tmp_path, p
             found, wanted = new["short"].text_tokens(slice(None), name), old["short"].text_tokens(texts, name)
             assert same_bits(found.tokens, wanted.tokens)
     assert verify_store(new.path).findings == ()
+
+
+def test_a_compact_of_a_compact_remembers_where_its_rows_came_from(tmp_path):
+    old = write_random_store(tmp_path / "a", images=40, captions=1)
+    compact_store(old.path, tmp_path / "b", drop=["s000000"])
+    compact_store(tmp_path / "b", tmp_path / "c", drop=["s000001"])
+    lineage = open_store(tmp_path / "c").lineage
+    assert {old.fingerprint, open_store(tmp_path / "b").fingerprint} <= set(lineage)
+
+
+def test_a_store_of_texts_alone_is_compacted(tmp_path):
+    rows = [
+        {
+            "id": f"t{k}",
+            "image": None,
+            "text": f"word {k}",
+            "language": "en",
+            "role": "caption",
+            "category": None,
+        }
+        for k in range(5)
+    ]
+    plan = random_plan(images=0, captions=0).model_copy(
+        update={"texts": 5, "splits": {}, "languages": {"en": 5}, "roles": {"caption": 5}, "masks": False}
+    )
+    create_store(tmp_path / "pool", plan, texts=[pa.Table.from_pylist(rows, schema=tables.TEXTS)])
+    report = compact_store(tmp_path / "pool", tmp_path / "new", drop=["t3"])
+    assert (report.images, report.texts) == (0, 4)
+    assert open_store(tmp_path / "new").texts(["id"])["id"].to_pylist() == ["t0", "t1", "t2", "t4"]
+
+
+def test_a_new_store_that_lost_units_is_not_called_done(tmp_path):
+    old = write_random_store(tmp_path / "a", images=40, captions=1)
+    compact_store(old.path, tmp_path / "new", drop=["s000000"])
+    shard = next(p for p in (tmp_path / "new").glob("features/vision/tokens/c/0/*/*") if p.is_file())
+    shard.write_bytes(shard.read_bytes()[:-9])
+    verify_store(tmp_path / "new", repair=True)
+    with pytest.raises(IncompleteError, match="remove the new store"):
+        compact_store(old.path, tmp_path / "new", drop=["s000000"])

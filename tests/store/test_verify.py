@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from embedstore.store import FeatureWriter, create_store, layout, open_store, tables, verify_store
-from embedstore.testing.stores import random_plan, random_tables
+from embedstore.testing.stores import random_plan, random_tables, write_random_store
 
 
 def flip(path, at=-200):
@@ -199,3 +199,14 @@ def test_a_table_that_cannot_be_read_is_corrupt(whole):
     layout.part(whole, "texts", 0).write_bytes(b"PAR1")
     (found,) = (f for f in verify_store(whole, repair=True).corrupt if f.feature is None)
     assert "cannot be read" in found.problem
+
+
+def test_a_record_that_a_loss_of_power_cut_short_is_no_damage(tmp_path):
+    store = write_random_store(tmp_path / "store")
+    (store.path / "features/vision/manifest.json").unlink()
+    units = store.path / "features/vision/units"
+    units.mkdir()
+    (units / "00000000.json").write_bytes(b"")
+    report = verify_store(store.path)
+    assert report.sound
+    assert {f.kind for f in report.findings} == {"incomplete"}

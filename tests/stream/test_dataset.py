@@ -162,3 +162,12 @@ def test_a_feature_is_kept_on_the_device_where_it_fits(store, monkeypatch):
     monkeypatch.setattr("embedstore.stream.cache.free_bytes", lambda _: 9000)
     with pytest.raises(UsageError, match="does not fit the device's memory"):
         DeviceCache(vision, "cpu")
+
+
+def test_a_loop_of_exactly_the_length_is_an_epoch(store):
+    stream = TokenStream(store["vision"], batch_size=20)
+    passes = [
+        [batch.rows.copy() for _, batch in zip(range(len(stream)), stream, strict=False)] for _ in range(3)
+    ]
+    for rows in passes:
+        assert sorted(np.concatenate(rows)) == list(range(50))
