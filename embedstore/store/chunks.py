@@ -27,7 +27,7 @@ _GAP_BYTES = 16 << 10
 _SPAN_BYTES = 2 << 20
 _VECTOR_BYTES = 16 << 10
 _TRUSTED_BYTES = 64 << 20
-REPAIR = "embedstore verify STORE --repair, then run the encode command again"
+REPAIR = "embedstore verify STORE --repair, then run the command that made the feature again"
 
 
 class _OpenShard:
