@@ -363,7 +363,8 @@ class ShardedArray:
         held, _ = self._shard(number)
         last = stop - 1 - number * self.spec.shard
         offsets = held.offsets[first // self.spec.chunk : last // self.spec.chunk + 1]
-        low, high = int(offsets.min()), int(offsets.max()) + self._chunk_bytes + shard.CRC
+        slot = shard.slot_bytes(self._chunk_bytes)
+        low, high = int(offsets.min()), int(offsets.max()) + slot
         # Chunks in another order than ours may lie anywhere in the file: no advice is better than too much.
-        if low >= 0 and high - low <= len(offsets) * (self._chunk_bytes + shard.CRC):
+        if low >= 0 and high - low <= len(offsets) * slot:
             files.advise(held.handle, low, high)

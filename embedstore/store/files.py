@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from embedstore.shapes import ByteArray, IntArray
 
 MOST_PIECES = 1024
-_CRC = 4
-_SCRATCH = memoryview(bytearray(_CRC))
+# A checksum of 4 bytes, and what aligns the chunk behind it to 64.
+_GAP_BYTES = 4 + 63
+_SCRATCH = memoryview(bytearray(_GAP_BYTES))
 _PART_BYTES = 4 << 20
 _FLUSHERS = 8
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -83,16 +84,16 @@ def read_scattered(
 ) -> bool:
     """Bytes `offsets[i]` to `offsets[i] + sizes[i]` of a file to `out[targets[i]:]`.
 
-    Neighbours at most a checksum apart share one vector read, the checksum falling into scratch. False where
-    the file ends before.
+    Neighbours with a checksum between them share one vector read; it falls into scratch. False where the file
+    ends before.
     """
     if not len(offsets):
         return True
     view, ends = memoryview(out), offsets + sizes  # type: ignore[arg-type]  # arrays are buffers
     gaps = offsets[1:] - ends[:-1]
-    breaks = (np.flatnonzero((gaps != 0) & (gaps != _CRC)) + 1).tolist()
+    breaks = (np.flatnonzero((gaps < 0) | (gaps > _GAP_BYTES)) + 1).tolist()
     low, high, begin = targets.tolist(), (targets + sizes).tolist(), offsets.tolist()
-    swallowed = [*(gaps == _CRC).tolist(), False]
+    swallowed = [*gaps.tolist(), 0]
     for first, stop in zip([0, *breaks], [*breaks, len(begin)], strict=True):
         if stop - first == 1:
             buffers: list[ByteArray | memoryview] = [view[low[first] : high[first]]]
@@ -101,14 +102,14 @@ def read_scattered(
             for i in range(first, stop):
                 buffers.append(view[low[i] : high[i]])
                 if swallowed[i] and i + 1 < stop:
-                    buffers.append(_SCRATCH)
+                    buffers.append(_SCRATCH[: swallowed[i]])
         if not _read_run(handle, buffers, begin[first]):
             return False
     return True
 
 
 def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]]) -> bool:
-    """Fill every buffer from its offset; ascending neighbours at most a checksum apart share one call.
+    """Fill every buffer from its offset; ascending neighbours with a checksum between them share one call.
 
     False where the file ends before.
     """
@@ -118,8 +119,8 @@ def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]
         buffers: list[ByteArray | memoryview] = []
         while at < len(pieces) and len(buffers) < MOST_PIECES - 1:
             offset, buffer = pieces[at]
-            if offset == end + _CRC:
-                buffers.append(np.empty(_CRC, np.uint8))
+            if buffers and 0 < offset - end <= _GAP_BYTES:
+                buffers.append(_SCRATCH[: offset - end])
             elif offset != end:
                 break
             buffers.append(buffer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.store.geometry import is_packed
-from embedstore.store.shard import CRC
+from embedstore.store.shard import CRC, slot_bytes
 
 if TYPE_CHECKING:
     from embedstore.documents import ArraySpec, FeatureHeader
@@ -18,8 +18,8 @@ _INDEX_ENTRY = 16
 
 def shard_nbytes(spec: ArraySpec, used: int) -> int:
     """Bytes of one shard file with `used` places: whole chunks with their checksums, and the index."""
-    chunk = spec.chunk * math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize + CRC
-    return -(-used // spec.chunk) * chunk + spec.shard // spec.chunk * _INDEX_ENTRY + CRC
+    slot = slot_bytes(spec.chunk * math.prod(spec.shape[1:]) * np.dtype(spec.dtype).itemsize)
+    return -(-used // spec.chunk) * slot + spec.shard // spec.chunk * _INDEX_ENTRY + CRC
 
 
 def feature_nbytes(header: FeatureHeader, *, tokens_per_row: float = 0.0) -> int:

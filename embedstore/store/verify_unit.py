@@ -194,13 +194,13 @@ def _whole_crc(path: Path, spec: ArraySpec, *, place_bytes: int, chunks: int) ->
         offsets = shard.read_index(
             handle, chunks=spec.shard // spec.chunk, chunk_bytes=step, where=path.name, todo=""
         )
-        present = np.arange(chunks, dtype=np.int64) * (step + shard.CRC)
+        present = np.arange(chunks, dtype=np.int64) * shard.slot_bytes(step)
         if not (np.array_equal(offsets[:chunks], present) and (offsets[chunks:] < 0).all()):
             return None
         whole = _sum_chunks(handle, chunks, step)
         if whole is None:
             return None
-        at = chunks * (step + shard.CRC)
+        at = chunks * shard.slot_bytes(step)
         rest = shard.read_exactly(handle, 16 * len(offsets) + shard.CRC + 1, at)
         return int(google_crc32c.extend(whole, rest))
     except CorruptStoreError:
@@ -211,7 +211,7 @@ def _whole_crc(path: Path, spec: ArraySpec, *, place_bytes: int, chunks: int) ->
 
 def _sum_chunks(handle: int, chunks: int, step: int) -> int | None:
     """crc32c over all chunks with their checksums, read several at once; none where one does not agree."""
-    stride = step + shard.CRC
+    stride = shard.slot_bytes(step)
     many = max(1, READ_BYTES // stride)
     room = _room() if stride <= READ_BYTES else np.empty(stride, np.uint8)
     whole = 0
@@ -222,7 +222,7 @@ def _sum_chunks(handle: int, chunks: int, step: int) -> int | None:
         for at in range(0, len(part), stride):
             crc = google_crc32c.value(part[at : at + step])
             tail = part[at + step : at + stride].tobytes()
-            if shard.crc_bytes(crc) != tail:
+            if shard.crc_bytes(crc) != tail[: shard.CRC]:
                 return None
             whole = google_crc32c.extend(combine(whole, crc, step), tail)
     return whole

@@ -71,13 +71,12 @@ def test_the_layout_is_chunks_in_row_order_then_the_index(tmp_path):
     raw = (tmp_path / "tokens/c/0/0").read_bytes()
     step = 2 * 3 * 2
     for k in range(4):
-        chunk = raw[k * (step + 4) : k * (step + 4) + step]
+        chunk = raw[k * 64 : k * 64 + step]
         assert chunk == data[2 * k : 2 * k + 2].tobytes()
-        assert raw[k * (step + 4) + step :][:4] == google_crc32c.value(chunk).to_bytes(4, "little")
-    index = raw[4 * (step + 4) :]
-    assert np.frombuffer(index[:-4], "<u8").tolist() == [
-        x for k in range(4) for x in (k * (step + 4), step + 4)
-    ]
+        crc = google_crc32c.value(chunk).to_bytes(4, "little")
+        assert raw[k * 64 + step : (k + 1) * 64] == crc + bytes(64 - step - 4)
+    index = raw[4 * 64 :]
+    assert np.frombuffer(index[:-4], "<u8").tolist() == [x for k in range(4) for x in (k * 64, step + 4)]
     assert index[-4:] == google_crc32c.value(index[:-4]).to_bytes(4, "little")
 
 
@@ -129,15 +128,21 @@ def test_short_reads_go_on(tmp_path, monkeypatch):
 
 
 def test_every_single_bit_flip_is_found(tmp_path):
+    """Reading finds it where it could matter; in the filling between chunks the sum of the file tells."""
     spec, data = small(tmp_path)
     path = tmp_path / "tokens/c/0/0"
     good = path.read_bytes()
+    whole, step = shard.file_crc(path), 2 * 3 * 2
     for bit in range(8 * len(good)):
         raw = bytearray(good)
         raw[bit // 8] ^= 1 << bit % 8
         path.write_bytes(raw)
-        with pytest.raises(CorruptStoreError, match="tokens/c/0/0"):
-            ShardedArray(tmp_path, spec).read(0, 8)
+        assert shard.file_crc(path) != whole
+        if bit // 8 < 4 * 64 and bit // 8 % 64 >= step + 4:
+            np.testing.assert_array_equal(ShardedArray(tmp_path, spec).read(0, 8), data[:8])
+        else:
+            with pytest.raises(CorruptStoreError, match="tokens/c/0/0"):
+                ShardedArray(tmp_path, spec).read(0, 8)
     path.write_bytes(good)
     np.testing.assert_array_equal(ShardedArray(tmp_path, spec).read(0, 13), data)
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstore.errors import StoreNotFoundError, UsageError
-from embedstore.store import open_store, parse_share, verify_store
+from embedstore.store import open_store, parse_share, shard, verify_store
 from embedstore.store.crc import combine
 from embedstore.store.verify_sample import Sample
 from embedstore.testing.stores import write_random_store
@@ -108,7 +108,7 @@ def test_a_sample_touches_every_array_and_finds_what_it_reads(store):
     used = 32 // spec.chunk
     chosen = {u: Sample(share=0.3, seed=1).chunks(header, spec, u, used) for u in range(header.units)}
     unit, chunks = next((u, c) for u, c in chosen.items() if len(c))
-    step = 2 * int(np.prod(spec.shape[1:])) * spec.chunk + 4
+    step = shard.slot_bytes(2 * int(np.prod(spec.shape[1:])) * spec.chunk)
     with flipped(store, f"features/vision/tokens/c/{unit}/0/0", int(chunks[0]) * step + 7):
         found = verify_store(store.path, sample=0.3, seed=1)
         assert [(f.feature, f.unit) for f in found.corrupt] == [("vision", unit)]
@@ -129,7 +129,7 @@ def test_chunks_in_another_order_are_not_the_recorded_bytes(store):
     path = store.path / "features/vision/tokens/c/2/0/0"
     data = path.read_bytes()
     spec = store.header("vision").array("tokens")
-    step = 2 * int(np.prod(spec.shape[1:])) * spec.chunk + 4
+    step = shard.slot_bytes(2 * int(np.prod(spec.shape[1:])) * spec.chunk)
     count = spec.shard // spec.chunk
     index = np.frombuffer(data, "<u8", 2 * count, len(data) - 16 * count - 4).reshape(count, 2).copy()
     index[[0, 1], 0] = index[[1, 0], 0]
