@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.store import FeatureWriter, create_store, open_store, plan_feature
+from embedstore.store import FeatureWriter, Storing, create_store, open_store, plan_feature
 from embedstore.testing.stores import random_card, random_plan, random_tables
 
 if TYPE_CHECKING:
@@ -58,10 +58,11 @@ def write_images(store: Path, name: str, base: np.ndarray, *, shard_rows: int | 
     header = image_header(store, name, shard_rows=shard_rows)
     writer = FeatureWriter.open(store, header)
     pooled = np.zeros((header.shard_rows, header.card.pooled_width), np.float16)
-    for unit in writer.missing_units():
-        rows = header.unit_rows(unit)
-        tokens = rows_at(base, rows.start, rows.stop)
-        writer.write_unit(unit, {"tokens": tokens, "pooled": pooled[: len(rows)]})
+    with Storing(writer) as storing:
+        for unit in writer.missing_units():
+            rows = header.unit_rows(unit)
+            tokens = rows_at(base, rows.start, rows.stop)
+            storing.put(unit, {"tokens": tokens, "pooled": pooled[: len(rows)]})
     writer.finish()
 
 

@@ -13,7 +13,7 @@ from embedstore.documents import Origin, QuarantinedRow, differing_fields
 from embedstore.encode.progress import Progress, log_event
 from embedstore.errors import MismatchError, UsageError
 from embedstore.policies import parse_policy
-from embedstore.store import FeatureWriter, begun_headers, layout, open_store, plan_feature, tables
+from embedstore.store import FeatureWriter, Storing, begun_headers, layout, open_store, plan_feature, tables
 from embedstore.store import calibration as learning
 from embedstore.store.coder import Coder
 from embedstore.store.geometry import effective_policy, fill_value, is_packed
@@ -169,21 +169,22 @@ class _Recoding:
         writer = FeatureWriter.open(self.store.path, self.header)
         units = writer.missing_units()
         done = self.header.rows - sum(len(self.header.unit_rows(u)) for u in units)
-        for unit in units:
-            arrays, quarantined = self._unit(unit)
-            writer.write_unit(unit, arrays, quarantined=quarantined)
-            self.fresh += len(self.header.unit_rows(unit))
-            self._on_progress(
-                Progress(
-                    feature=self.header.name,
-                    table=self.header.table,
-                    done=done + self.fresh,
-                    total=self.header.rows,
-                    fresh=self.fresh,
-                    seconds=time.monotonic() - self.started,
-                    device="cpu",
+        with Storing(writer) as storing:
+            for unit in units:
+                arrays, quarantined = self._unit(unit)
+                storing.put(unit, arrays, quarantined=quarantined)
+                self.fresh += len(self.header.unit_rows(unit))
+                self._on_progress(
+                    Progress(
+                        feature=self.header.name,
+                        table=self.header.table,
+                        done=done + self.fresh,
+                        total=self.header.rows,
+                        fresh=self.fresh,
+                        seconds=time.monotonic() - self.started,
+                        device="cpu",
+                    )
                 )
-            )
         manifest = writer.finish()
         seconds = time.monotonic() - self.started
         if units:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,12 @@ from embedstore.encode.progress import EncodeSummary, FeatureSummary, Progress, 
 from embedstore.encode.texts import encode_text_units
 from embedstore.encoders import remember
 from embedstore.errors import TooManyFailedError
-from embedstore.store import FeatureWriter, open_store
+from embedstore.store import FeatureWriter, Storing, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from embedstore.documents import UnitRecord
     from embedstore.encode.plan import PlannedSource
     from embedstore.encode.unit import EncodedUnit
 
@@ -126,26 +125,15 @@ class _FeatureRun:
     def _write(self, units: list[int]) -> None:
         allowed = self.options.max_failed * self.job.header.rows
         failed = 0
-        writing: Future[UnitRecord] | None = None
-        workers = self.options.decoders
-        with ThreadPoolExecutor(1, "store") as storing, ThreadPoolExecutor(workers, "decode") as decoders:
+        decoding = ThreadPoolExecutor(self.options.decoders, "decode")
+        with Storing(self.writer, at_once=1) as storing, decoding as decoders:
             for unit in self._encoded(units, decoders):
-                if writing is not None:
-                    writing.result()
-                writing = storing.submit(
-                    self.writer.write_unit,
-                    unit.unit,
-                    unit.arrays,
-                    quarantined=unit.quarantined,
-                    thumbnails=unit.thumbnails,
-                )
+                storing.put(unit.unit, unit.arrays, quarantined=unit.quarantined, thumbnails=unit.thumbnails)
                 self.truncated += unit.truncated
                 failed += len(unit.quarantined)
                 if failed > allowed:
-                    writing.result()
+                    storing.wait()
                     self._refuse_failures()
-            if writing is not None:
-                writing.result()
 
     def _encoded(self, units: list[int], decoders: ThreadPoolExecutor) -> Iterator[EncodedUnit]:
         job = self.job

@@ -13,7 +13,7 @@ from embedstore.interchange.examine import examine
 from embedstore.interchange.ids import match
 from embedstore.interchange.opening import Modality, Opened, Reading, captioned, open_import
 from embedstore.interchange.planning import plan_imported
-from embedstore.store import FeatureWriter, layout, open_store, plan_feature
+from embedstore.store import FeatureWriter, Storing, layout, open_store, plan_feature
 from embedstore.store.joined import split_joined
 
 if TYPE_CHECKING:
@@ -153,10 +153,11 @@ def _store(
         imported_tokens=checked.values.shape[1] if len(checked.values.shape) == 3 else 0,
     )
     writer = FeatureWriter.open(store, header)
-    for unit in writer.missing_units():
-        part = header.unit_rows(unit)
-        writer.write_unit(unit, _unit(header, checked.values, rows[part.start : part.stop]))
-        report("store", part.stop, header.rows)
+    with Storing(writer) as storing:
+        for unit in writer.missing_units():
+            part = header.unit_rows(unit)
+            storing.put(unit, _unit(header, checked.values, rows[part.start : part.stop]))
+            report("store", part.stop, header.rows)
     manifest = writer.finish()
     return ImportSummary(
         store=store,

@@ -28,6 +28,7 @@ from embedstore.store.order import (
 from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.sizes import feature_nbytes
+from embedstore.store.storing import Storing
 from embedstore.store.tables import ImageRow, MaskRow, TextRow, arrow_schemas
 from embedstore.store.verify import verify_store
 from embedstore.store.verify_sample import parse_share
@@ -49,6 +50,7 @@ __all__ = [
     "ShardedArray",
     "Store",
     "StoreInfo",
+    "Storing",
     "TextRow",
     "VerifyReport",
     "arrow_schemas",

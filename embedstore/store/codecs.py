@@ -1,7 +1,7 @@
 """Number formats that are plain conversions: how a float becomes its stored bits, and what is refused.
 
-A format is one line in `FLOATS`. Rows are checked and converted in slices of a few MB, so a whole unit
-is never copied twice.
+A format is one line in `FLOATS`. Rows are checked and converted in slices that stay in the processor's
+cache, so a whole unit is never copied twice and comes from memory once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from embedstore.policies import Number
     from embedstore.shapes import AnyArray, Float32Array
 
-_SLICE_BYTES = 4 << 20
+_SLICE_BYTES = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class FloatFormat:
             part = out[at : at + step]
             if not same:
                 self._convert(values[at : at + step], part)
-            if not self.finite(part).all():
+            if not self._all_finite(part):
                 self._refuse(
                     values[at : at + step], part, array, rows[at:] if rows is not None else None, first + at
                 )
@@ -74,6 +74,19 @@ class FloatFormat:
         mask = self.bits.type(self.exponent)
         found: AnyArray = (stored.view(self.bits) & mask) != mask
         return found
+
+    def _all_finite(self, stored: AnyArray) -> bool:
+        """Whether all stored values are numbers: without a sign their bits are below the infinity's.
+
+        Two maxima over integers are many times faster than a test of every value.
+        """
+        if not stored.size:
+            return True
+        bits = stored.view(self.bits)
+        infinity = self.exponent
+        minus_infinity = infinity | 1 << (8 * self.bits.itemsize - 1)
+        positive = int(bits.view(np.dtype(f"<i{self.bits.itemsize}")).max())
+        return positive < infinity and int(bits.max()) < minus_infinity
 
     def _refuse(
         self, values: AnyArray, stored: AnyArray, array: str, rows: AnyArray | None, first: int
