@@ -1,9 +1,4 @@
-"""Many rows at once: blocks of neighbours read by a few threads straight into the shuffled rows of a buffer.
-
-A group of rows, in any order, is cut into spans: places of one shard close together, some 1.5 MB. Each
-span is one positioned vector read (a handful where rows are left out) whose pieces land where the rows
-belong; the checksums between chunks fall into scratch. No Python object lives longer than a span.
-"""
+"""Many rows at once, of arrays of any number of parts, by a few threads."""
 
 from __future__ import annotations
 
@@ -11,20 +6,19 @@ import os
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedstore.errors import UsageError
+from embedstore.store.scatter import Task, scatter_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from embedstore.shapes import AnyArray, IntArray
     from embedstore.store.chunks import ShardedArray
-
-Task: TypeAlias = "Callable[[], None]"
 
 _APART_BYTES = 256 << 10
 _SAMPLES = 16
@@ -36,13 +30,14 @@ def default_threads() -> int:
 
 
 def row_tasks(array: ShardedArray, places: IntArray, out: AnyArray) -> list[Task]:
-    """What fills `out[i]` with place `places[i]`, in any order, repeats allowed: one task a span."""
+    """What fills `out[i]` with place `places[i]`, in any order, repeats allowed."""
     wanted, out = array.wanted(places, out)
     order = np.argsort(wanted, kind="stable")
     ascending = wanted[order]
     return [
-        partial(part.fill, ascending[low:high] - first, order[low:high], out)
-        for part, first, low, high in _spans(array, ascending)
+        task
+        for part, first, low, high in _parts(array, ascending)
+        for task in scatter_tasks(part, ascending[low:high] - first, None, order[low:high], out)
     ]
 
 
@@ -51,26 +46,24 @@ def packed_tasks(
 ) -> list[Task]:
     """What fills `out[targets[i]:][:lengths[i]]` with places from `starts[i]` on, of texts in any order.
 
-    A text lies in one shard. Texts that stand up to 256 KB apart make one task.
+    A text lies in one shard.
     """
     some = np.flatnonzero(lengths)
     order = some[np.argsort(starts[some], kind="stable")]
-    start, target, length = starts[order], targets[order], lengths[order]
+    start, length, target = starts[order], lengths[order], targets[order]
     return [
-        partial(part.read_segments, start[low:high] - first, length[low:high], target[low:high], out)
-        for part, first, low, high in _spans(array, start, gap=_APART_BYTES)
+        task
+        for part, first, low, high in _parts(array, start)
+        for task in scatter_tasks(part, start[low:high] - first, length[low:high], target[low:high], out)
     ]
 
 
-def _spans(
-    array: ShardedArray, ascending: IntArray, **options: int
-) -> Iterator[tuple[ShardedArray, int, int, int]]:
-    """The spans of every part of an array: the part, its first place, and a slice of `ascending`."""
+def _parts(array: ShardedArray, ascending: IntArray) -> Iterator[tuple[ShardedArray, int, int, int]]:
+    """The arrays that an array is made of: each with its first place, and its slice of `ascending`."""
     for part, first in array.parts:
-        low = int(np.searchsorted(ascending, first))
-        high = int(np.searchsorted(ascending, first + part.spec.shape[0]))
-        for start, stop in part.spans(ascending[low:high] - first, **options):
-            yield part, first, low + start, low + stop
+        low, high = np.searchsorted(ascending, (first, first + part.spec.shape[0])).tolist()
+        if low < high:
+            yield part, first, low, high
 
 
 def advise(array: ShardedArray, places: IntArray, *, lengths: IntArray | None = None) -> None:
@@ -82,12 +75,23 @@ def advise(array: ShardedArray, places: IntArray, *, lengths: IntArray | None = 
     order = np.argsort(places, kind="stable")
     ascending = places[order]
     stops = ascending + (1 if lengths is None else np.maximum(lengths[order], 1))
-    spans = list(_spans(array, ascending, gap=_APART_BYTES))
+    spans = [
+        (part, int(ascending[low + a]) - first, int(stops[low + b - 1]) - first)
+        for part, first, low, high in _parts(array, ascending)
+        for a, b in _spans(part, ascending[low:high] - first)
+    ]
     sampled = spans[:: max(1, len(spans) // _SAMPLES)]
-    if all(part.in_memory(int(ascending[low]) - first) for part, first, low, _ in sampled):
+    if all(part.in_memory(start) for part, start, _ in sampled):
         return
-    for part, first, low, high in spans:
-        part.advise(int(ascending[low]) - first, int(stops[high - 1]) - first)
+    for part, start, stop in spans:
+        part.advise(start, stop)
+
+
+def _spans(array: ShardedArray, ascending: IntArray) -> Iterator[tuple[int, int]]:
+    """Slices of ascending places of one shard, at most 256 KB apart."""
+    apart = np.diff(ascending) > 1 + _APART_BYTES // max(1, array.place_bytes)
+    other = np.diff(ascending // array.spec.shard) != 0
+    return pairwise([0, *(np.flatnonzero(apart | other) + 1).tolist(), len(ascending)])
 
 
 class GroupReader:

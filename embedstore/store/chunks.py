@@ -13,6 +13,7 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError, StoreError, UsageError
 from embedstore.store import files, geometry, layout, shard
+from embedstore.store.scatter import scatter_tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +24,11 @@ if TYPE_CHECKING:
 Verify: TypeAlias = Literal["first", "always", "never"]
 
 _MOST_OPEN = 64
-_GAP_BYTES = 16 << 10
-_SPAN_BYTES = 2 << 20
-_VECTOR_BYTES = 16 << 10
 _TRUSTED_BYTES = 64 << 20
 REPAIR = "embedstore verify STORE --repair, then run the command that made the feature again"
 
 
-class _OpenShard:
+class OpenShard:
     """An open shard file with its checked index; closed when nobody holds it any more."""
 
     def __init__(self, path: Path, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
@@ -68,9 +66,10 @@ class ShardedArray:
         self._feature, self.spec, self._mode = feature, spec, verify
         self.dtype = geometry.stored_dtype(spec)
         self.place_bytes = int(np.prod(spec.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        self._chunk_bytes = self.place_bytes * spec.chunk
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._checked: dict[int, bytearray] = {}
+        self.chunk_bytes = self.place_bytes * spec.chunk
+        self.chunks_a_shard = spec.shard // spec.chunk
+        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._checked: ByteArray | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ShardedArray], tuple[Path, ArraySpec, Verify]]:
@@ -82,22 +81,49 @@ class ShardedArray:
     def _where(self, number: int) -> str:
         return f"{self._feature.name}/{self._path(number)}"
 
-    def _shard(self, number: int) -> tuple[_OpenShard, bytearray]:
+    def shard(self, number: int) -> OpenShard:
+        """One shard, open, its index checked; `CorruptStoreError`."""
         with self._lock:
             found = self._open.get(number)
         if found is None:
             # Outside the lock: several threads wait for the indices of several shards at once.
             path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
-            found = _OpenShard(path, self.spec, self._chunk_bytes, self._where(number))
+            found = OpenShard(path, self.spec, self.chunk_bytes, self._where(number))
         with self._lock:
             self._open[number] = found
             self._open.move_to_end(number)
             if len(self._open) > _MOST_OPEN:
                 self._open.popitem(last=False)
-            checked = self._checked.get(number)
-            if checked is None:
-                checked = self._checked[number] = bytearray(self.spec.shard // self.spec.chunk)
-            return found, checked
+        return found
+
+    @property
+    def _marks(self) -> ByteArray:
+        """For every chunk of the array whether its checksum was found right, 1 or 0."""
+        if self._checked is None:
+            count = -(-self.spec.shape[0] // self.spec.shard) * self.chunks_a_shard
+            try:
+                self._checked = np.zeros(count, np.uint8)
+            except (MemoryError, ValueError):
+                raise CorruptStoreError(
+                    "the header promises more chunks than there can be",
+                    where=self._feature.name + "/" + self.spec.name,
+                    found=count,
+                    todo=REPAIR,
+                ) from None
+        return self._checked
+
+    def trusts(self, chunks: IntArray) -> AnyArray:
+        """Which chunks, counted through the array, need no test of their checksum; bool."""
+        if self._mode == "first":
+            known: AnyArray = self._marks[chunks] != 0
+            return known
+        return np.full(len(chunks), self._mode == "never")
+
+    def test(self, chunk: int, data: ByteArray, crc: ByteArray) -> None:
+        """Compare a chunk with its checksum; from then on it is trusted. `CorruptStoreError`."""
+        if shard.crc_bytes(google_crc32c.value(data)) != crc.tobytes():
+            raise self.corrupt("a chunk does not agree with its checksum", chunk)
+        self._marks[chunk] = 1
 
     @property
     def parts(self) -> tuple[tuple[ShardedArray, int], ...]:
@@ -150,38 +176,39 @@ class ShardedArray:
 
     def _read_shard(self, number: int, first: int, stop: int, out: ByteArray) -> None:
         """Places `[first, stop)` of one shard: chunks read whole where a checksum is to be tested."""
-        held, checked = self._shard(number)
-        size, place = self.spec.chunk, self.place_bytes
+        held, size, place = self.shard(number), self.spec.chunk, self.place_bytes
+        begin = number * self.chunks_a_shard
+        trusted = self.trusts(begin + np.arange(first // size, -(-stop // size))).tolist()
         pieces: list[tuple[int, ByteArray]] = []
         tests: list[tuple[int, ByteArray, ByteArray]] = []
         copies: list[tuple[ByteArray, ByteArray]] = []
-        for chunk in range(first // size, -(-stop // size)):
+        for chunk, known in enumerate(trusted, first // size):
             low, high = max(first, chunk * size), min(stop, (chunk + 1) * size)
             target = out[(low - first) * place : (high - first) * place]
             offset = int(held.offsets[chunk])
             if offset < 0:
-                raise self._corrupt("a chunk is missing", number, chunk)
-            if self._mode == "never" or (self._mode == "first" and checked[chunk]):
+                raise self.corrupt("a chunk is missing", begin + chunk)
+            if known:
                 pieces.append((offset + (low - chunk * size) * place, target))
                 continue
-            whole = target if high - low == size else np.empty(self._chunk_bytes, np.uint8)
+            whole = target if high - low == size else np.empty(self.chunk_bytes, np.uint8)
             if whole is not target:
                 at = (low - chunk * size) * place
                 copies.append((target, whole[at : at + len(target)]))
             crc = np.empty(shard.CRC, np.uint8)
-            pieces += [(offset, whole), (offset + self._chunk_bytes, crc)]
-            tests.append((chunk, whole, crc))
+            pieces += [(offset, whole), (offset + self.chunk_bytes, crc)]
+            tests.append((begin + chunk, whole, crc))
         if not files.read_pieces(held.handle, pieces):
-            raise self._corrupt("the shard is cut short", number, first // size)
-        for chunk, whole, crc in tests:
-            if shard.crc_bytes(google_crc32c.value(whole)) != crc.tobytes():
-                raise self._corrupt("a chunk does not agree with its checksum", number, chunk)
-            checked[chunk] = 1
+            raise self.corrupt("the shard is cut short", begin + first // size)
+        for test in tests:
+            self.test(*test)
         for target, source in copies:
             target[:] = source
 
-    def _corrupt(self, problem: str, number: int, chunk: int) -> CorruptStoreError:
-        first = number * self.spec.shard + chunk * self.spec.chunk
+    def corrupt(self, problem: str, chunk: int) -> CorruptStoreError:
+        """An error about a chunk, counted through the array: its shard, its number there, its rows."""
+        number, local = divmod(chunk, self.chunks_a_shard)
+        first = chunk * self.spec.chunk
         unit = (
             "token places"
             if self.spec.shape[0] and self.spec.name == "tokens" and len(self.spec.shape) == 2
@@ -190,7 +217,7 @@ class ShardedArray:
         return CorruptStoreError(
             problem,
             where=self._where(number),
-            found=f"chunk {chunk}: {unit} {first} to {first + self.spec.chunk - 1}",
+            found=f"chunk {local}: {unit} {first} to {first + self.spec.chunk - 1}",
             todo=REPAIR,
         )
 
@@ -198,9 +225,8 @@ class ShardedArray:
         """Any places in any order, repeats allowed; neighbours are read together."""
         wanted, out = self.wanted(places, out)
         order = np.argsort(wanted, kind="stable")
-        ascending = wanted[order]
-        for low, high in self.spans(ascending):
-            self.fill(ascending[low:high], order[low:high], out)
+        for task in scatter_tasks(self, wanted[order], None, order, out):
+            task()
         return out
 
     def wanted(self, places: IntArray, out: AnyArray | None) -> tuple[IntArray, AnyArray]:
@@ -257,113 +283,19 @@ class ShardedArray:
                 todo=REPAIR,
             )
 
-    def spans(self, ascending: IntArray, *, gap: int = _GAP_BYTES) -> list[tuple[int, int]]:
-        """Slices of ascending places that belong together: one shard, gaps of at most `gap` bytes, 2 MB."""
-        if not len(ascending):
-            return []
-        place = max(1, self.place_bytes)
-        apart = np.diff(ascending) > 1 + gap // place
-        other = np.diff(ascending // self.spec.shard) != 0
-        breaks = (np.flatnonzero(apart | other) + 1).tolist()
-        most = max(1, _SPAN_BYTES // place)
-        spans: list[tuple[int, int]] = []
-        for low, high in zip([0, *breaks], [*breaks, len(ascending)], strict=True):
-            at = low
-            while ascending[high - 1] - ascending[at] >= most:
-                end = int(np.searchsorted(ascending, ascending[at] + most))
-                spans.append((at, end))
-                at = end
-            spans.append((at, high))
-        return spans
-
-    def fill(self, places: IntArray, targets: IntArray, out: AnyArray) -> None:
-        """`out[targets[i]]` becomes place `places[i]`, for the ascending places of one span."""
-        first, stop = int(places[0]), int(places[-1]) + 1
-        if self.place_bytes >= _VECTOR_BYTES:
-            if len(places) == 1 and self._read_one(first, out[int(targets[0])]):
-                return
-            self.read_segments(places, np.ones(len(places), np.int64), targets, out)
-        else:
-            out[targets] = self.read(first, stop)[places - first]
-
-    def _read_one(self, at: int, row: AnyArray) -> bool:
-        """One place straight into its row; False where that needs more than one plain read."""
-        number, local = divmod(at, self.spec.shard)
-        held, checked = self._shard(number)
-        chunk, skip = divmod(local, self.spec.chunk)
-        offset = int(held.offsets[chunk])
-        if offset < 0 or self._tests(checked, chunk):
-            return False
-        buffers = [memoryview(row)]  # type: ignore[arg-type]  # arrays are buffers
-        return os.preadv(held.handle, buffers, offset + skip * self.place_bytes) == self.place_bytes
-
-    def read_segments(self, starts: IntArray, lengths: IntArray, targets: IntArray, out: AnyArray) -> None:
-        """Stretches of places of one shard, by their `starts (n,)` ascending, to `out[targets[i]:]`.
-
-        None is empty. Stretches that are neighbours in the file share one vector read. A chunk whose checksum
-        is still to be tested is read whole beside `out`.
-        """
-        number = int(starts[0]) // self.spec.shard
-        held, checked = self._shard(number)
-        local, size, place = starts - number * self.spec.shard, self.spec.chunk, self.place_bytes
-        chunk = local // size
-        offsets = held.offsets[chunk]
-        plain = (chunk == (local + lengths - 1) // size) & (offsets >= 0)
-        if self._mode != "never":
-            plain &= self._mode == "first" and np.frombuffer(checked, np.uint8)[chunk] != 0
-        flat = shard.as_bytes(out)
-        if not plain.all():
-            self.advise(int(starts[0]), int(starts[-1] + lengths[-1]))
-            self._read_tested(number, local[~plain], lengths[~plain], targets[~plain], flat)
-        begin = offsets[plain] + (local - chunk * size)[plain] * place
-        if not files.read_scattered(held.handle, begin, lengths[plain] * place, targets[plain] * place, flat):
-            raise self._corrupt("the shard is cut short", number, int(chunk[0]))
-
-    def _read_tested(
-        self, number: int, local: IntArray, lengths: IntArray, targets: IntArray, flat: ByteArray
-    ) -> None:
-        """Stretches of one shard by way of whole chunks, tested where that is still to be done."""
-        held, checked = self._shard(number)
-        place, size = self.place_bytes, self.spec.chunk
-        loaded, whole = -1, np.empty(self._chunk_bytes + shard.CRC, np.uint8)
-        for at, length, target in zip(local.tolist(), lengths.tolist(), targets.tolist(), strict=True):
-            first, to = at, target * place
-            while first < at + length:
-                chunk, skip = divmod(first, size)
-                step = min(at + length - first, size - skip)
-                if chunk != loaded:
-                    self._load(held, number, chunk, whole, test=self._tests(checked, chunk))
-                    loaded, checked[chunk] = chunk, 1
-                flat[to : to + step * place] = whole[skip * place : (skip + step) * place]
-                first, to = first + step, to + step * place
-
-    def _tests(self, checked: bytearray, chunk: int) -> bool:
-        return self._mode == "always" or (self._mode == "first" and not checked[chunk])
-
-    def _load(self, held: _OpenShard, number: int, chunk: int, room: ByteArray, *, test: bool) -> None:
-        """One whole chunk with its checksum behind it into `room`."""
-        offset = int(held.offsets[chunk])
-        if offset < 0:
-            raise self._corrupt("a chunk is missing", number, chunk)
-        if not files.read_pieces(held.handle, [(offset, room)]):
-            raise self._corrupt("the shard is cut short", number, chunk)
-        data, crc = room[: self._chunk_bytes], room[self._chunk_bytes :]
-        if test and shard.crc_bytes(google_crc32c.value(data)) != crc.tobytes():
-            raise self._corrupt("a chunk does not agree with its checksum", number, chunk)
-
     def in_memory(self, place: int) -> bool:
         """Whether a place can be read without waiting for the disk, as far as the system tells."""
         number, first = divmod(place, self.spec.shard)
-        held, _ = self._shard(number)
+        held = self.shard(number)
         return files.in_memory(held.handle, int(held.offsets[first // self.spec.chunk]))
 
     def advise(self, start: int, stop: int) -> None:
         """Ask the kernel to bring the chunks of places `[start, stop)` of one shard into memory soon."""
         number, first = divmod(start, self.spec.shard)
-        held, _ = self._shard(number)
+        held = self.shard(number)
         last = stop - 1 - number * self.spec.shard
         offsets = held.offsets[first // self.spec.chunk : last // self.spec.chunk + 1]
-        slot = shard.slot_bytes(self._chunk_bytes)
+        slot = shard.slot_bytes(self.chunk_bytes)
         low, high = int(offsets.min()), int(offsets.max()) + slot
         # Chunks in another order than ours may lie anywhere in the file: no advice is better than too much.
         if low >= 0 and high - low <= len(offsets) * slot:

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embedstore.errors import DiskFullError, StoreError
 from embedstore.store import layout
 from embedstore.store.failpoints import effect
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from embedstore.shapes import ByteArray, IntArray
+    from embedstore.shapes import ByteArray
 
 MOST_PIECES = 1024
 # A checksum of 4 bytes, and what aligns the chunk behind it to 64.
@@ -79,35 +77,6 @@ def in_memory(handle: int, place: int) -> bool:
         return False
 
 
-def read_scattered(
-    handle: int, offsets: IntArray, sizes: IntArray, targets: IntArray, out: ByteArray
-) -> bool:
-    """Bytes `offsets[i]` to `offsets[i] + sizes[i]` of a file to `out[targets[i]:]`.
-
-    Neighbours with a checksum between them share one vector read; it falls into scratch. False where the file
-    ends before.
-    """
-    if not len(offsets):
-        return True
-    view, ends = memoryview(out), offsets + sizes  # type: ignore[arg-type]  # arrays are buffers
-    gaps = offsets[1:] - ends[:-1]
-    breaks = (np.flatnonzero((gaps < 0) | (gaps > _GAP_BYTES)) + 1).tolist()
-    low, high, begin = targets.tolist(), (targets + sizes).tolist(), offsets.tolist()
-    swallowed = [*gaps.tolist(), 0]
-    for first, stop in zip([0, *breaks], [*breaks, len(begin)], strict=True):
-        if stop - first == 1:
-            buffers: list[ByteArray | memoryview] = [view[low[first] : high[first]]]
-        else:
-            buffers = []
-            for i in range(first, stop):
-                buffers.append(view[low[i] : high[i]])
-                if swallowed[i] and i + 1 < stop:
-                    buffers.append(_SCRATCH[: swallowed[i]])
-        if not _read_run(handle, buffers, begin[first]):
-            return False
-    return True
-
-
 def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]]) -> bool:
     """Fill every buffer from its offset; ascending neighbours with a checksum between them share one call.
 
@@ -126,12 +95,12 @@ def read_pieces(handle: int, pieces: Sequence[tuple[int, ByteArray | memoryview]
             buffers.append(buffer)
             end = offset + len(buffer)
             at += 1
-        if not _read_run(handle, buffers, start):
+        if not read_run(handle, buffers, start):
             return False
     return True
 
 
-def _read_run(handle: int, buffers: Sequence[ByteArray | memoryview], offset: int) -> bool:
+def read_run(handle: int, buffers: Sequence[ByteArray | memoryview], offset: int) -> bool:
     """Fill buffers one after the other from a place of a file on; short reads go on."""
     if len(buffers) <= MOST_PIECES:
         wanted = sum(map(len, buffers))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import AnyArray
 
 SHARD_BYTES = 512 << 20
-CHUNK_BYTES = 512 << 10
+CHUNK_BYTES = 128 << 10
 UNITS_WANTED = 64
 LEAST_SHARD_ROWS = 32
 NOT_THERE = 255
@@ -56,7 +56,7 @@ def default_shard_rows(*, rows: int, row_bytes: int) -> int:
 
 
 def chunk_places(*, shard: int, place_bytes: int) -> int:
-    """Places of one inner chunk: a power of two that divides the shard, at most 512 KiB, or one place."""
+    """Places of one inner chunk: a power of two that divides the shard, at most 128 KiB, or one place."""
     return min(power_of_two(CHUNK_BYTES // max(1, place_bytes)), shard & -shard)
 
 

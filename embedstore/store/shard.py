@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CRC = 4
 # Chunks begin where cache lines do: the kernel copies others at half the speed.
 ALIGN = 64
+MOST_GAP = CRC + ALIGN - 1
 ABSENT = np.uint64(2**64 - 1)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedstore.documents import ArrayName
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
-    from embedstore.store.blocks import Task
+    from embedstore.store.scatter import Task
     from embedstore.stream.decode import TokenDecoder
 
 ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.errors import CorruptStoreError, UsageError
-from embedstore.store import GroupReader, chunks, open_store, row_tasks
+from embedstore.store import GroupReader, open_store, row_tasks, scatter
 from embedstore.store.blocks import advise, packed_tasks
 from embedstore.testing.stores import write_random_store
 
@@ -28,8 +28,8 @@ def place(tmp_path_factory):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Vector reads for rows of any size, spans of a few rows."""
-    monkeypatch.setattr(chunks, "_VECTOR_BYTES", 1)
-    monkeypatch.setattr(chunks, "_SPAN_BYTES", 200 << 10)
+    monkeypatch.setattr(scatter, "_VECTOR_BYTES", 1)
+    monkeypatch.setattr(scatter, "_SPAN_BYTES", 200 << 10)
 
 
 rows_of = st.lists(st.integers(0, 299), max_size=40)
