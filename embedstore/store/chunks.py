@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Verify: TypeAlias = Literal["first", "always", "never"]
 
-_MOST_OPEN = 64
+_MOST_OPEN = 256
 _TRUSTED_BYTES = 64 << 20
 REPAIR = "embedstore verify STORE --repair, then run the command that made the feature again"
 
@@ -119,9 +119,9 @@ class ShardedArray:
             return known
         return np.full(len(chunks), self._mode == "never")
 
-    def test(self, chunk: int, data: ByteArray, crc: ByteArray) -> None:
-        """Compare a chunk with its checksum; from then on it is trusted. `CorruptStoreError`."""
-        if shard.crc_bytes(google_crc32c.value(data)) != crc.tobytes():
+    def test(self, chunk: int, crc: int, stored: ByteArray) -> None:
+        """Compare a chunk's crc32c with the stored one; from then on it is trusted. `CorruptStoreError`."""
+        if shard.crc_bytes(crc) != stored.tobytes():
             raise self.corrupt("a chunk does not agree with its checksum", chunk)
         self._marks[chunk] = 1
 
@@ -200,8 +200,8 @@ class ShardedArray:
             tests.append((begin + chunk, whole, crc))
         if not files.read_pieces(held.handle, pieces):
             raise self.corrupt("the shard is cut short", begin + first // size)
-        for test in tests:
-            self.test(*test)
+        for chunk, whole, crc in tests:
+            self.test(chunk, google_crc32c.value(whole), crc)
         for target, source in copies:
             target[:] = source
 

@@ -2,8 +2,9 @@
 
 Stretches are cut at chunk borders into pieces, and everything about them is worked out for all pieces
 together, so that a reading thread has nothing left to do but slice a buffer and ask the kernel. Neighbours in
-the file share a read; the checksums between chunks fall into scratch. Chunks whose checksum is still to be
-tested, and rows too small for a buffer of their own, are read beside the output and copied.
+the file share a read; the checksums between chunks fall into scratch. A chunk that is still to be tested is
+tested where its pieces land, if it is wanted whole; other such chunks, and rows too small for a buffer of
+their own, are read beside the output and copied.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
+import google_crc32c
 import numpy as np
 
 from embedstore.store import files, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from embedstore.shapes import AnyArray, ByteArray, IntArray
     from embedstore.store.chunks import OpenShard, ShardedArray
@@ -75,13 +77,29 @@ def scatter_tasks(
     if not len(starts) or not array.place_bytes:
         return []
     pieces = cut(starts, lengths, targets, array.spec.chunk)
-    direct = array.trusts(pieces.chunk)
     if lengths is None and array.place_bytes < _VECTOR_BYTES:
-        direct = np.zeros_like(direct)
-    if direct.all():
+        return _beside_tasks(array, pieces, out, single=True)
+    known = array.trusts(pieces.chunk)
+    if known.all():
         return _direct_tasks(array, pieces, out)
-    beside = _beside_tasks(array, pieces[~direct], out, single=lengths is None)
-    return [*beside, *_direct_tasks(array, pieces[direct], out)] if direct.any() else beside
+    whole = ~known & _covered(pieces, array.spec.chunk)
+    beside = ~known & ~whole
+    tasks: list[Task] = []
+    if whole.any():
+        tasks += _whole_tasks(array, pieces[whole], out)
+    if beside.any():
+        tasks += _beside_tasks(array, pieces[beside], out, single=lengths is None)
+    return [*tasks, *_direct_tasks(array, pieces[known], out)] if known.any() else tasks
+
+
+def _covered(pieces: Pieces, size: int) -> AnyArray:
+    """Which pieces are of a chunk that they cover exactly, each place once; bool."""
+    same = pieces.chunk[1:] == pieces.chunk[:-1]
+    begins = np.flatnonzero(np.concatenate([np.ones(1, bool), ~same]))
+    overlaps = same & (pieces.first[1:] < (pieces.first + pieces.places)[:-1])
+    lapping = np.add.reduceat(np.concatenate([np.zeros(1, np.int64), overlaps]), begins)
+    whole = (np.add.reduceat(pieces.places, begins) == size) & (lapping == 0)
+    return np.repeat(whole, np.diff(np.append(begins, len(pieces.chunk))))
 
 
 def _direct_tasks(array: ShardedArray, pieces: Pieces, out: AnyArray) -> list[Task]:
@@ -139,17 +157,55 @@ class _DirectReads:
                 raise self._array.corrupt("the shard is cut short", int(self._chunk[i]))
 
 
+def _whole_tasks(array: ShardedArray, pieces: Pieces, out: AnyArray) -> list[Task]:
+    """Runs of whole neighbouring chunks, read straight to where their pieces belong, and tested there."""
+    flat = shard.as_bytes(out)
+    return [
+        partial(_read_whole, array, held, part, begin, flat)
+        for held, part, begin in _neighbours(array, pieces)
+    ]
+
+
+def _read_whole(
+    array: ShardedArray, held: OpenShard, pieces: Pieces, begin: IntArray, flat: ByteArray
+) -> None:
+    low = pieces.target * array.place_bytes
+    high = low + pieces.places * array.place_bytes
+    rows = [flat[a:b] for a, b in zip(low.tolist(), high.tolist(), strict=True)]
+    borders = (np.flatnonzero(pieces.chunk[1:] != pieces.chunk[:-1]) + 1).tolist()
+    chunks = list(pairwise([0, *borders, len(rows)]))
+    gap = shard.slot_bytes(array.chunk_bytes) - array.chunk_bytes
+    room = np.empty((len(chunks), gap), np.uint8)
+    tails = [*room[:-1], room[-1, : shard.CRC]]
+    buffers: list[ByteArray | memoryview] = []
+    for (i, j), tail in zip(chunks, tails, strict=True):
+        buffers += rows[i:j]
+        buffers.append(tail)
+    if not files.read_run(held.handle, buffers, int(begin[0])):
+        raise array.corrupt("the shard is cut short", int(pieces.chunk[0]))
+    for (i, j), tail in zip(chunks, tails, strict=True):
+        crc = 0
+        for row in rows[i:j]:
+            crc = google_crc32c.extend(crc, row)
+        array.test(int(pieces.chunk[i]), crc, tail[: shard.CRC])
+
+
 def _beside_tasks(array: ShardedArray, pieces: Pieces, out: AnyArray, *, single: bool) -> list[Task]:
     """Runs of chunks that are neighbours in a shard, each read whole into scratch and copied from there."""
-    number, held = _opened(array, pieces.chunk)
-    offset = _offsets(array, pieces.chunk, number, held)
-    step = offset[1:] - offset[:-1]
-    near = (step == 0) | (step == shard.slot_bytes(array.chunk_bytes))
-    runs = _runs(~near | (number[1:] != number[:-1]), offset, _SPAN_BYTES)
     return [
-        partial(_read_beside, array, held[int(number[i])], pieces[i:j], offset[i:j], out, single=single)
-        for i, j in pairwise(runs.tolist())
+        partial(_read_beside, array, held, part, begin, out, single=single)
+        for held, part, begin in _neighbours(array, pieces)
     ]
+
+
+def _neighbours(array: ShardedArray, pieces: Pieces) -> Iterator[tuple[OpenShard, Pieces, IntArray]]:
+    """Runs of chunks that follow each other in a shard, about 2 MB, with where each piece's chunk begins."""
+    number, held = _opened(array, pieces.chunk)
+    begin = _offsets(array, pieces.chunk, number, held)
+    step = begin[1:] - begin[:-1]
+    near = (step == 0) | (step == shard.slot_bytes(array.chunk_bytes))
+    for i, j in pairwise(_runs(~near | (number[1:] != number[:-1]), begin, _SPAN_BYTES).tolist()):
+        yield held[int(number[i])], pieces[i:j], begin[i:j]
 
 
 def _read_beside(
@@ -170,7 +226,8 @@ def _read_beside(
     for low, high in pairwise([0, *borders, len(offset)]):
         at = int(offset[low]) - begin
         if not trusted[low]:
-            array.test(int(pieces.chunk[low]), room[at : at + whole], room[at + whole : at + size])
+            crc = google_crc32c.value(room[at : at + whole])
+            array.test(int(pieces.chunk[low]), crc, room[at + whole : at + whole + shard.CRC])
         copy = _copy_rows if single else _copy_stretches
         copy(array, pieces[low:high], room, at, out)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedstore.documents import ArrayName
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
+    from embedstore.store.chunks import ShardedArray
     from embedstore.store.scatter import Task
     from embedstore.stream.decode import TokenDecoder
 
@@ -110,10 +111,7 @@ class ImageReader:
     def buffers(self, batch: int, *, pin: bool = False) -> ImageBuffers:
         """Room for one batch; `pin` for faster copies to a CUDA device."""
         arrays = {name: self.feature.array(name) for name in self.names}
-        return {
-            name: torch.empty((batch, *array.spec.shape[1:]), dtype=_torch_dtype(array.dtype), pin_memory=pin)
-            for name, array in arrays.items()
-        }
+        return {name: _room(array, batch, pin=pin) for name, array in arrays.items()}
 
     def read(self, rows: IntArray, buffers: ImageBuffers) -> ImageTokens:
         """Pictures `(b,)` in any order, as views of the buffers, which hold at least b."""
@@ -171,9 +169,7 @@ class TextReader:
 
     def buffers(self, tokens: int, *, pin: bool = False) -> Tensor:
         """Room for so many tokens `(tokens, d)`; `pin` for faster copies to a CUDA device."""
-        array = self.feature.array(self._name)
-        shape = (tokens, *array.spec.shape[1:])
-        return torch.empty(shape, dtype=_torch_dtype(array.dtype), pin_memory=pin)
+        return _room(self.feature.array(self._name), tokens, pin=pin)
 
     def offsets(self, rows: IntArray) -> IntArray:
         """Where the tokens of texts `(b,)` lie once they are packed `(b + 1,)` int64."""
@@ -221,5 +217,8 @@ class TextReader:
         return torch.from_numpy(self.feature.gather(name, rows))
 
 
-def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype
+def _room(array: ShardedArray, places: int, *, pin: bool) -> Tensor:
+    """Room for places of an array. NumPy asks the system for huge pages, which torch alone does not."""
+    room = array.empty(0 if pin else places)
+    tensor = torch.from_numpy(room)
+    return torch.empty((places, *room.shape[1:]), dtype=tensor.dtype, pin_memory=True) if pin else tensor
