@@ -151,18 +151,12 @@ class _Recoding:
         return {"policy": planned.policy, "source": self.source.manifest.fingerprint}
 
     def _learn(self) -> dict[str, Float32Array]:
-        source, coder = self.source, Coder(self.policy, grid=self.source.card.grid)
-        kept = planned_tokens(source.header, self.policy)
+        source = self.source
+        kept = learning.planned_tokens(source.header, self.policy)
         rows = learning.sample_rows(self.store.plan, rows=source.rows, tokens=kept)
         rows = rows[source.gather("status", rows) == 0]
-        parts: dict[str, list[AnyArray]] = {n: [] for n in _float_arrays(source)}
-        for some in _slices(rows, source):
-            for name, values in _decoded(source, some).items():
-                if name == "lengths":
-                    continue
-                shrunk = name == "tokens" and self.policy.shrinks
-                parts[name].append(coder.tokens_to_learn_from(values) if shrunk else _vectors(name, values))
-        return learning.learn(self.policy, {n: np.concatenate(found) for n, found in parts.items() if found})
+        slices = (_decoded(source, some) for some in _slices(rows, source))
+        return learning.learn_from(self.policy, slices, grid=source.card.grid)
 
     def make(self) -> RecodeSummary:
         """Make what is missing, then finish the feature."""
@@ -228,16 +222,6 @@ class _Recoding:
         return arrays, [q for q in self._quarantined if rows[0] <= q.row <= rows[-1]]
 
 
-def planned_tokens(header: FeatureHeader, policy: Policy) -> int:
-    """Tokens of a row that are left; of a text, a quarter of its places is taken for the usual."""
-    spec = header.array("tokens")
-    if spec is None:
-        return 1
-    if header.table == "texts":
-        return max(1, header.max_tokens // 4)
-    return policy.tokens(spec.shape[1], header.card.grid)
-
-
 def _bounds(rows: range) -> tuple[int, int]:
     return rows.start, rows.stop
 
@@ -245,11 +229,6 @@ def _bounds(rows: range) -> tuple[int, int]:
 def _float_arrays(source: Feature) -> list[ArrayName]:
     names: tuple[ArrayName, ...] = ("tokens", "prefix", "pooled")
     return [name for name in names if name in source.arrays]
-
-
-def _vectors(name: str, values: AnyArray) -> AnyArray:
-    """Tokens of all pictures count alike; prefix tokens are told apart by their place."""
-    return values.reshape(-1, values.shape[-1]) if name == "tokens" else values
 
 
 def _slices(rows: IntArray, source: Feature) -> Iterator[IntArray]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FeatureHeader, Plan
 
-# From the least loss to the most, of those that an encode can store without learning anything first.
-OFFERED = ("float16", "fp8", "merge-64", "merge-64+fp8", "merge-16", "merge-8", "merge-8+fp8")
+# From the least loss to the most.
+OFFERED = ("float16", "int8", "merge-64", "merge-64+int8", "merge-16", "merge-8", "merge-8+int8")
 
 
 def free_nbytes(place: Path) -> int:

@@ -222,9 +222,7 @@ def test_the_calibration_of_another_recoding_is_not_taken(store):
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "calibration.safetensors").write_bytes(data)
-    with pytest.raises(
-        MismatchError, match=r"(?s)calibration of another recoding.*int8.*pca-4.*another name"
-    ):
+    with pytest.raises(MismatchError, match=r"(?s)calibration of another feature.*int8.*pca-4.*another name"):
         recode_feature(store, "vision", policy="pca-4", name="small")
 
 
