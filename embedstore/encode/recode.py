@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from embedstore.documents import Origin, QuarantinedRow, differing_fields
 from embedstore.encode.progress import Progress, log_event
@@ -33,7 +34,7 @@ SLICE_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecodeSummary:
-    """What a recoding came to: bytes of the feature it was made from and of the new one."""
+    """What a recoding came to. `source_nbytes`: of the arrays it was made from; thumbnails stay with them."""
 
     source: str
     source_nbytes: int
@@ -191,7 +192,7 @@ class _Recoding:
             )
         return RecodeSummary(
             source=self.source.name,
-            source_nbytes=self.source.manifest.nbytes,
+            source_nbytes=_nbytes_of_arrays(self.source),
             manifest=manifest,
             fresh=self.fresh,
             seconds=seconds,
@@ -220,6 +221,15 @@ class _Recoding:
                 arrays[name][places] = values
             at += len(made["tokens"]) if packed else 0
         return arrays, [q for q in self._quarantined if rows[0] <= q.row <= rows[-1]]
+
+
+def _nbytes_of_arrays(source: Feature) -> int:
+    """Bytes of a feature's shards."""
+    if not source.header.thumbnails:
+        return source.manifest.nbytes
+    units = tables.read_file(layout.of_feature(source.path, layout.UNITS_TABLE), "units")
+    shards = pc.invert(pc.starts_with(units["path"], f"{layout.THUMBNAILS}/"))
+    return int(pc.sum(units["nbytes"].filter(shards)).as_py() or 0)
 
 
 def _bounds(rows: range) -> tuple[int, int]:
