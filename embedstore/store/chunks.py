@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import google_crc32c
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, StoreError, UsageError
-from embedstore.store import files, geometry, layout, shard
+from embedstore.store import files, geometry, handles, layout, shard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 Verify: TypeAlias = Literal["first", "always", "never"]
 
-_MOST_OPEN = 64
 _GAP_BYTES = 16 << 10
 _SPAN_BYTES = 2 << 20
 _VECTOR_BYTES = 16 << 10
@@ -35,7 +33,7 @@ class _OpenShard:
 
     def __init__(self, path: Path, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
         try:
-            self.handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            self.handle = handles.open_file(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError as bad:
             self.handle = -1
             if bad.errno in (errno.EMFILE, errno.ENFILE):
@@ -69,7 +67,7 @@ class ShardedArray:
         self.dtype = geometry.stored_dtype(spec)
         self.place_bytes = int(np.prod(spec.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self._chunk_bytes = self.place_bytes * spec.chunk
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._open: dict[int, _OpenShard] = {}
         self._checked: dict[int, bytearray] = {}
         self._lock = threading.Lock()
 
@@ -91,13 +89,15 @@ class ShardedArray:
             found = _OpenShard(path, self.spec, self._chunk_bytes, self._where(number))
         with self._lock:
             self._open[number] = found
-            self._open.move_to_end(number)
-            if len(self._open) > _MOST_OPEN:
-                self._open.popitem(last=False)
             checked = self._checked.get(number)
             if checked is None:
                 checked = self._checked[number] = bytearray(self.spec.shard // self.spec.chunk)
-            return found, checked
+        handles.used(self, number)
+        return found, checked
+
+    def let_go(self, number: int) -> None:
+        """Keep a shard open no longer; whoever reads it finishes."""
+        self._open.pop(number, None)
 
     @property
     def parts(self) -> tuple[tuple[ShardedArray, int], ...]:
