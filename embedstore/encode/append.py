@@ -14,7 +14,6 @@ from embedstore.encode.features import FeatureJob, ImageJob, TextJob
 from embedstore.encoders import default_name, encoder_for_card
 from embedstore.errors import MismatchError, UsageError
 from embedstore.store import files, layout, open_store, plan_feature
-from embedstore.store.coder import Coder
 from embedstore.store.geometry import effective_policy
 from embedstore.store.ids import places_of, shown
 from embedstore.store.joined_feature import refuse_other_feature
@@ -136,11 +135,6 @@ def _continued(
     refuse_other_feature(old, header, where=parent.path, todo="continue it with the encoder that made it")
     kind = ImageJob if old.table == "images" else TextJob
     return kind(header=header, encoder=encoder, continues=parent[name].path)
-
-
-def coder_of(job: FeatureJob) -> Coder:
-    """What turns the encoder's numbers into stored ones, with what the continued feature has learnt."""
-    return Coder.of(job.header) if job.continues is None else Coder.read(job.continues, job.header)
 
 
 def copy_calibration(job: FeatureJob, store: Path) -> None:

@@ -9,13 +9,18 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from embedstore.encode.append import coder_of
+import numpy as np
+
+from embedstore.encode.calibrate import rows_to_learn_from
 from embedstore.encode.features import FeatureJob, ImageJob, TextJob
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
 from embedstore.encode.texts import encode_text_units
 from embedstore.store import FeatureWriter, feature_nbytes
+from embedstore.store.calibration import learnt_shapes
+from embedstore.store.coder import Coder
+from embedstore.store.geometry import effective_policy
 from embedstore.store.space import OFFERED, nbytes_under
 
 if TYPE_CHECKING:
@@ -32,7 +37,11 @@ COUNTED_TEXTS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturePrediction:
-    """One feature: rows, bytes of the whole feature, rows a second, seconds for what is missing."""
+    """One feature: rows, bytes of the whole feature, rows a second, seconds for what is missing.
+
+    `calibration_rows` are encoded first, once more than the others, for the policy to learn from; the seconds
+    of that are counted in.
+    """
 
     name: str
     rows: int
@@ -40,6 +49,7 @@ class FeaturePrediction:
     nbytes: int
     rate: float
     seconds: float
+    calibration_rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +119,7 @@ def _predict(
     header = job.header
     missing_units = FeatureWriter(store, header).missing_units()
     missing = sum(len(header.unit_rows(u)) for u in missing_units)
+    sampled = len(rows_to_learn_from(job, planned.plan, store)) if missing else 0
     batch_size = options.batch_for(header.card)
     if isinstance(job, ImageJob):
         rate, unit = _probe_images(job, planned, options, batch_size)
@@ -124,8 +135,17 @@ def _predict(
         missing=missing,
         nbytes=nbytes,
         rate=rate,
-        seconds=missing / rate,
+        seconds=(missing + sampled) / rate,
+        calibration_rows=sampled,
     )
+
+
+def _probe_coder(job: FeatureJob) -> Coder:
+    """As quick as the real one: how long coding takes does not depend on what was learnt."""
+    header = job.header
+    policy = effective_policy(header.policy, header.card)
+    shapes = learnt_shapes(policy, header.card, tuple(a.name for a in header.arrays))
+    return Coder.of(header, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
 
 
 def _probe_images(
@@ -152,7 +172,7 @@ def _probe_images(
             decoders=decoders,
             ahead=2 * batch_size + options.decoders,
             on_rows=on_rows,
-            coder=coder_of(job),
+            coder=_probe_coder(job),
         )
     if len(marks) > 1:
         return sum(counts[1:]) / (marks[-1] - marks[0]), unit
@@ -171,13 +191,13 @@ def _probe_texts(job: TextJob, planned: PlannedSource, batch_size: int) -> tuple
         started = time.perf_counter()
         list(
             encode_text_units(
-                lambda span: texts[span.start : span.stop],
+                lambda span: texts[span[0] : span[0] + len(span)],
                 encoder,
                 header,
                 [0],
                 token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
                 on_rows=lambda _: None,
-                coder=coder_of(job),
+                coder=_probe_coder(job),
             )
         )
         seconds = time.perf_counter() - started

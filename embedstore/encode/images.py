@@ -17,7 +17,7 @@ from embedstore.store.coder import Coder
 from embedstore.store.geometry import fill_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
     from torch import Tensor
@@ -51,23 +51,26 @@ def encode_image_units(
     ahead: int,
     on_rows: Callable[[int], None],
     coder: Coder | None = None,
+    rows_of: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[EncodedUnit]:
     """Yield the missing `units` of an image feature in order.
 
     `decoders` decode and prepare at most `ahead` pictures before they are needed, so memory does not grow
     with the source. A batch never spans two units: a unit's bytes depend on its own rows only. `coder` where
-    the policy has learnt something.
+    the policy has learnt something; `rows_of(unit)` where units are of other table rows than the header's.
     """
 
     def prepare(row: int) -> _Prepared:
         id_, picture = planned.picture(row)
         return _prepare(row, id_, picture, encoder, header.thumbnails)
 
-    rows = (row for unit in units for row in header.unit_rows(unit))
+    rows_of = rows_of or header.unit_rows
+    rows = (row for unit in units for row in rows_of(unit))
     prepared = _ahead(decoders, prepare, rows, ahead)
     for unit in units:
         yield _encode_unit(
             unit,
+            rows_of(unit),
             prepared,
             encoder,
             header,
@@ -105,6 +108,7 @@ def _prepare(row: int, id_: str, picture: Picture, encoder: ImageEncoder, thumbn
 
 def _encode_unit(
     unit: int,
+    rows: Sequence[int],
     prepared: Iterator[_Prepared],
     encoder: ImageEncoder,
     header: FeatureHeader,
@@ -113,7 +117,6 @@ def _encode_unit(
     on_rows: Callable[[int], None],
     coder: Coder,
 ) -> EncodedUnit:
-    rows = header.unit_rows(unit)
     arrays: dict[ArrayName, AnyArray] = {
         spec.name: np.full((len(rows), *spec.shape[1:]), fill_value(spec), spec.dtype)
         for spec in header.arrays
@@ -131,7 +134,8 @@ def _encode_unit(
         if good:
             batch = encoder.encode([p for s in samples if (p := s.pixels) is not None])
             places = first + np.asarray(good)
-            for name, values in to_stored(_tensors(batch), coder, rows=rows.start + places).items():
+            of = np.asarray(rows, np.int64)[places]
+            for name, values in to_stored(_tensors(batch), coder, rows=of).items():
                 arrays[name][places] = values
         on_rows(len(samples))
     return EncodedUnit(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from embedstore.encode.append import open_parent, plan_appended, refuse_known_rows
 from embedstore.encode.features import plan_features
 from embedstore.encode.plan import plan_source
 from embedstore.sources import open_source
-from embedstore.store import FeatureWriter, refuse_other_plan
+from embedstore.store import FeatureWriter, begun_headers, refuse_other_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,16 @@ def plan_jobs(
     else:
         refuse_known_rows(planned, parent)
         jobs = plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
-    for job in jobs:
-        FeatureWriter(store, job.header).refuse_other_header()
-    return planned, jobs
+    return planned, [_going_on(job, store) for job in jobs]
+
+
+def _going_on(job: FeatureJob, store: Path) -> FeatureJob:
+    """A feature that is begun goes on with what it has learnt; `MismatchError` where it is another one."""
+    begun = begun_headers(store).get(job.header.name)
+    if begun is None:
+        return job
+    if job.continues is None:
+        header = job.header.model_copy(update={"calibration_sha256": begun.calibration_sha256})
+        job = replace(job, header=header)
+    FeatureWriter(store, job.header).refuse_other_header()
+    return job

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from embedstore.errors import TooManyFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from embedstore.documents import FeatureManifest
+    from embedstore.documents import FeatureHeader, FeatureManifest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Rows of one feature that are encoded; `fresh` of them by this run, in `seconds`."""
+    """Rows of one feature that are encoded; `fresh` of them by this run, in `seconds`.
+
+    `step` "calibrate": rows of the sample from which its policy learns, before any row is stored.
+    """
 
     feature: str
     table: str
@@ -25,11 +30,15 @@ class Progress:
     fresh: int
     seconds: float
     device: str
+    step: Literal["encode", "calibrate"] = "encode"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSummary:
-    """What one feature of the command came to. `fresh` rows were encoded by this run in `seconds`."""
+    """What one feature of the command came to. `fresh` rows were encoded by this run in `seconds`.
+
+    `sampled` rows were encoded before that, for its policy to learn from.
+    """
 
     name: str
     manifest: FeatureManifest
@@ -37,6 +46,7 @@ class FeatureSummary:
     seconds: float
     truncated: int
     device: str
+    sampled: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready summary."""
@@ -50,6 +60,7 @@ class FeatureSummary:
             "truncated": self.truncated,
             "nbytes": self.manifest.nbytes,
             "fresh_rows": self.fresh,
+            "calibration_rows": self.sampled,
             "seconds": round(self.seconds, 3),
             "device": self.device,
         }
@@ -72,6 +83,18 @@ class EncodeSummary:
             "features": [f.to_dict() for f in self.features],
             "dropped": dict(self.dropped),
         }
+
+
+def too_many_failed(header: FeatureHeader, quarantined: int, share: float) -> TooManyFailedError:
+    """The error of a feature of which more than a `share` of the rows cannot be read."""
+    return TooManyFailedError(
+        "too many rows cannot be read",
+        where=f"feature {header.name!r}",
+        found=f"{quarantined} of {header.rows} rows quarantined",
+        allowed=f"{share * header.rows:g} rows (--max-failed {share:g})",
+        todo="mend the source and make a new store, or run again with a higher --max-failed: "
+        "what is finished stays",
+    )
 
 
 def log_path(store: Path) -> Path:

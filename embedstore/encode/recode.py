@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from embedstore.documents import Origin, QuarantinedRow, differing_fields
 from embedstore.encode.progress import Progress, log_event
@@ -33,7 +34,7 @@ SLICE_BYTES = 32 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecodeSummary:
-    """What a recoding came to: bytes of the feature it was made from and of the new one."""
+    """What a recoding came to. `source_nbytes`: of the arrays it was made from; thumbnails stay with them."""
 
     source: str
     source_nbytes: int
@@ -151,25 +152,19 @@ class _Recoding:
         return {"policy": planned.policy, "source": self.source.manifest.fingerprint}
 
     def _learn(self) -> dict[str, Float32Array]:
-        source, coder = self.source, Coder(self.policy, grid=self.source.card.grid)
-        kept = planned_tokens(source.header, self.policy)
+        source = self.source
+        kept = learning.planned_tokens(source.header, self.policy)
         rows = learning.sample_rows(self.store.plan, rows=source.rows, tokens=kept)
         rows = rows[source.gather("status", rows) == 0]
-        parts: dict[str, list[AnyArray]] = {n: [] for n in _float_arrays(source)}
-        for some in _slices(rows, source):
-            for name, values in _decoded(source, some).items():
-                if name == "lengths":
-                    continue
-                shrunk = name == "tokens" and self.policy.shrinks
-                parts[name].append(coder.tokens_to_learn_from(values) if shrunk else _vectors(name, values))
-        return learning.learn(self.policy, {n: np.concatenate(found) for n, found in parts.items() if found})
+        slices = (_decoded(source, some) for some in _slices(rows, source))
+        return learning.learn_from(self.policy, slices, grid=source.card.grid)
 
     def make(self) -> RecodeSummary:
         """Make what is missing, then finish the feature."""
         writer = FeatureWriter.open(self.store.path, self.header)
         units = writer.missing_units()
         done = self.header.rows - sum(len(self.header.unit_rows(u)) for u in units)
-        with Storing(writer) as storing:
+        with Storing(writer, at_once=1) as storing:
             for unit in units:
                 arrays, quarantined = self._unit(unit)
                 storing.put(unit, arrays, quarantined=quarantined)
@@ -198,7 +193,7 @@ class _Recoding:
             )
         return RecodeSummary(
             source=self.source.name,
-            source_nbytes=self.source.manifest.nbytes,
+            source_nbytes=_nbytes_of_arrays(self.source),
             manifest=manifest,
             fresh=self.fresh,
             seconds=seconds,
@@ -229,14 +224,13 @@ class _Recoding:
         return arrays, [q for q in self._quarantined if rows[0] <= q.row <= rows[-1]]
 
 
-def planned_tokens(header: FeatureHeader, policy: Policy) -> int:
-    """Tokens of a row that are left; of a text, a quarter of its places is taken for the usual."""
-    spec = header.array("tokens")
-    if spec is None:
-        return 1
-    if header.table == "texts":
-        return max(1, header.max_tokens // 4)
-    return policy.tokens(spec.shape[1], header.card.grid)
+def _nbytes_of_arrays(source: Feature) -> int:
+    """Bytes of a feature's shards."""
+    if not source.header.thumbnails:
+        return source.manifest.nbytes
+    units = tables.read_file(layout.of_feature(source.path, layout.UNITS_TABLE), "units")
+    shards = pc.invert(pc.starts_with(units["path"], f"{layout.THUMBNAILS}/"))
+    return int(pc.sum(units["nbytes"].filter(shards)).as_py() or 0)
 
 
 def _bounds(rows: range) -> tuple[int, int]:
@@ -246,11 +240,6 @@ def _bounds(rows: range) -> tuple[int, int]:
 def _float_arrays(source: Feature) -> list[ArrayName]:
     names: tuple[ArrayName, ...] = ("tokens", "prefix", "pooled")
     return [name for name in names if name in source.arrays]
-
-
-def _vectors(name: str, values: AnyArray) -> AnyArray:
-    """Tokens of all pictures count alike; prefix tokens are told apart by their place."""
-    return values.reshape(-1, values.shape[-1]) if name == "tokens" else values
 
 
 def _slices(rows: IntArray, source: Feature) -> Iterator[IntArray]:

@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedstore.encode.append import coder_of, copy_calibration
+from embedstore.encode.calibrate import calibrated
 from embedstore.encode.features import FeatureJob, ImageJob
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
-from embedstore.encode.progress import EncodeSummary, FeatureSummary, Progress, log_event
+from embedstore.encode.progress import EncodeSummary, FeatureSummary, Progress, log_event, too_many_failed
 from embedstore.encode.texts import encode_text_units
 from embedstore.encoders import remember
-from embedstore.errors import TooManyFailedError
 from embedstore.store import FeatureWriter, Storing, open_store
+from embedstore.store.coder import Coder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +40,8 @@ def encode_source(
 
     Killed at any moment and run again, the store's files come out byte-identical. Raises `MismatchError`
     where the source or an encoder differs from what the store was made from, `TooManyFailedError` where more
-    rows than `options.max_failed` cannot be read; finished units stay.
+    rows than `options.max_failed` cannot be read; finished units stay. `StorageValueError` where there are
+    too few rows for a policy that learns: a sample of them is then encoded first, once more than the others.
 
     `append`: a store (or `A+B`) whose features are made here over new rows, so that `append+store` reads as
     one; encoders are then those of its features, and ids that it has already are refused.
@@ -54,18 +55,21 @@ def encode_source(
     for job in jobs:
         if job.spec is not None:
             remember(job.encoder.card, job.spec)
-        copy_calibration(job, store)
+    report = on_progress or (lambda _: None)
+    # All of them before the first unit: what cannot be learnt is said before hours of encoding.
+    ready = [calibrated(job, planned, store, options, report) for job in jobs]
     done = [
         _FeatureRun(
             job=job,
+            sampled=sampled,
             planned=planned,
             store=store,
             options=options,
             writer=FeatureWriter.open(store, job.header),
-            on_progress=on_progress or (lambda _: None),
+            on_progress=report,
             started=time.monotonic(),
         ).make()
-        for job in jobs
+        for job, sampled in ready
     ]
     return EncodeSummary(store=store, planned=is_new, features=tuple(done), dropped=planned.source.dropped)
 
@@ -75,6 +79,7 @@ class _FeatureRun:
     """One feature on its way: what is missing is encoded, and stored while the next unit is encoded."""
 
     job: FeatureJob
+    sampled: int
     planned: PlannedSource
     store: Path
     options: EncodeOptions
@@ -105,6 +110,7 @@ class _FeatureRun:
             seconds=seconds,
             truncated=self.truncated,
             device=header.card.device_kind,
+            sampled=self.sampled,
         )
 
     def _on_rows(self, count: int) -> None:
@@ -136,7 +142,7 @@ class _FeatureRun:
                     self._refuse_failures()
 
     def _encoded(self, units: list[int], decoders: ThreadPoolExecutor) -> Iterator[EncodedUnit]:
-        job = self.job
+        job, coder = self.job, Coder.read(self.writer.path, self.job.header)
         batch_size = self.options.batch_for(job.header.card)
         if isinstance(job, ImageJob):
             return encode_image_units(
@@ -148,29 +154,21 @@ class _FeatureRun:
                 decoders=decoders,
                 ahead=2 * batch_size + self.options.decoders,
                 on_rows=self._on_rows,
-                coder=coder_of(job),
+                coder=coder,
             )
         column = open_store(self.store).texts(["text"])["text"]
         return encode_text_units(
-            lambda rows: column.slice(rows.start, len(rows)).to_pylist(),
+            lambda rows: column.slice(rows[0], len(rows)).to_pylist(),
             job.encoder,
             job.header,
             units,
             token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
             on_rows=self._on_rows,
-            coder=coder_of(job),
+            coder=coder,
         )
 
     def _refuse_failures(self) -> None:
         """Count over all units that stand, those of earlier runs too."""
-        rows, share = self.job.header.rows, self.options.max_failed
-        quarantined = self.writer.quarantined()
-        if quarantined > share * rows:
-            raise TooManyFailedError(
-                "too many rows cannot be read",
-                where=f"feature {self.job.header.name!r}",
-                found=f"{quarantined} of {rows} rows quarantined",
-                allowed=f"{share * rows:g} rows (--max-failed {share:g})",
-                todo="mend the source and make a new store, or run again with a higher --max-failed: "
-                "what is finished stays",
-            )
+        quarantined, share = self.writer.quarantined(), self.options.max_failed
+        if quarantined > share * self.job.header.rows:
+            raise too_many_failed(self.job.header, quarantined, share)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def encode_text_units(
-    texts: Callable[[range], Sequence[str]],
+    texts: Callable[[Sequence[int]], Sequence[str]],
     encoder: TextEncoder,
     header: FeatureHeader,
     units: list[int],
@@ -30,23 +30,32 @@ def encode_text_units(
     token_budget: int,
     on_rows: Callable[[int], None],
     coder: Coder | None = None,
+    rows_of: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[EncodedUnit]:
     """Yield the missing `units` of a text feature in order.
 
     `texts(rows)` reads the texts of some rows. `token_budget` bounds texts × longest text of a batch,
-    padding included. A batch never spans two units. `coder` where the policy has learnt something.
+    padding included. A batch never spans two units. `coder` where the policy has learnt something;
+    `rows_of(unit)` where units are of other table rows than the header's.
     """
+    rows_of = rows_of or header.unit_rows
     for unit in units:
-        ids, cut = encoder.prepare(texts(header.unit_rows(unit)))
+        ids, cut = encoder.prepare(texts(rows_of(unit)))
         batches = token_batches(np.array([len(i) for i in ids]), token_budget)
         arrays = _encode_unit(
-            unit, ids, encoder, header, batches=batches, on_rows=on_rows, coder=coder or Coder.of(header)
+            rows_of(unit),
+            ids,
+            encoder,
+            header,
+            batches=batches,
+            on_rows=on_rows,
+            coder=coder or Coder.of(header),
         )
         yield EncodedUnit(unit=unit, arrays=arrays, truncated=sum(cut))
 
 
 def _encode_unit(
-    unit: int,
+    rows: Sequence[int],
     ids: Sequence[IntArray],
     encoder: TextEncoder,
     header: FeatureHeader,
@@ -55,7 +64,7 @@ def _encode_unit(
     on_rows: Callable[[int], None],
     coder: Coder,
 ) -> dict[ArrayName, AnyArray]:
-    first_row = header.unit_rows(unit).start
+    numbers = np.asarray(rows, np.int64)
     lengths = np.array([len(i) for i in ids], np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     arrays: dict[ArrayName, AnyArray] = {
@@ -67,12 +76,11 @@ def _encode_unit(
     }
     for batch in batches:
         out = encoder.encode([ids[k] for k in batch])
-        rows = first_row + batch
         places = np.concatenate([np.arange(offsets[k], offsets[k + 1]) for k in batch])
         real: dict[ArrayName, Tensor] = {"tokens": out.tokens[out.mask]}
-        for name, values in to_stored(real, coder, rows=np.repeat(rows, lengths[batch])).items():
+        for name, values in to_stored(real, coder, rows=np.repeat(numbers[batch], lengths[batch])).items():
             arrays[name][places] = values
-        for name, values in to_stored({"pooled": out.pooled}, coder, rows=rows).items():
+        for name, values in to_stored({"pooled": out.pooled}, coder, rows=numbers[batch]).items():
             arrays[name][batch] = values
         on_rows(len(batch))
     return arrays | {"lengths": lengths}

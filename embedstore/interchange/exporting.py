@@ -71,7 +71,8 @@ def export_rows(
     """Write rows of `features` to `KIND:PATH`, whole or not at all; memory is bounded whatever the size.
 
     One line a picture where a feature is of pictures (a text feature beside it then gives the picture's first
-    caption), else one a text. Quarantined rows are left out and counted. `on_progress(lines done, lines)`.
+    caption), else one a text. Quarantined rows are left out and counted, as are texts without a token for
+    `mean`. `on_progress(lines done, lines)`.
 
     Raises `UsageError` for an output that exists, an array that a feature has not, and a format that cannot
     hold it; `MissingExtraError` where the format's library is absent.
@@ -83,7 +84,9 @@ def export_rows(
         raise UsageError("name each feature once", where="--feature", found=", ".join(features) or "none")
     opened = open_store(store)
     read = [opened[name] for name in features]
-    selection = select(opened, read, split=chosen.split, language=chosen.language)
+    selection = select(
+        opened, read, split=chosen.split, language=chosen.language, mean=chosen.array == "mean"
+    )
     clash = [name for name in features if name in selection.columns.column_names]
     if clash:
         raise UsageError(

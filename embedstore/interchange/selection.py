@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
+
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +46,14 @@ class Selection:
         return rows
 
 
-def select(store: Store, features: Sequence[Feature], *, split: str | None, language: str) -> Selection:
+def select(
+    store: Store, features: Sequence[Feature], *, split: str | None, language: str, mean: bool = False
+) -> Selection:
     """Rows of a split (none: all) that every feature can give.
 
     Pictures bring their first caption in `language`; where a text feature is exported too, pictures without
-    one are left out and counted, as are quarantined rows. `UsageError` for an unknown split or no rows left.
+    one are left out and counted, as are quarantined rows, and for a `mean` over tokens texts that have none.
+    `UsageError` for an unknown split or no rows left.
     """
     if split is not None and split not in store.plan.splits:
         raise UsageError(
@@ -55,7 +62,10 @@ def select(store: Store, features: Sequence[Feature], *, split: str | None, lang
             allowed=", ".join(store.plan.splits) or "this store has none",
         )
     pictures = any(f.table == "images" for f in features)
-    found = _pictures(store, features, split, language) if pictures else _texts(store, features, split)
+    if pictures:
+        found = _pictures(store, features, split, language, mean=mean)
+    else:
+        found = _texts(store, features, split, mean=mean)
     if not len(found):
         raise UsageError(
             "no rows are left to export", found=", ".join(f"{v} {k}" for k, v in found.skipped.items())
@@ -63,7 +73,9 @@ def select(store: Store, features: Sequence[Feature], *, split: str | None, lang
     return found
 
 
-def _pictures(store: Store, features: Sequence[Feature], split: str | None, language: str) -> Selection:
+def _pictures(
+    store: Store, features: Sequence[Feature], split: str | None, language: str, *, mean: bool
+) -> Selection:
     images = store.images(["id", "picture", "label", "split"])
     first = first_captions(store, language)
     keep = np.ones(len(images), dtype=bool) if split is None else _equal(images["split"], split)
@@ -77,10 +89,11 @@ def _pictures(store: Store, features: Sequence[Feature], split: str | None, lang
         if feature.table == "texts":
             skipped["without a caption"] = int((keep & (first < 0)).sum())
             keep &= first >= 0
-            good = np.ones(len(keep), dtype=bool)
-            good[first >= 0] = feature.status()[first[first >= 0]] == 0
-            skipped[f"quarantined in {feature.name}"] = int((keep & ~good).sum())
-            keep &= good
+            for reason, usable in _usable(feature, mean=mean):
+                good = np.ones(len(keep), dtype=bool)
+                good[first >= 0] = usable[first[first >= 0]]
+                skipped[reason] = int((keep & ~good).sum())
+                keep &= good
     rows = np.flatnonzero(keep)
     columns = images.take(pa.array(rows))
     captions = first[rows]
@@ -104,7 +117,7 @@ def first_captions(store: Store, language: str) -> IntArray:
     return first
 
 
-def _texts(store: Store, features: Sequence[Feature], split: str | None) -> Selection:
+def _texts(store: Store, features: Sequence[Feature], split: str | None, *, mean: bool) -> Selection:
     texts = store.texts(["id", "image", "text", "language"])
     keep = np.ones(len(texts), dtype=bool)
     if split is not None:
@@ -112,19 +125,24 @@ def _texts(store: Store, features: Sequence[Feature], split: str | None) -> Sele
         keep = (owners >= 0) & _equal(store.images(["split"])["split"], split)[owners]
     skipped = {}
     for feature in features:
-        good = feature.status() == 0
-        skipped[f"quarantined in {feature.name}"] = int((keep & ~good).sum())
-        keep &= good
+        for reason, good in _usable(feature, mean=mean):
+            skipped[reason] = int((keep & ~good).sum())
+            keep &= good
     rows = np.flatnonzero(keep)
     taken = texts.take(pa.array(rows))
     columns = pa.table({"id": taken["id"], "caption": taken["text"], "language": taken["language"]})
     return Selection(images=None, texts=rows, columns=columns, skipped=_counted(skipped))
 
 
-def _equal(column: pa.ChunkedArray, value: str) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = pc.fill_null(
-        pc.equal(column, value), pa.scalar(value=False)
-    ).to_numpy()
+def _usable(feature: Feature, *, mean: bool) -> Iterator[tuple[str, Bools]]:
+    """Why texts of a feature may be left out, and which are not."""
+    yield f"quarantined in {feature.name}", feature.status() == 0
+    if mean and "lengths" in feature.arrays:
+        yield f"without a token in {feature.name}", feature.lengths() > 0
+
+
+def _equal(column: pa.ChunkedArray, value: str) -> Bools:
+    found: Bools = pc.fill_null(pc.equal(column, value), pa.scalar(value=False)).to_numpy()
     return found
 
 

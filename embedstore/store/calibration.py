@@ -1,7 +1,8 @@
 """What a policy learns before it can store anything: channel statistics, a basis, a codebook.
 
-It is learnt from rows that plan and policy fix, and committed as one safetensors file in the feature's folder
-before the header, which holds its sha256: whoever goes on with the feature uses what is there.
+It is learnt from rows that plan and policy fix, whether an encoder or a stored feature gives their values,
+and committed as one safetensors file in the feature's folder before the header, which holds its sha256:
+whoever goes on with the feature uses what is there.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from embedstore.errors import CorruptStoreError, MismatchError, StorageValueError
-from embedstore.store import files, layout, linear, scaled
+from embedstore.store import files, layout, linear, scaled, shrink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from embedstore.documents import EncoderCard, FeatureHeader, Plan
+    from embedstore.documents import ArrayName, EncoderCard, FeatureHeader, Plan
     from embedstore.policies import Policy
     from embedstore.shapes import AnyArray, Float32Array, IntArray
 
@@ -53,15 +54,65 @@ def sample_rows(plan: Plan, *, rows: int, tokens: int) -> IntArray:
     return drawn
 
 
+def planned_tokens(header: FeatureHeader, policy: Policy) -> int:
+    """Tokens that a row is left with; of a text, a quarter of its places is taken for the usual."""
+    if header.array("tokens") is None:
+        return 1
+    if header.table == "texts":
+        return max(1, header.max_tokens // 4)
+    grid = header.card.grid
+    # Only an imported feature says how many there are; a grid is known of all others.
+    return policy.tokens(header.max_tokens or (grid[0] * grid[1] if grid else 1), grid)
+
+
+def refuse_few_tokens(policy: Policy, tokens: int) -> None:
+    """`StorageValueError` where a sample of so many tokens is too small for a basis or a codebook."""
+    needed = max(policy.pca, linear.CODES if policy.pq else 0)
+    if tokens < needed:
+        raise StorageValueError(
+            f"too few tokens to learn {policy.name} from",
+            found=tokens,
+            allowed=f"{needed} or more",
+            todo="take more rows, or a policy that learns less, e.g. int8",
+        )
+
+
+def learn_from(
+    policy: Policy, slices: Iterable[Mapping[ArrayName, AnyArray]], *, grid: tuple[int, int] | None
+) -> dict[str, Float32Array]:
+    """Learn from good rows in slices, plain float32, as a coder takes them: `tokens (b, t, d)` and so on.
+
+    Raises `StorageValueError` as `learn` does.
+    """
+    parts: dict[str, list[AnyArray]] = {}
+    for some in slices:
+        for name, values in some.items():
+            if name != "lengths":
+                parts.setdefault(name, []).append(_places(policy, name, values, grid))
+    if not parts:
+        raise StorageValueError("no good rows to learn the policy from", found=policy.name)
+    return learn(policy, {name: np.concatenate(found) for name, found in parts.items()})
+
+
+def _places(policy: Policy, name: str, values: AnyArray, grid: tuple[int, int] | None) -> AnyArray:
+    """Tokens of all rows count alike, pooled and merged; prefix tokens are told apart by their place."""
+    if name != "tokens":
+        return values
+    left = shrink.shrink_tokens(policy, values, grid)[0] if policy.shrinks else values
+    return left.reshape(-1, left.shape[-1])
+
+
 def learn(policy: Policy, sample: Mapping[str, AnyArray]) -> dict[str, Float32Array]:
     """Learn all that `policy` needs from good rows of `tokens (n, d)`, `prefix (n, p, d)`, `pooled (n, w)`.
 
-    `tokens` are what is left after pooling and merging. Raises `StorageValueError` for an empty sample.
+    `tokens` are what is left after pooling and merging. Raises `StorageValueError` for too small a sample.
     """
     if any(not len(values) for values in sample.values()):
         raise StorageValueError("no good rows to learn the policy from", found=policy.name)
     learnt: dict[str, Float32Array] = {}
     left = dict(sample)
+    if "tokens" in left:
+        refuse_few_tokens(policy, len(left["tokens"]))
     if policy.pca and "tokens" in left:
         mean, basis = linear.learn_basis(left["tokens"], policy.pca)
         learnt |= {"pca.mean": mean, "pca.basis": basis}
@@ -108,11 +159,11 @@ def commit(
     stored = _identity(found, path)
     if stored != wanted:
         raise MismatchError(
-            "the feature's folder holds the calibration of another recoding",
+            "the feature's folder holds the calibration of another feature",
             where=feature,
             found=stored,
             allowed=wanted,
-            todo="take another name",
+            todo=f"take another name; or remove {layout.FEATURES}/{feature}, where nothing was stored yet",
         )
     return Calibration(load(found), hashlib.sha256(found).hexdigest())
 
@@ -138,7 +189,7 @@ def read(folder: Path, header: FeatureHeader, policy: Policy) -> Calibration | N
     if not wanted:
         return None
     path = layout.of_feature(folder, layout.CALIBRATION)
-    todo = "recode the feature again under another name"
+    todo = "remove it and run the command that made the feature again: it learns the same again"
     try:
         if path.stat().st_size > MOST_BYTES:
             raise CorruptStoreError("the calibration is too large", where=_where(path), todo=todo)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import google_crc32c
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, StoreError, UsageError
-from embedstore.store import files, geometry, layout, shard
+from embedstore.store import files, geometry, handles, layout, shard
 from embedstore.store.scatter import scatter_tasks
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 Verify: TypeAlias = Literal["first", "always", "never"]
 
-_MOST_OPEN = 256
 _TRUSTED_BYTES = 64 << 20
 REPAIR = "embedstore verify STORE --repair, then run the command that made the feature again"
 
@@ -33,7 +31,7 @@ class OpenShard:
 
     def __init__(self, path: Path, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
         try:
-            self.handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            self.handle = handles.open_file(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError as bad:
             self.handle = -1
             if bad.errno in (errno.EMFILE, errno.ENFILE):
@@ -68,7 +66,7 @@ class ShardedArray:
         self.place_bytes = int(np.prod(spec.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self.chunk_bytes = self.place_bytes * spec.chunk
         self.chunks_a_shard = spec.shard // spec.chunk
-        self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._open: dict[int, OpenShard] = {}
         self._checked: ByteArray | None = None
         self._lock = threading.Lock()
 
@@ -91,10 +89,12 @@ class ShardedArray:
             found = OpenShard(path, self.spec, self.chunk_bytes, self._where(number))
         with self._lock:
             self._open[number] = found
-            self._open.move_to_end(number)
-            if len(self._open) > _MOST_OPEN:
-                self._open.popitem(last=False)
+        handles.used(self, number)
         return found
+
+    def let_go(self, number: int) -> None:
+        """Keep a shard open no longer; whoever reads it finishes."""
+        self._open.pop(number, None)
 
     @property
     def _marks(self) -> ByteArray:

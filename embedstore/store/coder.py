@@ -86,11 +86,6 @@ class Coder:
     def _where(self, name: str) -> str:
         return f"{self.name}/{name}" if self.name else name
 
-    def tokens_to_learn_from(self, tokens: Float32Array) -> Float32Array:
-        """What basis and codebook are about: `(b, t, d)` after pooling and merging, as `(places, d)`."""
-        left, _ = shrink.shrink_tokens(self.policy, tokens, self.grid)
-        return left.reshape(-1, left.shape[-1])
-
     def _shrunk(self, tokens: Float32Array, rows: IntArray) -> dict[ArrayName, AnyArray]:
         left, weights = shrink.shrink_tokens(self.policy, tokens, self.grid)
         made: dict[ArrayName, AnyArray] = {} if weights is None else {"weights": weights}

@@ -7,6 +7,7 @@ name by one rename when all of it is there and has been compared with what it ca
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,8 @@ def compact_store(
     An id of an image drops the image with its texts, masks and thumbnails; an id of a text drops that text.
     `features`: names of the features to take; none: all, which must be complete (`IncompleteError`) and, for
     `A+B`, be in every part (`StoreError`). Killed at any moment, `to` is not there; run again with the same
-    arguments it goes on, and the result is the same to the byte. `on_progress(feature, units done, units)`.
+    arguments it goes on, and the result is the same to the byte; so it is where several processes do the same
+    at once. `on_progress(feature, units done, units)`.
     Raises `UsageError` for ids that are not there, and where no row would be left.
     """
     opened, place = open_store(store), Path(to)
@@ -89,9 +91,18 @@ def compact_store(
     plan = _plan(opened, kept)
     if not is_store(place):
         half = place.with_name(place.name + UNFINISHED)
-        _build(opened, half, plan=plan, kept=kept, names=names, on_progress=on_progress or (lambda *_: None))
-        files.flush_folder(half)
-        files.rename(half, place)
+        try:
+            _build(
+                opened, half, plan=plan, kept=kept, names=names, on_progress=on_progress or (lambda *_: None)
+            )
+            files.flush_folder(half)
+            files.rename(half, place)
+        except (StoreError, OSError):
+            # Another process may have finished meanwhile and taken the folder away under our hands: then what
+            # is there is compared below, and what we made beside it is of no use.
+            if not is_store(place):
+                raise
+            shutil.rmtree(half, ignore_errors=True)
         files.flush_folder(place.parent)
     made = open_store(place)
     if made.plan != plan or set(made.features()) != set(names):
@@ -167,7 +178,7 @@ def _names(store: Store, features: Sequence[str] | None, kept: Kept) -> list[str
                 f"feature {name!r} is not complete",
                 where=store.path,
                 found=f"{done} of {units} units",
-                todo="finish it with the same encode command, or take the others: --feature NAME",
+                todo="finish it with the command that makes it, or take the others: --feature NAME",
             )
         if not len(kept.of(header.table)):
             raise UsageError(

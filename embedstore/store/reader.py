@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from embedstore.errors import CorruptStoreError, IncompleteError, StoreError, StoreNotFoundError
 from embedstore.store import geometry, journal, layout, tables
+from embedstore.store.advice import make_again
 from embedstore.store.create import read_plan
 from embedstore.store.feature import Feature
 from embedstore.store.ids import rows_of_ids
@@ -163,7 +164,7 @@ class Store:
             raise IncompleteError(
                 f"feature {name!r} is not complete",
                 found=f"{done} of {units} units",
-                todo="run the same embedstore encode command again: it makes what is missing",
+                todo=make_again(self.path, self.header(name)),
             )
         if manifest.header != journal.read_header(folder) or manifest.header.name != name:
             raise CorruptStoreError("manifest and header do not agree", where=name)

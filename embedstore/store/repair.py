@@ -1,4 +1,4 @@
-"""Take damage out of a store, so that the next encode makes exactly the damaged units again."""
+"""Take damage out of a store, so that the command that made a feature makes just the damaged units again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from embedstore.errors import StoreError
 from embedstore.store import files, geometry, journal, layout
+from embedstore.store.advice import make_again
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,4 +71,5 @@ def _reopen(feature: Path, damaged: set[int]) -> str:
     files.flush_folder(feature)
     left = len(layout.records(feature))
     which = ", ".join(map(str, sorted(damaged)[:10])) or "all"
-    return f"{header.name}: units {which} will be made again by the same encode command; {left} units stay"
+    again = make_again(layout.store_of(feature), header)
+    return f"{header.name}: units {which} are taken out, {left} stay; {again}"

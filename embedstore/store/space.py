@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from embedstore.errors import DiskFullError, EmbedstoreError
 from embedstore.store import geometry
+from embedstore.store.advice import made_by
 from embedstore.store.create import read_plan
 from embedstore.store.sizes import feature_nbytes, unit_nbytes
 
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FeatureHeader, Plan
 
-# From the least loss to the most, of those that an encode can store without learning anything first.
-OFFERED = ("float16", "fp8", "merge-64", "merge-64+fp8", "merge-16", "merge-8", "merge-8+fp8")
+# From the least loss to the most.
+OFFERED = ("float16", "int8", "merge-64", "merge-64+int8", "merge-16", "merge-8", "merge-8+int8")
 
 
 def free_nbytes(place: Path) -> int:
@@ -46,11 +47,16 @@ def nbytes_under(
 
 
 def policy_that_fits(
-    plan: Plan, header: FeatureHeader, room: int, *, tokens_per_row: float = 0.0
+    plan: Plan,
+    header: FeatureHeader,
+    room: int,
+    *,
+    tokens_per_row: float = 0.0,
+    offered: Sequence[str] = OFFERED,
 ) -> tuple[str, int] | None:
-    """The first of `OFFERED` that is smaller than the header's and takes at most `room`, and its bytes."""
+    """The first of `offered` that is smaller than the header's and takes at most `room`, and its bytes."""
     most = min(room, feature_nbytes(header, tokens_per_row=tokens_per_row) - 1)
-    for name in OFFERED:
+    for name in offered:
         nbytes = nbytes_under(plan, header, name, tokens_per_row=tokens_per_row)
         if nbytes is not None and nbytes <= most:
             return name, nbytes
@@ -64,16 +70,21 @@ def disk_full(
     left = sum(unit_nbytes(header, unit, tokens_per_row=tokens_per_row) for unit in missing)
     done = feature_nbytes(header, tokens_per_row=tokens_per_row) - left
     free = free_nbytes(store)
-    fitting = policy_that_fits(read_plan(store), header, free + done, tokens_per_row=tokens_per_row)
     more = size(max(0, left - free))
     todo = f"free {more} on this disk and run the same command again: what is finished stays"
-    if fitting is not None:
+    verb = made_by(store, header)
+    # The policy of a compacted feature is that of the old one; an import knows floats only.
+    if verb != "compact":
+        offered = ("float16",) if verb == "import" else OFFERED
+        fitting = policy_that_fits(
+            read_plan(store), header, free + done, tokens_per_row=tokens_per_row, offered=offered
+        )
         todo += (
-            f"; or remove features/{header.name} and encode with --policy {fitting[0]}, which takes "
+            "; no policy would make it fit"
+            if fitting is None
+            else f"; or remove features/{header.name} and {verb} with --policy {fitting[0]}, which takes "
             f"{size(fitting[1])}"
         )
-    else:
-        todo += "; no policy would make it fit"
     return DiskFullError(
         f"the disk is full: {len(missing)} of {header.units} units of {header.name!r} are not stored",
         where=store,

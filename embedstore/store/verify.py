@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from embedstore.errors import CorruptStoreError, MismatchError, StoreError, UsageError
 from embedstore.store import geometry, journal, layout
+from embedstore.store.advice import make_again
 from embedstore.store.coder import Coder
 from embedstore.store.joined import open_joined, refuse_joined, split_joined
 from embedstore.store.reader import Store, open_store
@@ -225,7 +226,7 @@ class _Check:
         yield Finding(
             kind="incomplete",
             where=f"{layout.FEATURES}/{header.name}",
-            problem=f"{len(records)} of {header.units} units are done: run the same encode command again",
+            problem=f"{len(records)} of {header.units} units are done: {make_again(self.store.path, header)}",
             feature=header.name,
         )
 

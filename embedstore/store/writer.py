@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 from embedstore.documents import ShardFile, UnitRecord, refuse_differences
 from embedstore.errors import DiskFullError, IncompleteError, MismatchError, StoreError, StoreNotFoundError
 from embedstore.store import files, geometry, journal, layout, shard, space, tables
+from embedstore.store.advice import make_again
 from embedstore.store.create import read_plan
 from embedstore.store.unit import conform_arrays, conform_thumbnails
 
@@ -245,7 +246,7 @@ class FeatureWriter:
                 "the feature is not complete",
                 where=self.header.name,
                 found=f"{self.header.units - len(missing)} of {self.header.units} units",
-                todo="run the same encode command again: it makes what is missing",
+                todo=make_again(self.store, self.header),
             )
         for name, table in (
             ("units", journal.units_table(whole)),

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from embedstore.store import open_store
 from embedstore_cli import app
 from embedstore_cli.commands import bench
 
@@ -263,8 +264,15 @@ def test_recode_says_what_is_wrong(run, store, policy, code, words):
     assert words in err.replace("\n", " ")
 
 
-def test_encode_names_recode_for_policies_that_learn(run, picture_folder, tmp_path):
-    command = ["encode", picture_folder, tmp_path / "s", "--image-encoder", "hf:x", "--policy", "pca-64"]
-    code, _, err = run(*command)
+def test_encode_stores_under_policies_that_learn(run, picture_folder, tiny_vision, tmp_path):
+    command = ["encode", picture_folder, tmp_path / "s", "--image-encoder", f"v=hf:{tiny_vision}"]
+    code, out, _ = run(*command, "--policy", "merge-4+pca-8+int8", "--dry-run")
+    assert code == 0
+    assert "v: the policy learns from 100 rows, which are encoded once more" in out.replace("\n", " ")
+    code, out, _ = run(*command, "--policy", "merge-4+pca-8+int8")
+    assert code == 0
+    assert "v: merge-4+pca-8+int8 was learnt from 100 rows" in out.replace("\n", " ")
+    assert open_store(tmp_path / "s").header("v").policy == "merge-4+pca-8+int8"
+    code, _, err = run(*command[:2], tmp_path / "t", *command[3:], "--policy", "pca-64")
     assert code == 2
-    assert "encode as float16, then embedstore recode" in err.replace("\n", " ")
+    assert "pca-D, D to 32" in err.replace("\n", " ")

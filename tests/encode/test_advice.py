@@ -40,7 +40,7 @@ def planned():
     ("share", "said"),
     [
         (1.0, None),
-        (0.99, "--policy fp8 would fit"),
+        (0.99, "--policy int8 would fit"),
         (0.45, "--policy merge-64 would fit"),
         (0.1, "--policy merge-8"),
         (0.001, "at any policy"),

@@ -195,6 +195,23 @@ def test_several_processes_make_one_feature(made, tmp_path):
     assert tree(tmp_path / "shared", "small") == tree(tmp_path / "alone", "small")
 
 
+def test_thumbnails_are_no_part_of_the_saving(tmp_path):
+    """They stay with the source, so a smaller feature does not save them."""
+    path = tmp_path / "store"
+    write_random_store(path, images=20, image_tokens=16, image_width=8, shard_rows=8)
+    source = open_store(path)["vision"]
+    header = source.header.model_copy(update={"name": "seen", "thumbnails": 16})
+    writer = FeatureWriter.open(path, header)
+    for unit in writer.missing_units():
+        rows = header.unit_rows(unit)
+        arrays = {a: source.read(a, rows.start, rows.stop) for a in ("tokens", "prefix", "pooled")}
+        writer.write_unit(unit, arrays, thumbnails=[b"x" * 5000] * len(rows))
+    assert writer.finish().nbytes > 2 * source.manifest.nbytes
+    for name in ("vision", "seen"):
+        summary = recode_feature(path, name, policy="int8", name=f"{name}8")
+        assert summary.source_nbytes == source.manifest.nbytes
+
+
 def test_run_again_nothing_is_made(store):
     recode_feature(store, "vision", policy="int8", name="small")
     before = tree(store, "small")
@@ -222,9 +239,7 @@ def test_the_calibration_of_another_recoding_is_not_taken(store):
     shutil.rmtree(folder)
     folder.mkdir()
     (folder / "calibration.safetensors").write_bytes(data)
-    with pytest.raises(
-        MismatchError, match=r"(?s)calibration of another recoding.*int8.*pca-4.*another name"
-    ):
+    with pytest.raises(MismatchError, match=r"(?s)calibration of another feature.*int8.*pca-4.*another name"):
         recode_feature(store, "vision", policy="pca-4", name="small")
 
 
@@ -234,7 +249,9 @@ def test_a_damaged_calibration_is_found(store):
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(bytes(data))
-    with pytest.raises(CorruptStoreError, match=r"(?s)small/calibration\.safetensors.*not the one.*recode"):
+    with pytest.raises(
+        CorruptStoreError, match=r"(?s)small/calibration\.safetensors.*not the one.*run the command"
+    ):
         open_store(store)["small"].decoded("tokens", [0])
     report = verify_store(store)
     assert [f.where for f in report.findings] == ["features/small/calibration.safetensors"]

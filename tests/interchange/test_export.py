@@ -210,6 +210,37 @@ def test_quarantined_rows_are_left_out_and_counted(holed, tmp_path):
     assert by_parquet(tmp_path / "b.parquet")["words"][10].as_py() == [44, 45, 46, 47]
 
 
+def test_texts_without_a_token_have_no_mean(tmp_path):
+    plan = random_plan(images=3, captions=2)
+    images, texts = random_tables(images=3, captions=2, classes=np.zeros(3, np.int64))
+    create_store(tmp_path / "s", plan, images=[images], texts=[texts])
+    for name, modality, rows in (("vision", "image", 3), ("words", "text", 6)):
+        header = plan_feature(
+            name=name, plan=plan, card=random_card(modality, width=4, tokens=4, prefix=0), policy="float32"
+        )
+        values = {"pooled": np.ones((rows, 4), np.float32)}
+        if modality == "image":
+            values["tokens"] = np.ones((rows, 4, 4), np.float32)
+        else:
+            # The first caption of picture 1 and the second of picture 2 are empty.
+            tokens = np.arange(28, dtype=np.float32).reshape(7, 4)
+            values |= {"lengths": np.array([1, 2, 0, 3, 1, 0]), "tokens": tokens}
+        writer = FeatureWriter.open(tmp_path / "s", header)
+        writer.write_unit(0, values)
+        writer.finish()
+    store = open_store(tmp_path / "s")
+    made = export(store, str(tmp_path / "a.parquet"), "words", array="mean", dtype="float32")
+    assert made.skipped == {"without a token in words": 2}
+    table = by_parquet(tmp_path / "a.parquet")
+    assert table["id"].to_pylist() == ["s000000#0", "s000000#1", "s000001#1", "s000002#0"]
+    wanted = [tokens[0], tokens[1:3].mean(axis=0), tokens[3:6].mean(axis=0), tokens[6]]
+    np.testing.assert_array_equal(dense(table["words"], (4,)), wanted)
+    made = export(store, str(tmp_path / "b.parquet"), "vision", "words", array="mean")
+    assert made.skipped == {"without a token in words": 1}
+    assert by_parquet(tmp_path / "b.parquet")["id"].to_pylist() == ["s000000", "s000002"]
+    assert export(store, str(tmp_path / "c.parquet"), "words", array="tokens").rows == 6
+
+
 def test_pictures_without_a_caption_in_the_language(holed, tmp_path):
     with pytest.raises(UsageError, match="no rows are left to export"):
         export(holed, str(tmp_path / "a.parquet"), "vision", "words", language="fr")

@@ -39,13 +39,7 @@ def learnt_for(name, arrays):
     policy = parse_policy(name)
     if not policy.learns:
         return None
-    coder = Coder(policy, grid=(4, 4))
-    shrunk = (
-        coder.tokens_to_learn_from(arrays["tokens"])
-        if policy.shrinks
-        else arrays["tokens"].reshape(-1, WIDTH)
-    )
-    return calibration.learn(policy, arrays | {"tokens": shrunk})
+    return calibration.learn_from(policy, [arrays], grid=(4, 4))
 
 
 @pytest.mark.parametrize("name", NAMES)

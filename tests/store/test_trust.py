@@ -84,7 +84,7 @@ def test_a_full_disk_names_what_is_missing_and_what_would_fit(kit, tmp_path, mon
     ("share", "said"),
     [
         (0.6, "encode with --policy float16"),
-        (0.3, "encode with --policy fp8"),
+        (0.3, "encode with --policy int8"),
         (0.0, "no policy would make it fit"),
     ],
 )

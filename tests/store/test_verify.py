@@ -50,9 +50,8 @@ def test_damage_is_found_and_only_that_unit_is_made_again(whole, kit, case):
     assert {(f.feature, f.unit) for f in report.corrupt} == {("vision", 0)}
     repaired = verify_store(whole, repair=True)
     assert repaired.sound
-    assert repaired.repaired == (
-        "vision: units 0 will be made again by the same encode command; 1 units stay",
-    )
+    (said,) = repaired.repaired
+    assert said.startswith("vision: units 0 are taken out, 1 stay; run the same embedstore encode command")
     found = verify_store(whole)
     assert [f.kind for f in found.findings] == ["incomplete"]
     header = open_store(whole).header("vision")
@@ -101,9 +100,8 @@ def test_damaged_unit_tables_mean_that_all_units_are_made_again(whole, kit):
     (whole / "features/vision/units.parquet").write_bytes(b"nothing")
     assert [f.feature for f in verify_store(whole).corrupt] == ["vision"]
     report = verify_store(whole, repair=True)
-    assert report.repaired == (
-        "vision: units all will be made again by the same encode command; 0 units stay",
-    )
+    (said,) = report.repaired
+    assert said.startswith("vision: units all are taken out, 0 stay; run the same embedstore encode command")
     kit.write_missing(FeatureWriter.open(whole, open_store(whole).header("vision")))
     assert kit.tree(whole) == before
 

@@ -94,7 +94,7 @@ def test_only_missing_and_damaged_units_are_made_again(planned, kit):
     ):
         damage()
         assert writer.missing_units() == [1]
-        with pytest.raises(IncompleteError, match=r"(?s)vision.*1 of 2 units.*same encode command"):
+        with pytest.raises(IncompleteError, match=r"(?s)vision.*1 of 2 units.*same embedstore encode"):
             writer.finish()
         writer.write_unit(1, arrays, quarantined=quarantined, thumbnails=thumbnails)
         assert writer.missing_units() == []

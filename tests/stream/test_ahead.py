@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import pytest
 
@@ -53,6 +55,44 @@ def test_leaving_early_ends_the_thread():
         assert next(stream) == 0
     assert list(stream) == []
     assert threads() == []
+
+
+class Room:
+    """Buffers that can be watched."""
+
+
+def test_one_that_is_dropped_half_read_leaves_no_thread_and_no_buffer():
+    rooms = [Room(), Room(), Room()]
+    watched = [weakref.ref(room) for room in rooms]
+    begun = []
+
+    def read(job, room):
+        begun.append(job)
+        return job
+
+    stream = ReadAhead(range(1000), read, rooms)
+    rooms.clear()
+    assert [next(stream), next(stream)] == [0, 1]
+    (thread,) = threads()
+    del stream
+    gc.collect()
+    thread.join(timeout=30)
+    assert not thread.is_alive()
+    assert max(begun) <= 4
+    assert [ref() for ref in watched] == [None, None, None]
+
+
+def test_one_that_is_dropped_unread_or_after_an_error_leaves_no_thread():
+    def broken(job, _):
+        raise ValueError(job)
+
+    for read in (lambda job, _: job, broken):
+        stream = ReadAhead(range(5), read, ["a", "b"])
+        thread = stream._thread
+        del stream
+        gc.collect()
+        thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 def test_the_number_of_buffers_follows_the_budget():

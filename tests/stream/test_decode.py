@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from embedstore.store import open_store, plan_feature
-from embedstore.store.calibration import learn
+from embedstore.store.calibration import learn_from
 from embedstore.store.coder import Coder
 from embedstore.store.geometry import effective_policy
 from embedstore.stream.batches import ImageReader, TextReader
@@ -49,9 +49,8 @@ def coder_of(store, feature, name):
     if feature == "words":
         sample["tokens"] = source.decoded_text(slice(None)).tokens
     else:
-        sample["tokens"] = Coder(policy, grid=(4, 4)).tokens_to_learn_from(source.decoded("tokens", rows))
-        sample["prefix"] = source.decoded("prefix", rows)
-    return Coder.of(header, learn(policy, sample))
+        sample |= {name: source.decoded(name, rows) for name in ("tokens", "prefix")}
+    return Coder.of(header, learn_from(policy, [sample], grid=(4, 4)))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,7 +38,7 @@ def encode(
         ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="How values are stored, e.g. float16, fp8, merge-32; docs/policies.md.")
+        str, typer.Option(help="How values are stored, e.g. float16, int8, merge-32+int8; docs/policies.md.")
     ] = "float16",
     limit: Annotated[int | None, typer.Option(help="Samples taken at most.", show_default=False)] = None,
     shard_rows: Annotated[
@@ -127,7 +127,10 @@ def encode(
 
         def show(at: Progress) -> None:
             rate = f"{at.fresh / at.seconds:.1f}/s" if at.fresh and at.seconds else ""
-            bars.update(f"{at.feature} ({at.table}, {at.device})", done=at.done, total=at.total, note=rate)
+            what = f"{at.feature} ({at.table}, {at.device})"
+            if at.step == "calibrate":
+                what = f"{at.feature}: learning {policy}"
+            bars.update(what, done=at.done, total=at.total, note=rate)
 
         try:
             summary = encode_source(
@@ -180,6 +183,8 @@ def _show(summary: EncodeSummary) -> None:
         render.say(
             f"{feature.name}: {header.rows} {header.table}, {render.size(feature.manifest.nbytes)}; {made}"
         )
+        if feature.sampled:
+            render.say(f"{feature.name}: {header.policy} was learnt from {feature.sampled} rows")
         if feature.truncated:
             limit = header.card.tokenizer.max_length if header.card.tokenizer else 0
             render.warn(f"{feature.name}: {feature.truncated} texts were cut at {limit} tokens")
@@ -210,5 +215,12 @@ def _show_dry_run(plan: DryRun) -> None:
         f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}; "
         f"free on this disk: {render.size(plan.free_bytes)}"
     )
+    for feature in plan.features:
+        if feature.calibration_rows:
+            seconds = feature.calibration_rows / feature.rate
+            render.say(
+                f"{feature.name}: the policy learns from {feature.calibration_rows} rows, which are encoded "
+                f"once more than the others ({render.duration(seconds)} of the time above)"
+            )
     if plan.advice:
         render.warn(plan.advice)
