@@ -7,7 +7,6 @@ name by one rename when all of it is there and has been compared with what it ca
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,18 +90,13 @@ def compact_store(
     plan = _plan(opened, kept)
     if not is_store(place):
         half = place.with_name(place.name + UNFINISHED)
-        try:
-            _build(
-                opened, half, plan=plan, kept=kept, names=names, on_progress=on_progress or (lambda *_: None)
-            )
-            files.flush_folder(half)
-            files.rename(half, place)
-        except (StoreError, OSError):
-            # Another process may have finished meanwhile and taken the folder away under our hands: then what
-            # is there is compared below, and what we made beside it is of no use.
+        with files.alone(half):
+            # Another process may have made it while this one waited.
             if not is_store(place):
-                raise
-            shutil.rmtree(half, ignore_errors=True)
+                report = on_progress or (lambda *_: None)
+                _build(opened, half, plan=plan, kept=kept, names=names, on_progress=report)
+                files.flush_folder(half)
+                files.rename(half, place)
         files.flush_folder(place.parent)
     made = open_store(place)
     if made.plan != plan or set(made.features()) != set(names):

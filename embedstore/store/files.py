@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from embedstore.store import layout
 from embedstore.store.failpoints import effect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from embedstore.shapes import ByteArray
@@ -278,6 +278,35 @@ def _create(final: Path, data: bytes) -> bool:
     finally:
         os.close(handle)
     return True
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder and be the only process that works in it; others wait, also for one that renames it.
+
+    The system lets go of it when a process ends, however it ends. Where a file system has no locks, nobody
+    waits.
+    """
+    while True:
+        make_folder(folder)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            _lock(handle)
+            there = folder.stat() if folder.is_dir() else None
+            if there is None or os.path.samestat(there, os.fstat(handle)):
+                yield
+                return
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        return
 
 
 def remove(path: Path) -> None:

@@ -112,15 +112,3 @@ def test_compacts_into_one_place_at_once_all_succeed(tmp_path):
 
 def files(folder):
     return [p for p in folder.rglob("*") if p.is_file()]
-
-
-def test_one_that_finishes_while_another_copies_wins(tmp_path):
-    store = write_random_store(tmp_path / "store", images=60, captions=1, shard_rows=16)
-
-    def quicker(name, done, total):
-        if not (tmp_path / "new").exists():
-            compact_store(store.path, tmp_path / "new")
-
-    compact_store(store.path, tmp_path / "new", on_progress=quicker)
-    assert verify_store(tmp_path / "new").findings == ()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "store"]
