@@ -1,8 +1,10 @@
 """Other formats, each at its documented best setting for shuffled training.
 
 A peer is a module with `NAME`, `SETTING` (one line), `write(folder, parts, shape)` where parts are float16
-arrays of rows, and `opened(folder, threads)`, a function `gather(rows, out)` of a group of rows. Peers that
-read our own files have no `write`.
+arrays of rows, and either `opened(folder, threads)`, a function `gather(rows, out)` of a group of rows, or,
+for libraries with a shuffled loader of their own, `loader(folder, workers, batch)`, which gives an epoch of
+`(rows, tokens)` whenever it is iterated. Peers that read our own files have no `write`; `FILES` names
+another peer whose files are read; `forget()` lets go of what a library keeps open after its last use.
 """
 
 from __future__ import annotations
@@ -14,21 +16,53 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-MODULES = ("arrow_take", "h5", "lance_take", "tensorstore_read", "zarrs_read", "zarr_python")
-NO_ADAPTER = ("litdata", "webdataset", "hf-datasets", "mds")
+MODULES = (
+    "arrow_take",
+    "h5",
+    "lance_take",
+    "tensorstore_read",
+    "zarrs_read",
+    "zarr_python",
+    "litdata_stream",
+    "webdataset_tar",
+    "hf",
+    "hf_arrow",
+    "mds",
+)
 
 
 class Peer(Protocol):
-    """What every module of this folder has."""
+    """What a module of this folder has that reads given rows."""
 
     NAME: str
     SETTING: str
 
     def opened(self, folder: Path, threads: int) -> Callable[[np.ndarray, np.ndarray], None]:
         """A function that gathers rows into a buffer."""
+
+
+class LoaderPeer(Protocol):
+    """What a module of this folder has that shuffles by itself."""
+
+    NAME: str
+    SETTING: str
+
+    def loader(self, folder: Path, workers: int, batch: int) -> Epochs:
+        """Shuffled epochs in batches."""
+
+
+class Epochs:
+    """A library's own loader: every iteration is an epoch of `(rows (b,), tokens (b, t, d))`."""
+
+    def __init__(self, batches: Iterable[Any], unpack: Callable[[Any], tuple[Any, Any]]) -> None:
+        self._batches, self._unpack = batches, unpack
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for batch in self._batches:
+            yield self._unpack(batch)
 
 
 def installed() -> tuple[list[Any], list[str]]:
@@ -39,7 +73,7 @@ def installed() -> tuple[list[Any], list[str]]:
             found.append(importlib.import_module(f"peers.{name}"))
         except ImportError:
             missing.append(name)
-    return found, [*missing, *NO_ADAPTER]
+    return found, missing
 
 
 def blocks(rows: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
