@@ -11,6 +11,7 @@ from embedstore.errors import UsageError
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives, recall_at_k
 from embedstore.stream.embed import embed_images, embed_texts
+from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.pairs import PairStream
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Validation:
 
 
 def training_data(
-    store: Store, config: FitConfig, *, pin: bool = False
+    store: Store, config: FitConfig, *, pin: bool = False, buffer_mb: float = BUFFER_MB
 ) -> tuple[PairStream, Validation | None]:
     """The stream to learn from and, where the configuration names one, what chooses the checkpoint."""
 
@@ -103,6 +104,7 @@ def training_data(
             role=config.role,
             language=config.language,
             seed=config.seed,
+            buffer_mb=buffer_mb,
             pin=pin,
         )
 
