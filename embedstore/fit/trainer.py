@@ -25,6 +25,7 @@ from embedstore.losses.base import build_loss
 from embedstore.store import open_store
 from embedstore.stream.cached_pairs import CachedPairs, pairs_on_device
 from embedstore.stream.groups import BUFFER_MB
+from embedstore.stream.pairs import PairStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from embedstore.losses.base import Loss
     from embedstore.store import Store
     from embedstore.stream.cached_pairs import CacheChoice
-    from embedstore.stream.pairs import PairBatch, PairStream
+    from embedstore.stream.pairs import PairBatch
 
 LOG_LINES_AN_EPOCH = 20
 
@@ -50,6 +51,7 @@ def fit_head(
     overwrite: bool = False,
     buffer_mb: float = BUFFER_MB,
     cache_on_device: CacheChoice = "auto",
+    make_stream: Callable[..., PairStream] = PairStream,
     on_progress: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fit a head on two features of a store and write its folder.
@@ -57,7 +59,8 @@ def fit_head(
     On one CPU with the same thread count and library versions the weights are the same to the bit for the
     same `config`; torch's random state is left as it was. How tokens come changes nothing of them:
     `buffer_mb` (MiB) bounds what is read ahead; `cache_on_device` reads all once and keeps them in the memory
-    of the device (`auto`: on a GPU, where they fit; `yes`: or fails with the numbers).
+    of the device (`auto`: on a GPU, where they fit; `yes`: or fails with the numbers). `make_stream` stands
+    in for `PairStream`, to study another order.
 
     Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
     with a finished head (unless `overwrite`); `HeadError` for sides that do not fit, and for a loss that is
@@ -72,7 +75,9 @@ def fit_head(
         head = build_head(record).to(place)
         loss = build_loss(config.loss, temperature=config.temperature).to(place)
         pin = place.type == "cuda"
-        streamed, validation = training_data(opened, config, pin=pin, buffer_mb=buffer_mb)
+        streamed, validation = training_data(
+            opened, config, pin=pin, buffer_mb=buffer_mb, make_stream=make_stream
+        )
         folder = HeadFolder(Path(out), overwrite=overwrite)
         stream = pairs_on_device(streamed, place, cache_on_device)
         with FitLog(folder.path) as log:
