@@ -3,6 +3,7 @@
 import inspect
 
 from embedstore.documents import FitConfig
+from embedstore.stream.groups import BUFFER_MB
 from embedstore_cli.commands.fit import fit
 
 OF_THE_COMMAND = {
@@ -14,3 +15,7 @@ OF_THE_COMMAND = {
 
 def test_options_and_fields_are_the_same():
     assert set(inspect.signature(fit).parameters) - OF_THE_COMMAND == set(FitConfig.model_fields)
+
+
+def test_the_room_for_reading_ahead_is_the_streams_own():
+    assert inspect.signature(fit).parameters["buffer_mb"].default == BUFFER_MB

@@ -120,3 +120,21 @@ def test_free_memory_of_the_host_is_between_nothing_and_all(monkeypatch, tmp_pat
     assert 0 < cache.free_bytes(HOST) < 2**50
     monkeypatch.setattr(cache, "Path", lambda _: tmp_path / "not-there")
     assert 0 < cache.free_bytes(HOST) < 2**50
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("image", ["vision", "vision-int8", "vision-bfloat16", "vision-pca-8"])
+def test_a_gpu_keeps_what_it_would_have_been_sent(store, image):
+    gpu = torch.device("cuda")
+    stream = pairs(store, image, pin=True)
+    cached = pairs_on_device(stream, gpu)
+    assert isinstance(cached, CachedPairs)
+    with stream.epoch(1) as streamed, cached.epoch(1) as kept:
+        for one, other in zip(streamed, kept, strict=True):
+            moved = one.to(gpu)
+            assert other.image.tokens.is_cuda
+            assert other.text.tokens.is_cuda
+            assert same(moved.image, other.image)
+            assert same(moved.text, other.text)
+            torch.cuda.synchronize()
