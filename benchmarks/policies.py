@@ -144,6 +144,7 @@ def measure_policies(setting: Setting, policies: Sequence[str], folder: Path) ->
         ours, reference = stored_bytes(feature), stored_bytes(plain)
         error, what = cosine_error(plain, feature)
         found = setting.recall(name, folder / "head")
+        sys.stderr.write(f"{policy}: recall@1 {_figures(found)}; {spread}{_noise(found, base)}\n")
         shape = feature.array("tokens").spec.shape
         rows += [
             Row(

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-MODULES = (
-    "arrow_take",
-    "h5",
-    "lance_take",
-    "tensorstore_read",
-    "zarrs_read",
-    "zarr_python",
-    "litdata_stream",
-    "webdataset_tar",
-    "hf",
-    "hf_arrow",
-    "mds",
-)
+MODULES = {
+    "arrow": "arrow_take",
+    "h5py": "h5",
+    "lance": "lance_take",
+    "tensorstore": "tensorstore_read",
+    "zarrs": "zarrs_read",
+    "zarr-python": "zarr_python",
+    "litdata": "litdata_stream",
+    "webdataset": "webdataset_tar",
+    "hf": "hf",
+    "hf-arrow": "hf_arrow",
+    "mds": "mds",
+}
 
 
 class Peer(Protocol):
@@ -68,9 +68,9 @@ class Epochs:
 def installed() -> tuple[list[Any], list[str]]:
     """The peers whose library is here, and the names of the others."""
     found, missing = [], []
-    for name in MODULES:
+    for name, module in MODULES.items():
         try:
-            found.append(importlib.import_module(f"peers.{name}"))
+            found.append(importlib.import_module(f"peers.{module}"))
         except ImportError:
             missing.append(name)
     return found, missing

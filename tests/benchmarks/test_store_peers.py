@@ -68,7 +68,8 @@ def test_a_wrong_loader_is_found(modules, base, fault):
 def test_an_installed_loader_gives_every_row_anew(modules, base, name, tmp_path):
     """Without workers; those that are not installed are left out, as in the benchmark."""
     peers, store_peers = modules
-    found, _ = peers.installed()
+    found, missing = peers.installed()
+    assert {p.NAME for p in found} | set(missing) == set(peers.MODULES)
     peer = next((p for p in found if p.__name__ == f"peers.{name}"), None)
     if peer is None:
         pytest.skip("not installed")
