@@ -40,15 +40,24 @@ POLICIES = (
     "int8",
     "fp8",
     "pool-2x2",
-    "merge-32+int8",
+    "pool-2x2+int8",
+    "merge-64",
+    "merge-32",
+    "merge-16",
     "merge-8",
+    "merge-4",
+    "merge-2",
+    "merge-1",
+    "merge-32+int8",
     "merge-8+int8",
     "merge-4+int8",
     "merge-2+int8",
     "pca-64",
     "pca-64+int8",
     "pq-16",
+    "merge-32+pq-16+int8",
     "cls+mean",
+    "cls+mean+int8",
 )
 QUICK = ("int8", "merge-8", "cls+mean")
 DECODED = 256
@@ -64,6 +73,7 @@ class Setting:
     text: str
     epochs: int
     batch: int
+    lr: float
     seeds: int
 
     def recall(self, image: str, out: Path) -> list[float]:
@@ -77,6 +87,7 @@ class Setting:
                 width=256,
                 epochs=self.epochs,
                 batch_size=self.batch,
+                lr=self.lr,
                 seed=seed,
             )
             fit_head(self.store, config, out, overwrite=True)
@@ -133,6 +144,7 @@ def measure_policies(setting: Setting, policies: Sequence[str], folder: Path) ->
         ours, reference = stored_bytes(feature), stored_bytes(plain)
         error, what = cosine_error(plain, feature)
         found = setting.recall(name, folder / "head")
+        sys.stderr.write(f"{policy}: recall@1 {_figures(found)}; {spread}{_noise(found, base)}\n")
         shape = feature.array("tokens").spec.shape
         rows += [
             Row(
@@ -155,10 +167,17 @@ def measure_policies(setting: Setting, policies: Sequence[str], folder: Path) ->
                 ratio=statistics.mean(found) - statistics.mean(base),
                 meaning="points of recall@1",
                 reference=spread,
-                detail=f"{_figures(found)}; {setting.seeds} seeds, test split, mean of both directions",
+                detail=f"{_figures(found)}; {setting.seeds} seeds, test split, mean of both directions"
+                + _noise(found, base),
             ),
         ]
     return rows
+
+
+def _noise(found: Sequence[float], base: Sequence[float]) -> str:
+    """Standard error of the difference; heads of one seed begin the same."""
+    each = [a - b for a, b in zip(found, base, strict=True)]
+    return f", standard error {statistics.stdev(each) / len(each) ** 0.5:.2f}" if len(each) > 1 else ""
 
 
 def _figures(values: Sequence[float]) -> str:
@@ -179,7 +198,15 @@ def make_store(folder: Path, *, quick: bool) -> tuple[Path, str]:
 
 
 def measure(
-    *, quick: bool, store: Path | None, image: str, seeds: int, policies: Sequence[str] | None
+    *,
+    quick: bool,
+    store: Path | None,
+    image: str,
+    text: str,
+    seeds: int,
+    batch: int,
+    lr: float,
+    policies: Sequence[str] | None,
 ) -> list[Row]:
     """Make or open the store and measure the policies, or a choice of them."""
     with tempfile.TemporaryDirectory(prefix="embedstore-policies-") as made:
@@ -188,9 +215,10 @@ def measure(
         setting = Setting(
             store=place,
             image=name,
-            text="minilm",
+            text=text,
             epochs=5 if quick else 20,
-            batch=100 if quick else 200,
+            batch=100 if quick else batch,
+            lr=lr,
             seeds=1 if quick else seeds,
         )
         return measure_policies(setting, policies or (QUICK if quick else POLICIES), folder)
@@ -198,13 +226,17 @@ def measure(
 
 if __name__ == "__main__":
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("--store", type=Path, help="a float16 store with a feature minilm; features are added")
+    own.add_argument("--store", type=Path, help="a float16 store; features are added")
     own.add_argument("--image", default="vit-tiny-in1k", help="image feature of --store")
+    own.add_argument("--text", default="minilm", help="text feature of --store")
+    own.add_argument("--batch", type=int, default=200)
+    own.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
     own.add_argument("--seeds", type=int, default=3, help="heads fitted from each policy")
     own.add_argument("--policies", nargs="+", help="these in place of the usual ones")
     given, rest = own.parse_known_args()
     main(
         lambda quick: measure(quick=quick, **vars(given)),
-        description=f"{__doc__}\nOwn options: --store PATH, --image NAME, --seeds N, --policies NAME ...",
+        description=f"{__doc__}\nOwn options: --store PATH, --image NAME, --text NAME, --batch N, --lr X, "
+        "--seeds N, --policies NAME ...",
         argv=rest,
     )

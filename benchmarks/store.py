@@ -22,6 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import store_data
+import store_peers
 from cold import make_cold, paired_cold
 from common import Meaning, Paired, Row, main, paired_ratio, timed
 from peers import installed
@@ -154,7 +155,7 @@ class Bench:
         np.save(self.folder / "tokens.npy", np.concatenate(list(self.parts(1024))))
         self.peers, missing = installed()
         if missing:
-            sys.stderr.write(f"left out, not installed or no adapter: {', '.join(missing)}\n")
+            sys.stderr.write(f"left out, not installed: {', '.join(missing)}\n")
         for peer in self.peers:
             if hasattr(peer, "write"):
                 place = self.folder / peer.NAME
@@ -191,17 +192,8 @@ class Bench:
                 self.shared(len(rows), partial(take, mapped, rows, room))
 
         run("npy", "np.take of a memory map", gather_map, self.repeats)
-        for peer in self.peers:
-            own = hasattr(peer, "write")
-            place = self.folder / peer.NAME if own else self.store.path / "features/vision/tokens"
-            gather = peer.opened(place, THREADS)
-            check_equal(gather, groups[0], self.base, room)
-
-            def all_groups(gather: Callable[..., None] = gather) -> None:
-                for rows in groups:
-                    gather(rows, room[: len(rows)])
-
-            run(peer.NAME, f"{peer.NAME}: {peer.SETTING}", all_groups, max(1, self.repeats // 2))
+        self.compared = store_peers.Compared(groups=groups, room=room, threads=THREADS, batch=BATCH)
+        self.workers = store_peers.warm(self, lambda: epoch(stream), self.compared)
 
     def shared(self, count: int, part: Callable[[int, int], object]) -> None:
         """`part(low, high)` of `count` rows on every thread."""
@@ -242,6 +234,7 @@ class Bench:
         at, their = self.store.path / "features/vision/tokens", self.folder / "tokens.npy"
         cold = paired_cold(lambda: ours(self.store["vision"]), at, from_map, their, self.repeats)
         self.add("random-cold-vs-npy", "np.take of a memory map", cold, detail=detail)
+        store_peers.random_cold(self, lambda: ours(self.store["vision"]), wanted, room, detail)
 
     def cold(self) -> None:
         """A cold epoch against the disk, and what the checksums of a first epoch cost."""
@@ -262,6 +255,7 @@ class Bench:
 
         first = paired_cold(lambda: epoch(self.stream()), at, disk, plain, self.repeats)
         self.add("shuffle-cold-vs-disk", "blocks of 1.5 MB of one file, any order", first)
+        store_peers.cold(self, lambda: epoch(self.stream()), self.compared, self.workers)
 
         def cold_epoch(verify: str) -> Callable[[], None]:
             return lambda: epoch(self.stream(verify=verify))
@@ -312,14 +306,6 @@ def epoch(stream: TokenStream) -> None:
 def take(mapped: np.ndarray, rows: np.ndarray, room: np.ndarray, low: int, high: int) -> None:
     """Some rows of a memory map into their part of a buffer."""
     np.take(mapped, rows[low:high], axis=0, out=room[low:high])
-
-
-def check_equal(gather: Callable[..., None], rows: np.ndarray, base: np.ndarray, room: np.ndarray) -> None:
-    """A peer must give the rows that were written before its time means anything."""
-    gather(rows, room[: len(rows)])
-    for i in (0, len(rows) // 2, len(rows) - 1):
-        wanted = store_data.rows_at(base, int(rows[i]), int(rows[i]) + 1)[0]
-        np.testing.assert_array_equal(room[i], wanted)
 
 
 def opening(folder: Path, shards: int) -> Row:

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
     from embedstore.interchange import export_rows, import_feature
     from embedstore.model import load_head
     from embedstore.store import Feature, JoinedStore, Store, compact_store, open_store, verify_store
+    from embedstore.stream.cache import DeviceCache
+    from embedstore.stream.dataset import TokenDataset, TokenStream
+    from embedstore.stream.pairs import PairStream
 
 __version__ = "0.1.0"
 __all__ = [
+    "DeviceCache",
     "EmbedstoreError",
     "Feature",
     "JoinedStore",
+    "PairStream",
     "Store",
+    "TokenDataset",
+    "TokenStream",
     "__version__",
     "bench_retrieval",
     "bench_zeroshot",
@@ -38,9 +45,13 @@ __all__ = [
 ]
 
 _LAZY = {
+    "DeviceCache": "embedstore.stream.cache",
     "Feature": "embedstore.store",
     "JoinedStore": "embedstore.store",
+    "PairStream": "embedstore.stream.pairs",
     "Store": "embedstore.store",
+    "TokenDataset": "embedstore.stream.dataset",
+    "TokenStream": "embedstore.stream.dataset",
     "bench_retrieval": "embedstore.bench",
     "bench_zeroshot": "embedstore.bench",
     "compact_store": "embedstore.store",

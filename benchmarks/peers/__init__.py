@@ -1,8 +1,10 @@
 """Other formats, each at its documented best setting for shuffled training.
 
 A peer is a module with `NAME`, `SETTING` (one line), `write(folder, parts, shape)` where parts are float16
-arrays of rows, and `opened(folder, threads)`, a function `gather(rows, out)` of a group of rows. Peers that
-read our own files have no `write`.
+arrays of rows, and either `opened(folder, threads)`, a function `gather(rows, out)` of a group of rows, or,
+for libraries with a shuffled loader of their own, `loader(folder, workers, batch)`, which gives an epoch of
+`(rows, tokens)` whenever it is iterated. Peers that read our own files have no `write`; `FILES` names
+another peer whose files are read; `forget()` lets go of what a library keeps open after its last use.
 """
 
 from __future__ import annotations
@@ -14,15 +16,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-MODULES = ("arrow_take", "h5", "lance_take", "tensorstore_read", "zarrs_read", "zarr_python")
-NO_ADAPTER = ("litdata", "webdataset", "hf-datasets", "mds")
+MODULES = {
+    "arrow": "arrow_take",
+    "h5py": "h5",
+    "lance": "lance_take",
+    "tensorstore": "tensorstore_read",
+    "zarrs": "zarrs_read",
+    "zarr-python": "zarr_python",
+    "litdata": "litdata_stream",
+    "webdataset": "webdataset_tar",
+    "hf": "hf",
+    "hf-arrow": "hf_arrow",
+    "mds": "mds",
+}
 
 
 class Peer(Protocol):
-    """What every module of this folder has."""
+    """What a module of this folder has that reads given rows."""
 
     NAME: str
     SETTING: str
@@ -31,15 +44,36 @@ class Peer(Protocol):
         """A function that gathers rows into a buffer."""
 
 
+class LoaderPeer(Protocol):
+    """What a module of this folder has that shuffles by itself."""
+
+    NAME: str
+    SETTING: str
+
+    def loader(self, folder: Path, workers: int, batch: int) -> Epochs:
+        """Shuffled epochs in batches."""
+
+
+class Epochs:
+    """A library's own loader: every iteration is an epoch of `(rows (b,), tokens (b, t, d))`."""
+
+    def __init__(self, batches: Iterable[Any], unpack: Callable[[Any], tuple[Any, Any]]) -> None:
+        self._batches, self._unpack = batches, unpack
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for batch in self._batches:
+            yield self._unpack(batch)
+
+
 def installed() -> tuple[list[Any], list[str]]:
     """The peers whose library is here, and the names of the others."""
     found, missing = [], []
-    for name in MODULES:
+    for name, module in MODULES.items():
         try:
-            found.append(importlib.import_module(f"peers.{name}"))
+            found.append(importlib.import_module(f"peers.{module}"))
         except ImportError:
             missing.append(name)
-    return found, [*missing, *NO_ADAPTER]
+    return found, missing
 
 
 def blocks(rows: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:

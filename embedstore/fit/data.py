@@ -11,6 +11,7 @@ from embedstore.errors import UsageError
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives, recall_at_k
 from embedstore.stream.embed import embed_images, embed_texts
+from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.pairs import PairStream
 
 if TYPE_CHECKING:
@@ -89,12 +90,17 @@ class Validation:
 
 
 def training_data(
-    store: Store, config: FitConfig, *, pin: bool = False
+    store: Store,
+    config: FitConfig,
+    *,
+    pin: bool = False,
+    buffer_mb: float = BUFFER_MB,
+    make_stream: Callable[..., PairStream] = PairStream,
 ) -> tuple[PairStream, Validation | None]:
     """The stream to learn from and, where the configuration names one, what chooses the checkpoint."""
 
-    def stream(rows: IntArray) -> PairStream:
-        return PairStream(
+    def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream) -> PairStream:
+        return make(
             store,
             image=config.image,
             text=config.text,
@@ -103,13 +109,15 @@ def training_data(
             role=config.role,
             language=config.language,
             seed=config.seed,
+            buffer_mb=buffer_mb,
             pin=pin,
         )
 
     rows = split_rows(store, config.split)
     if config.val_split is not None:
-        return stream(rows), Validation.build(stream(split_rows(store, config.val_split)), store, config)
+        chosen_on = stream(split_rows(store, config.val_split))
+        return stream(rows, make_stream), Validation.build(chosen_on, store, config)
     if config.val_fraction > 0:
         held, rest = hold_out(rows, config.val_fraction, config.seed)
-        return stream(rest), Validation.build(stream(held), store, config)
-    return stream(rows), None
+        return stream(rest, make_stream), Validation.build(stream(held), store, config)
+    return stream(rows, make_stream), None

@@ -33,7 +33,10 @@ class FitProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
-    """What a fit did. `loss` is the mean of the last epoch; times in seconds; `skipped` reason to images."""
+    """What a fit did. `loss` is the mean of the last epoch; times in seconds; `skipped` reason to images.
+
+    `cached_bytes`: tokens kept in the memory of the device; 0 where they were streamed.
+    """
 
     out: Path
     head: HeadConfig
@@ -47,6 +50,7 @@ class FitResult:
     seconds: float
     loading_seconds: float
     skipped: dict[str, int]
+    cached_bytes: int
     kept_epoch: int
     recall: dict[str, float] | None = None
 

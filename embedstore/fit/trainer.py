@@ -23,6 +23,9 @@ from embedstore.heads.base import build_head
 from embedstore.heads.buffers import POOL
 from embedstore.losses.base import build_loss
 from embedstore.store import open_store
+from embedstore.stream.cached_pairs import CachedPairs, pairs_on_device
+from embedstore.stream.groups import BUFFER_MB
+from embedstore.stream.pairs import PairStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +36,8 @@ if TYPE_CHECKING:
     from embedstore.heads.base import Head
     from embedstore.losses.base import Loss
     from embedstore.store import Store
-    from embedstore.stream.pairs import PairBatch, PairStream
+    from embedstore.stream.cached_pairs import CacheChoice
+    from embedstore.stream.pairs import PairBatch
 
 LOG_LINES_AN_EPOCH = 20
 
@@ -45,14 +49,22 @@ def fit_head(
     *,
     device: str = "auto",
     overwrite: bool = False,
+    buffer_mb: float = BUFFER_MB,
+    cache_on_device: CacheChoice = "auto",
+    make_stream: Callable[..., PairStream] = PairStream,
     on_progress: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fit a head on two features of a store and write its folder.
 
     On one CPU with the same thread count and library versions the weights are the same to the bit for the
-    same `config`; torch's random state is left as it was. Raises `UsageError` for features, splits, languages
-    and roles that the store has not, and for an `out` with a finished head (unless `overwrite`); `HeadError`
-    for sides that do not fit, and for a loss that is not finite.
+    same `config`; torch's random state is left as it was. How tokens come changes nothing of them:
+    `buffer_mb` (MiB) bounds what is read ahead; `cache_on_device` reads all once and keeps them in the memory
+    of the device (`auto`: on a GPU, where they fit; `yes`: or fails with the numbers). `make_stream` stands
+    in for `PairStream`, to study another order.
+
+    Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
+    with a finished head (unless `overwrite`); `HeadError` for sides that do not fit, and for a loss that is
+    not finite.
     """
     check_config(config)
     opened = open_store(store) if isinstance(store, str | Path) else store
@@ -62,8 +74,12 @@ def fit_head(
         torch.manual_seed(config.seed)
         head = build_head(record).to(place)
         loss = build_loss(config.loss, temperature=config.temperature).to(place)
-        stream, validation = training_data(opened, config, pin=place.type == "cuda")
+        pin = place.type == "cuda"
+        streamed, validation = training_data(
+            opened, config, pin=pin, buffer_mb=buffer_mb, make_stream=make_stream
+        )
         folder = HeadFolder(Path(out), overwrite=overwrite)
+        stream = pairs_on_device(streamed, place, cache_on_device)
         with FitLog(folder.path) as log:
             run = _Run(config, head, loss, stream, validation, place, log, on_progress)
             run.all_epochs()
@@ -80,7 +96,7 @@ class _Run:
     config: FitConfig
     head: Head
     loss: Loss
-    stream: PairStream
+    stream: PairStream | CachedPairs
     validation: Validation | None
     device: torch.device
     log: FitLog
@@ -112,6 +128,10 @@ class _Run:
         return sum(p.numel() for p in self.head.parameters())
 
     @property
+    def cached_bytes(self) -> int:
+        return self.stream.nbytes if isinstance(self.stream, CachedPairs) else 0
+
+    @property
     def rate(self) -> float:
         return self.step / self.stream.steps * len(self.stream.rows) / max(self.training_seconds, 1e-9)
 
@@ -125,6 +145,7 @@ class _Run:
             skipped=self.stream.skipped,
             parameters=self.parameters,
             steps=self.steps,
+            cached_bytes=self.cached_bytes,
         )
         for epoch in range(1, self.config.epochs + 1):
             self.one_epoch(epoch)
@@ -255,6 +276,7 @@ class _Run:
             seconds=self.seconds,
             loading_seconds=self.loading_seconds,
             skipped=self.stream.skipped,
+            cached_bytes=self.cached_bytes,
             kept_epoch=self.kept_epoch,
             recall=self.best,
         )

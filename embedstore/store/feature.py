@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, UsageError
-from embedstore.store import layout, tables
+from embedstore.store import arrow, layout, tables
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify
 from embedstore.store.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
@@ -35,6 +35,10 @@ class Packed:
     def lengths(self) -> IntArray:
         """Tokens of each text `(b,)` int64."""
         return np.diff(self.offsets)
+
+    def to_arrow(self) -> pa.Array:
+        """The same memory as b Arrow lists: of fixed-size lists of d numbers, or of one scale a token."""
+        return arrow.large_lists(self.tokens, self.offsets)
 
 
 class Feature:
@@ -128,6 +132,17 @@ class Feature:
         if name == "tokens" and self.table == "texts":
             return self.text_tokens(rows)
         return self.gather(name, rows)
+
+    def to_arrow(self, rows: IntArray | Sequence[int] | range, name: ArrayName = "tokens") -> pa.Array:
+        """Any rows of an array as stored, read once into the memory that the Arrow array then holds.
+
+        Arrays of axes are fixed-size lists of fixed-size lists; tokens of texts are large lists of these.
+        bfloat16 comes as it is stored, as uint16. The other way without a copy: NumPy's and torch's
+        `from_dlpack` of what `gather` gives.
+        """
+        if self.table == "texts" and name in ("tokens", "scales"):
+            return self.text_tokens(rows, name).to_arrow()
+        return arrow.fixed_lists(self.gather(name, _rows(rows)))
 
     @property
     def coder(self) -> Coder:

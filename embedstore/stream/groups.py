@@ -123,6 +123,8 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world:
             raise UsageError("bad batch size or rank", found=f"batch {batch_size}, rank {rank} of {world}")
+        if not buffer_mb > 0:
+            raise UsageError("buffers must hold something", found=f"buffer_mb {buffer_mb}", allowed="above 0")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
         self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))

@@ -128,6 +128,19 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             threads=threads,
         )
 
+    @property
+    def features(self) -> tuple[Feature, Feature]:
+        """The image and the text feature."""
+        return self._images.feature, self._texts.feature
+
+    @property
+    def texts(self) -> IntArray:
+        """Every text row that an epoch may bring, ascending."""
+        counts = self.captions.counts(self.rows)
+        first = np.repeat(self.captions.starts[self.rows] - np.cumsum(counts) + counts, counts)
+        found: IntArray = np.sort(self.captions.texts[first + np.arange(len(first))])
+        return found
+
     def _room(self, rows: int) -> PairBuffers:
         tokens = self._texts.buffers(int(rows * self._tokens * 1.1) + 1, pin=self._pin)
         return PairBuffers(self._images.buffers(rows, pin=self._pin), tokens)

@@ -61,6 +61,19 @@ def test_the_whole_line(run, store, tmp_path):
     assert "image to class top-1" in out
 
 
+def test_how_tokens_come_is_an_option_and_changes_no_weight(run, store, tmp_path):
+    for name, more in (("a", []), ("b", ["--cache-on-device", "yes"]), ("c", ["--buffer-mb", 0.5])):
+        code, out, err = fit(run, store, tmp_path / name, "--device", "cpu", *more)
+        assert code == 0, err
+        assert ("tokens kept on cpu" in out) == (name == "b")
+    weights = [(tmp_path / name / "head.safetensors").read_bytes() for name in "abc"]
+    assert weights[0] == weights[1] == weights[2]
+    assert fit(run, store, tmp_path / "d", "--cache-on-device", "maybe")[0] == 2
+    code, _, err = fit(run, store, tmp_path / "d", "--buffer-mb", 0)
+    assert code == 2
+    assert "buffers must hold something" in err
+
+
 def test_json_of_every_command(run, store, tmp_path, picture_folder, tiny_vision):
     code, out, _ = fit(run, store, tmp_path / "head", "--json")
     assert code == 0

@@ -3,10 +3,19 @@
 import inspect
 
 from embedstore.documents import FitConfig
+from embedstore.stream.groups import BUFFER_MB
 from embedstore_cli.commands.fit import fit
 
-OF_THE_COMMAND = {"store", "out", "config", "device", "overwrite", "json"}
+OF_THE_COMMAND = {
+    "store", "out", "config", "device", "overwrite", "json",
+    # How tokens come, which changes no result.
+    "buffer_mb", "cache_on_device",
+}  # fmt: skip
 
 
 def test_options_and_fields_are_the_same():
     assert set(inspect.signature(fit).parameters) - OF_THE_COMMAND == set(FitConfig.model_fields)
+
+
+def test_the_room_for_reading_ahead_is_the_streams_own():
+    assert inspect.signature(fit).parameters["buffer_mb"].default == BUFFER_MB

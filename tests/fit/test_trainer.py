@@ -104,6 +104,23 @@ def test_the_same_seed_gives_the_same_bytes_and_another_gives_others(store, tmp_
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_how_tokens_come_changes_nothing_of_a_fit(store, tmp_path):
+    usual = fit_head(store, config(), tmp_path / "usual", device="cpu")
+    for name, options in {
+        "cached": {"cache_on_device": "yes"},
+        "small": {"buffer_mb": 0.01},
+        "large": {"buffer_mb": 2000, "cache_on_device": "no"},
+    }.items():
+        found = fit_head(store, config(), tmp_path / name, device="cpu", **options)
+        for file in ("head.safetensors", "head.json", "fit.json"):
+            assert (tmp_path / name / file).read_bytes() == (tmp_path / "usual" / file).read_bytes()
+        assert found.loss == usual.loss
+        assert log_of(tmp_path / name)[0]["cached_bytes"] == found.cached_bytes
+        assert (found.cached_bytes > 0) == (name == "cached")
+    with pytest.raises(UsageError, match="buffers must hold something"):
+        fit_head(store, config(), tmp_path / "none", device="cpu", buffer_mb=0)
+
+
 def test_the_random_state_of_the_caller_is_left_alone(store, tmp_path):
     torch.manual_seed(9)
     wanted = torch.rand(4)

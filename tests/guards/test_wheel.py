@@ -17,6 +17,10 @@ HEAVY = {
     "matplotlib",
 }
 PUBLIC = {
+    "DeviceCache",
+    "PairStream",
+    "TokenDataset",
+    "TokenStream",
     "EmbedstoreError",
     "Feature",
     "JoinedStore",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -177,6 +179,29 @@ def test_a_batch_of_a_plan_draws_from_a_hundred_blocks_at_the_default_sizes():
             assert len(np.unique(plan.rows[low:high] // block)) >= 100
         sizes = np.diff(plan.batches[plan.groups])
         assert sizes.max() <= 1.5 * group + 1024
+
+
+@pytest.mark.parametrize("row_bytes", [4 << 10, 64 * 384 * 2, 196 * 768 * 2, 257 * 1024 * 2])
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_batch_of_1024_draws_from_a_hundred_blocks_whatever_the_size_of_a_row(row_bytes, world):
+    """Blocks counted wherever the epoch may have let them begin, so that none counts twice."""
+    block, group = block_rows(row_bytes), group_rows(row_bytes)
+    rows = world * max(3 * group, 6 * 1024)
+    for rank in range(world):
+        plan = epoch_plan(
+            np.arange(rows),
+            seed=2,
+            epoch=1,
+            batch=1024,
+            rank=rank,
+            world=world,
+            block_rows=block,
+            group_rows=group,
+        )
+        for low, high in itertools.pairwise(plan.batches):
+            batch = plan.rows[low:high]
+            starts = range(0, block, max(1, block // 64))
+            assert min(len(np.unique((batch + start) // block)) for start in starts) >= 100
 
 
 def test_an_epoch_has_as_many_steps_as_its_plan():

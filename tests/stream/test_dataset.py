@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from embedstore.errors import UsageError
-from embedstore.stream.cache import DeviceCache
 from embedstore.stream.dataset import TokenDataset, TokenStream
 from embedstore.testing.stores import write_random_store
 
@@ -144,24 +143,6 @@ def test_a_stream_that_has_read_works_in_a_fork_too(store):
     assert answers.get() == wanted
     process.join()
     assert process.exitcode == 0
-
-
-def test_a_feature_is_kept_on_the_device_where_it_fits(store, monkeypatch):
-    vision = store["vision"]
-    cache = DeviceCache(vision, "cpu", rows=np.arange(0, 50, 2))
-    rows = np.array([48, 2, 2, 10])
-    batch = cache.batch(rows)
-    np.testing.assert_array_equal(batch.tokens.numpy(), vision.gather("tokens", rows))
-    np.testing.assert_array_equal(batch.prefix.numpy(), vision.gather("prefix", rows))
-    assert cache.nbytes == 25 * (9 + 1) * 16 * 2
-    for bad in (np.array([1]), np.array([50])):
-        with pytest.raises(UsageError, match="not in the cache"):
-            cache.batch(bad)
-    with pytest.raises(UsageError, match="only pictures"):
-        DeviceCache(store["words"], "cpu")
-    monkeypatch.setattr("embedstore.stream.cache.free_bytes", lambda _: 9000)
-    with pytest.raises(UsageError, match="does not fit the device's memory"):
-        DeviceCache(vision, "cpu")
 
 
 def test_a_loop_of_exactly_the_length_is_an_epoch(store):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -81,6 +81,13 @@ def fit(
         int | None, typer.Option(help="Decides everything random. [default: 0]", show_default=False)
     ] = None,
     device: opt.Device = "auto",
+    cache_on_device: Annotated[
+        Literal["auto", "yes", "no"],
+        typer.Option(help="Keep all tokens in the device's memory; auto: on a GPU, where they fit."),
+    ] = "auto",
+    buffer_mb: Annotated[
+        float, typer.Option(metavar="MIB", help="Memory for tokens read ahead; changes no result.")
+    ] = 512,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished head in DIR.")] = False,
     json: opt.Json = False,
 ) -> None:
@@ -125,7 +132,16 @@ def fit(
             note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
             bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
 
-        result = fit_head(store, chosen, out, device=device, on_progress=show, overwrite=overwrite)
+        result = fit_head(
+            store,
+            chosen,
+            out,
+            device=device,
+            overwrite=overwrite,
+            buffer_mb=buffer_mb,
+            cache_on_device=cache_on_device,
+            on_progress=show,
+        )
     render.print_json(result.to_dict()) if json else _show(result)
 
 
@@ -136,6 +152,8 @@ def _show(result: FitResult) -> None:
         f"{result.steps} steps, {result.samples_per_second:.0f} samples/s, "
         f"{result.parameters:,} parameters ({result.device})"
     )
+    if result.cached_bytes:
+        render.say(f"tokens kept on {result.device}: {result.cached_bytes / 1e9:.3g} GB")
     render.say(f"loss {result.loss:.3f}, temperature {result.head.temperature:.4f}")
     if result.recall is not None:
         recall = ", ".join(

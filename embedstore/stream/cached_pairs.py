@@ -1,0 +1,101 @@
+"""The batches of a `PairStream` out of device memory: the same rows, captions and values, and no reading."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+
+from embedstore.errors import UsageError
+from embedstore.stream.cache import DeviceCache, cache_bytes, refuse_too_large, room_for
+from embedstore.stream.pairs import PairBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from embedstore.shapes import IntArray
+    from embedstore.stream.pairs import PairStream
+
+CacheChoice: TypeAlias = Literal["auto", "yes", "no"]
+
+
+def pairs_on_device(
+    stream: PairStream, device: torch.device, choice: CacheChoice = "auto"
+) -> PairStream | CachedPairs:
+    """The stream out of the device's memory, or itself.
+
+    `yes`: `UsageError` where its tokens do not fit. `auto`: on a GPU where they fit, else `no`.
+    """
+    if choice not in ("auto", "yes", "no"):
+        raise UsageError("bad choice of a device cache", found=choice, allowed="auto, yes, no")
+    if choice == "no" or (choice == "auto" and device.type != "cuda"):
+        return stream
+    image, text = stream.features
+    needed = cache_bytes(image, stream.rows) + cache_bytes(text, stream.texts)
+    if choice == "auto" and needed > room_for(device):
+        return stream
+    refuse_too_large(needed, device, where=f"{image.name} and {text.name}")
+    return CachedPairs(stream, device)
+
+
+class CachedPairs:
+    """Reads pictures and all their usable captions into device memory once; then epochs as `stream` has them.
+
+    Every batch is on the device, decoded, and equal to the bit to what `stream` gives after `to(device)`.
+    """
+
+    def __init__(self, stream: PairStream, device: torch.device) -> None:
+        self._stream = stream
+        image, text = stream.features
+        self._images = DeviceCache(image, device, rows=stream.rows, share=1.0)
+        self._texts = DeviceCache(text, device, rows=stream.texts, share=1.0)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return self._stream.steps
+
+    @property
+    def rows(self) -> IntArray:
+        """Image rows of an epoch, ascending."""
+        return self._stream.rows
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Images left out, by reason."""
+        return self._stream.skipped
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return self._images.nbytes + self._texts.nbytes
+
+    def epoch(self, epoch: int) -> CachedBatches:
+        """The batches of one epoch."""
+        return CachedBatches(self._batches(epoch))
+
+    def _batches(self, epoch: int) -> Iterator[PairBatch]:
+        plan = self._stream.plan(epoch)
+        for low, high in pairwise(plan.batches.tolist()):
+            rows = plan.rows[low:high]
+            texts = self._stream.captions.choose(rows, seed=self._stream.seed, epoch=epoch)
+            yield PairBatch(image=self._images.images(rows), text=self._texts.texts(texts))
+
+
+class CachedBatches:
+    """The batches of an epoch; nothing is waited for, and nothing has to be closed."""
+
+    waited = 0.0
+
+    def __init__(self, batches: Iterator[PairBatch]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        return self._batches
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._batches = iter(())
