@@ -29,15 +29,17 @@ def default_threads() -> int:
     return min(8, max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4))
 
 
-def row_tasks(array: ShardedArray, places: IntArray, out: AnyArray) -> list[Task]:
-    """What fills `out[i]` with place `places[i]`, in any order, repeats allowed."""
+def row_tasks(array: ShardedArray, places: IntArray, out: AnyArray, *, direct_io: bool = False) -> list[Task]:
+    """What fills `out[i]` with place `places[i]`, in any order, repeats allowed; see `scatter_tasks`."""
     wanted, out = array.wanted(places, out)
     order = np.argsort(wanted, kind="stable")
     ascending = wanted[order]
     return [
         task
         for part, first, low, high in _parts(array, ascending)
-        for task in scatter_tasks(part, ascending[low:high] - first, None, order[low:high], out)
+        for task in scatter_tasks(
+            part, ascending[low:high] - first, None, order[low:high], out, direct_io=direct_io
+        )
     ]
 
 

@@ -30,6 +30,8 @@ class OpenShard:
     """An open shard file with its checked index; closed when nobody holds it any more."""
 
     def __init__(self, path: Path, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._direct: int | None = None
         try:
             self.handle = handles.open_file(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError as bad:
@@ -47,9 +49,21 @@ class OpenShard:
             self.handle, chunks=spec.shard // spec.chunk, chunk_bytes=chunk_bytes, where=where, todo=REPAIR
         )
 
+    def direct(self) -> int:
+        """A handle that reads past the page cache, or -1 where the system or the file system has none."""
+        with self._lock:
+            if self._direct is None:
+                flags = os.O_RDONLY | getattr(os, "O_DIRECT", 0) | getattr(os, "O_NOFOLLOW", 0)
+                try:
+                    self._direct = handles.open_file(self._path, flags) if hasattr(os, "O_DIRECT") else -1
+                except OSError:
+                    self._direct = -1
+            return self._direct
+
     def __del__(self) -> None:
-        if self.handle >= 0:
-            os.close(self.handle)
+        for handle in (self.handle, self._direct):
+            if handle is not None and handle >= 0:
+                os.close(handle)
 
 
 class ShardedArray:

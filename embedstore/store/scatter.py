@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -32,6 +33,7 @@ Task: TypeAlias = "Callable[[], None]"
 _VECTOR_BYTES = 4 << 10
 _TASK_BYTES = 1 << 20
 _SPAN_BYTES = 2 << 20
+_PAGE_BYTES = 4096
 _SCRATCH = [memoryview(bytearray(shard.MOST_GAP))[:n] for n in range(shard.MOST_GAP + 1)]
 _rooms = threading.local()
 
@@ -68,17 +70,24 @@ def cut(starts: IntArray, lengths: IntArray | None, targets: IntArray, size: int
 
 
 def scatter_tasks(
-    array: ShardedArray, starts: IntArray, lengths: IntArray | None, targets: IntArray, out: AnyArray
+    array: ShardedArray,
+    starts: IntArray,
+    lengths: IntArray | None,
+    targets: IntArray,
+    out: AnyArray,
+    *,
+    direct_io: bool = False,
 ) -> list[Task]:
     """What brings places `[starts[i], starts[i] + lengths[i])`, ascending, to `out[targets[i]:]`.
 
-    Tasks of about 1 MB, for any threads. Every shard that is needed is opened here.
+    Tasks of about 1 MB, for any threads. Every shard that is needed is opened here. `direct_io`: past the
+    system's page cache where that can be done, for data that would not stay in it.
     """
     if not len(starts) or not array.place_bytes:
         return []
     pieces = cut(starts, lengths, targets, array.spec.chunk)
-    if lengths is None and array.place_bytes < _VECTOR_BYTES:
-        return _beside_tasks(array, pieces, out, single=True)
+    if direct_io or (lengths is None and array.place_bytes < _VECTOR_BYTES):
+        return _beside_tasks(array, pieces, out, single=lengths is None, direct_io=direct_io)
     known = array.trusts(pieces.chunk)
     if known.all():
         return _direct_tasks(array, pieces, out)
@@ -190,10 +199,12 @@ def _read_whole(
         array.test(int(pieces.chunk[i]), crc, tail[: shard.CRC])
 
 
-def _beside_tasks(array: ShardedArray, pieces: Pieces, out: AnyArray, *, single: bool) -> list[Task]:
+def _beside_tasks(
+    array: ShardedArray, pieces: Pieces, out: AnyArray, *, single: bool, direct_io: bool = False
+) -> list[Task]:
     """Runs of chunks that are neighbours in a shard, each read whole into scratch and copied from there."""
     return [
-        partial(_read_beside, array, held, part, begin, out, single=single)
+        partial(_read_beside, array, held, part, begin, out, single=single, direct_io=direct_io)
         for held, part, begin in _neighbours(array, pieces)
     ]
 
@@ -209,7 +220,14 @@ def _neighbours(array: ShardedArray, pieces: Pieces) -> Iterator[tuple[OpenShard
 
 
 def _read_beside(
-    array: ShardedArray, held: OpenShard, pieces: Pieces, offset: IntArray, out: AnyArray, *, single: bool
+    array: ShardedArray,
+    held: OpenShard,
+    pieces: Pieces,
+    offset: IntArray,
+    out: AnyArray,
+    *,
+    single: bool,
+    direct_io: bool,
 ) -> None:
     """Pieces of chunks that follow each other in a shard; of tested chunks only what is needed."""
     place, whole = array.place_bytes, array.chunk_bytes
@@ -219,8 +237,8 @@ def _read_beside(
         lead = int(pieces.first[0]) * place
         size = int((pieces.first + pieces.places)[offset == offset[-1]].max()) * place
     begin = int(offset[0]) + lead
-    room = _room(int(offset[-1]) + size - begin)
-    if not files.read_run(held.handle, [room], begin):
+    room = _load(held, begin, int(offset[-1]) + size, direct_io=direct_io)
+    if room is None:
         raise array.corrupt("the shard is cut short", int(pieces.chunk[0]))
     borders = (np.flatnonzero(pieces.chunk[1:] != pieces.chunk[:-1]) + 1).tolist()
     for low, high in pairwise([0, *borders, len(offset)]):
@@ -230,6 +248,19 @@ def _read_beside(
             array.test(int(pieces.chunk[low]), crc, room[at + whole : at + whole + shard.CRC])
         copy = _copy_rows if single else _copy_stretches
         copy(array, pieces[low:high], room, at, out)
+
+
+def _load(held: OpenShard, begin: int, end: int, *, direct_io: bool) -> ByteArray | None:
+    """Bytes `[begin, end)` of a shard in scratch of this thread; none where the file ends before."""
+    handle = held.direct() if direct_io else -1
+    if handle >= 0:
+        first = begin // _PAGE_BYTES * _PAGE_BYTES
+        room = _room(-(-(end - first) // _PAGE_BYTES) * _PAGE_BYTES)
+        with suppress(OSError):  # a file system may refuse what it promised at opening
+            if os.preadv(handle, [room], first) >= end - first:  # type: ignore[list-item]  # arrays are buffers
+                return room[begin - first : end - first]
+    room = _room(end - begin)
+    return room if files.read_run(held.handle, [room], begin) else None
 
 
 def _copy_rows(array: ShardedArray, pieces: Pieces, room: ByteArray, at: int, out: AnyArray) -> None:
@@ -277,10 +308,16 @@ def _runs(apart: AnyArray, values: IntArray, most: int) -> IntArray:
 
 
 def _room(nbytes: int) -> ByteArray:
-    """Scratch of this thread, used again and again where it is not too large."""
+    """Scratch of this thread that begins at a page, used again and again where it is not too large."""
     if nbytes > 2 * _SPAN_BYTES:
-        return np.empty(nbytes, np.uint8)
+        return _paged(nbytes)
     if not hasattr(_rooms, "room"):
-        _rooms.room = np.empty(2 * _SPAN_BYTES, np.uint8)
+        _rooms.room = _paged(2 * _SPAN_BYTES)
     room: ByteArray = _rooms.room[:nbytes]
     return room
+
+
+def _paged(nbytes: int) -> ByteArray:
+    room = np.empty(nbytes + _PAGE_BYTES, np.uint8)
+    skip = -room.ctypes.data % _PAGE_BYTES
+    return room[skip : skip + nbytes]

@@ -119,12 +119,20 @@ class ImageReader:
             task()
         return self.view(rows, buffers)
 
-    def tasks(self, rows: IntArray, buffers: ImageBuffers) -> list[Task]:
-        """What fills the buffers with pictures `(b,)` in any order, for a `GroupReader`."""
+    def tasks(self, rows: IntArray, buffers: ImageBuffers, *, direct_io: bool = False) -> list[Task]:
+        """What fills the buffers with pictures `(b,)` in any order, for a `GroupReader`.
+
+        `direct_io`: the largest array, whose rows come first, past the page cache.
+        """
         return [
             task
             for name, buffer in buffers.items()
-            for task in row_tasks(self.feature.array(name), rows, buffer[: len(rows)].numpy())
+            for task in row_tasks(
+                self.feature.array(name),
+                rows,
+                buffer[: len(rows)].numpy(),
+                direct_io=direct_io and name == self.names[0],
+            )
         ]
 
     def advise(self, rows: IntArray) -> None:

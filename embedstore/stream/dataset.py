@@ -53,6 +53,7 @@ class TokenStream(GroupStream["Room", "ImageTokens | TextTokens"]):
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         pin: bool = False,
+        direct_io: bool | None = None,
     ) -> None:
         kept = good_rows(feature, rows)
         self._pin, self._epoch, self._taken = pin, 0, 0
@@ -73,6 +74,7 @@ class TokenStream(GroupStream["Room", "ImageTokens | TextTokens"]):
             shuffle=shuffle,
             buffer_mb=buffer_mb,
             threads=threads,
+            direct_io=direct_io,
         )
 
     def __len__(self) -> int:
@@ -124,7 +126,7 @@ class TokenStream(GroupStream["Room", "ImageTokens | TextTokens"]):
         room: Room,
         epoch: int,  # noqa: ARG002 - the rows alone decide
     ) -> list[ImageTokens | TextTokens]:
-        return self._lane.read(unit, room, self._reader)
+        return self._lane.read(unit, room, self._reader, direct_io=self.direct_io)
 
 
 class _Images:
@@ -141,8 +143,10 @@ class _Images:
     def holds(self, room: Room, rows: int) -> bool:
         return all(len(buffer) >= rows for buffer in room.values())
 
-    def read(self, unit: Unit, room: Room, threads: GroupReader) -> list[ImageTokens | TextTokens]:
-        threads.run(self.reader.tasks(unit.rows, room))
+    def read(
+        self, unit: Unit, room: Room, threads: GroupReader, *, direct_io: bool
+    ) -> list[ImageTokens | TextTokens]:
+        threads.run(self.reader.tasks(unit.rows, room, direct_io=direct_io))
         return [self.reader.view(unit.rows[low:high], room, low) for low, high in unit.batches]
 
 
@@ -160,7 +164,14 @@ class _Texts:
     def holds(self, room: Room, rows: int) -> bool:
         return len(room["tokens"]) >= rows * self._tokens
 
-    def read(self, unit: Unit, room: Room, threads: GroupReader) -> list[ImageTokens | TextTokens]:
+    def read(
+        self,
+        unit: Unit,
+        room: Room,
+        threads: GroupReader,
+        *,
+        direct_io: bool,  # noqa: ARG002 - texts are too small to gain
+    ) -> list[ImageTokens | TextTokens]:
         offsets = self.reader.offsets(unit.rows)
         if len(room["tokens"]) < offsets[-1]:
             room["tokens"] = self.reader.buffers(int(offsets[-1]), pin=room["tokens"].is_pinned())

@@ -11,6 +11,7 @@ import numpy as np
 
 from embedstore.errors import UsageError
 from embedstore.store.blocks import GroupReader
+from embedstore.store.memory import free_memory
 from embedstore.store.order import Done, Shuffle, block_rows, epoch_plan, epoch_steps, group_rows
 from embedstore.stream.ahead import ReadAhead
 
@@ -25,6 +26,7 @@ Batch = TypeVar("Batch")
 
 BUFFER_MB = 512
 _SETS = 2
+_CACHED_SHARE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,8 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
     `rows` ascending. `buffer_mb` bounds the buffers of all units in flight together, in MiB; at least two
     batches are held. `threads` read. `rank` and `world` share an epoch among processes. `shuffle` as in
-    `store.order`. Raises `UsageError`.
+    `store.order`. `direct_io`: read pictures past the system's page cache; none: where an epoch takes more
+    than the memory that is free, so that nothing would be found in the cache again. Raises `UsageError`.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         shuffle: Shuffle = "blocks",
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
+        direct_io: bool | None = None,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world:
             raise UsageError("bad batch size or rank", found=f"batch {batch_size}, rank {rank} of {world}")
@@ -133,6 +137,9 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         self._block = max(1, block // self._chunk) * self._chunk
         self._group = group_rows(place_bytes)
         self._reader = GroupReader(threads)
+        free = free_memory()
+        larger = free is not None and len(rows) * row_bytes > _CACHED_SHARE * free
+        self.direct_io = larger if direct_io is None else direct_io
         self._spare: list[Buffers] = []
 
     @property
@@ -169,7 +176,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
         def read(job: tuple[Unit, Unit | None], room: Buffers) -> list[Batch]:
             unit, following = job
-            if following is not None:
+            if following is not None and not self.direct_io:
                 self._advise(following, epoch)
             return self._read(unit, room, epoch)
 

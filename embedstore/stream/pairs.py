@@ -90,6 +90,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         pin: bool = False,
+        direct_io: bool | None = None,
     ) -> None:
         self._pin = pin
         self._images, self._texts = ImageReader(store[image]), TextReader(store[text])
@@ -126,6 +127,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             shuffle=shuffle,
             buffer_mb=buffer_mb,
             threads=threads,
+            direct_io=direct_io,
         )
 
     @property
@@ -161,7 +163,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         if len(room.tokens) < offsets[-1]:
             room.tokens = self._texts.buffers(int(offsets[-1]), pin=self._pin)
         self._reader.run(
-            self._images.tasks(unit.rows, room.images) + self._texts.tasks(texts, offsets, room.tokens)
+            self._images.tasks(unit.rows, room.images, direct_io=self.direct_io)
+            + self._texts.tasks(texts, offsets, room.tokens)
         )
         return [
             PairBatch(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import pickle
 import threading
@@ -60,6 +62,26 @@ def test_small_spans_give_the_same(place, small_pieces):
     rows = np.random.default_rng(0).permutation(300)
     np.testing.assert_array_equal(feature.gather("pooled", rows), feature.read("pooled", 0, 300)[rows])
     np.testing.assert_array_equal(feature.gather("tokens", rows), feature.read("tokens", 0, 300)[rows])
+
+
+def test_past_the_page_cache_the_rows_are_the_same(place, monkeypatch):
+    rows = np.random.default_rng(3).permutation(300)[:170]
+    wanted = open_store(place)["vision"].gather("tokens", rows)
+    real = os.preadv
+
+    def refusing(handle, buffers, offset):
+        if fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no direct reads here")
+        return real(handle, buffers, offset)
+
+    for verify in ("first", "never"):
+        for preadv in (real, refusing):
+            monkeypatch.setattr(os, "preadv", preadv)
+            array = open_store(place).feature("vision", verify=verify).array("tokens")
+            for _ in range(2):
+                out = array.empty(len(rows))
+                GroupReader(2).run(row_tasks(array, rows, out, direct_io=True))
+                np.testing.assert_array_equal(out, wanted)
 
 
 @settings(max_examples=25, deadline=None)
