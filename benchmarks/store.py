@@ -136,17 +136,14 @@ class Bench:
         except ImportError:
             pass
         else:
-            header = store_data.image_header(store, "trial")
-            spec = header.array("tokens")
+            place = self.folder / "trial.zarr"
 
             def theirs() -> None:
-                zarr_python.write_sharded(
-                    self.folder, self.parts(spec.shard), self.size.shape, shard=spec.shard, chunk=spec.chunk
-                )
-                shutil.rmtree(self.folder / "tokens.zarr")
+                zarr_python.write(place, self.parts(1024), self.size.shape)
+                shutil.rmtree(place)
 
             paired = paired_ratio(ours, theirs, max(1, self.repeats // 2), warmup=0)
-            self.add("write-vs-zarr", "zarr-python, same shards, no fsync", paired)
+            self.add("write-vs-zarr", "zarr-python, chunks of 512 KB with crc32c, no fsync", paired)
         store_data.write_images(store, "vision", self.base)
         store_data.write_texts(store, "words", captions=5)
 
@@ -162,9 +159,10 @@ class Bench:
                 place.mkdir()
                 peer.write(place, self.parts(1024), self.size.shape)
 
-    def stream(self, *, verify: Any = "first") -> TokenStream:
+    def stream(self, *, verify: Any = "first", direct_io: bool = False) -> TokenStream:
         """A stream over the tokens at the default settings, with a feature that has read nothing."""
-        return TokenStream(self.store.feature("vision", verify=verify), batch_size=BATCH, threads=THREADS)
+        feature = self.store.feature("vision", verify=verify)
+        return TokenStream(feature, batch_size=BATCH, threads=THREADS, direct_io=direct_io)
 
     def shuffled(self) -> None:
         """A warm epoch of the stream against memcpy, the gather of a memory map, and every peer."""
@@ -178,6 +176,10 @@ class Bench:
 
         def copy() -> None:
             for rows in groups:
+                np.copyto(room[: len(rows)], source[: len(rows)])
+
+        def copy_in_threads() -> None:
+            for rows in groups:
                 self.shared(len(rows), lambda low, high: np.copyto(room[low:high], source[low:high]))
 
         def run(name: str, reference: str, gather: Callable[[], None], repeats: int) -> None:
@@ -185,13 +187,24 @@ class Bench:
             self.add(f"shuffle-warm-vs-{name}", reference, paired)
 
         run("memcpy", "memcpy into a reused buffer of a group", copy, self.repeats * 2 - 1)
+        run("memcpy-threads", "the same in as many threads", copy_in_threads, self.repeats)
         mapped = np.load(self.folder / "tokens.npy", mmap_mode="r")
 
-        def gather_map() -> None:
+        def index_map() -> None:
+            for low, high in pairwise(plan.batches.tolist()):
+                mapped[plan.rows[low:high]]
+
+        def take_from_map() -> None:
             for rows in groups:
                 self.shared(len(rows), partial(take, mapped, rows, room))
 
-        run("npy", "np.take of a memory map", gather_map, self.repeats)
+        run("npy", "batches of a memory map by index, map[rows]", index_map, self.repeats)
+        run(
+            "npy-take",
+            "np.take of a memory map into a reused buffer, in threads",
+            take_from_map,
+            self.repeats,
+        )
         self.compared = store_peers.Compared(groups=groups, room=room, threads=THREADS, batch=BATCH)
         self.workers = store_peers.warm(self, lambda: epoch(stream), self.compared)
 
@@ -241,10 +254,10 @@ class Bench:
         plain, at = self.folder / "tokens.npy", self.store.path / "features/vision"
         count = plain.stat().st_size // BLOCK
         order = np.random.default_rng(0).permutation(count).tolist()
-        room = [np.empty(BLOCK, np.uint8) for _ in range(THREADS)]
+        room = [paged(BLOCK) for _ in range(THREADS)]
 
-        def disk() -> None:
-            handle = os.open(plain, os.O_RDONLY)
+        def disk(flags: int = 0) -> None:
+            handle = os.open(plain, os.O_RDONLY | flags)
 
             def some(low: int, high: int) -> None:
                 for block in order[low:high]:
@@ -253,15 +266,23 @@ class Bench:
             self.shared(count, some)
             os.close(handle)
 
-        first = paired_cold(lambda: epoch(self.stream()), at, disk, plain, self.repeats)
+        def stream(**options: Any) -> Callable[[], None]:
+            """An epoch of a stream that has its buffers; with `always` each is like a first one."""
+            made = self.stream(**options)
+            epoch(made)
+            return partial(epoch, made)
+
+        checked, unchecked = stream(verify="always"), stream(verify="never")
+        first = paired_cold(checked, at, disk, plain, self.repeats)
         self.add("shuffle-cold-vs-disk", "blocks of 1.5 MB of one file, any order", first)
+        if hasattr(os, "O_DIRECT"):
+            past = paired_cold(
+                stream(verify="always", direct_io=True), at, partial(disk, os.O_DIRECT), plain, self.repeats
+            )
+            self.add("shuffle-direct-vs-disk", "the same blocks, both past the page cache", past)
+        cost = paired_cold(checked, at, unchecked, at, self.repeats)
+        self.add("crc-first-epoch", "the same epoch without checksums", cost, time=True)
         store_peers.cold(self, lambda: epoch(self.stream()), self.compared, self.workers)
-
-        def cold_epoch(verify: str) -> Callable[[], None]:
-            return lambda: epoch(self.stream(verify=verify))
-
-        checked = paired_cold(cold_epoch("first"), at, cold_epoch("never"), at, self.repeats)
-        self.add("crc-first-epoch", "the same epoch without checksums", checked, time=True)
 
     def pairs(self) -> None:
         """Pictures with one of five captions each against pictures alone, both warm."""
@@ -303,9 +324,16 @@ def epoch(stream: TokenStream) -> None:
         pass
 
 
+def paged(nbytes: int) -> np.ndarray:
+    """A buffer that begins at a page, as reads past the page cache must have it."""
+    room = np.empty(nbytes + 4096, np.uint8)
+    skip = -room.ctypes.data % 4096
+    return room[skip : skip + nbytes]
+
+
 def take(mapped: np.ndarray, rows: np.ndarray, room: np.ndarray, low: int, high: int) -> None:
-    """Some rows of a memory map into their part of a buffer."""
-    np.take(mapped, rows[low:high], axis=0, out=room[low:high])
+    """Some rows of a memory map into their part of a buffer; `raise` would go by way of a second buffer."""
+    np.take(mapped, rows[low:high], axis=0, out=room[low:high], mode="clip")
 
 
 def opening(folder: Path, shards: int) -> Row:

@@ -1,4 +1,4 @@
-"""Our own files through tensorstore: all blocks of a group asked for at once."""
+"""The array of zarr-python through tensorstore: all blocks of a group asked for at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 NAME = "tensorstore"
-SETTING = "our files, all blocks of a group in flight, threads as ours, no chunk cache"
+SETTING = "Zarr, chunks of 512 KB, all blocks of a group in flight, threads as ours, no chunk cache"
+FILES = "zarr-python"
 
 
 def opened(folder: Path, threads: int) -> Callable[[np.ndarray, np.ndarray], None]:

@@ -1,4 +1,4 @@
-"""Our own files through zarr-python with the Rust pipeline of zarrs."""
+"""The array of zarr-python through it with the Rust pipeline of zarrs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 NAME = "zarrs"
-SETTING = "our files, blocks in threads, codec_pipeline zarrs.ZarrsCodecPipeline"
+SETTING = "chunks of 512 KB, blocks in threads, codec_pipeline zarrs.ZarrsCodecPipeline"
+FILES = "zarr-python"
 
 
 def opened(folder: Path, threads: int) -> Callable[[np.ndarray, np.ndarray], None]:
