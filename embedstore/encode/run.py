@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore.encode.append import coder_of, copy_calibration
@@ -17,10 +18,12 @@ from embedstore.encode.texts import encode_text_units
 from embedstore.encoders import remember
 from embedstore.errors import TooManyFailedError
 from embedstore.store import FeatureWriter, open_store
+from embedstore.store.remote import parse_url
+from embedstore.store.remote_plan import log_place, publish_plan, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from embedstore.documents import UnitRecord
     from embedstore.encode.plan import PlannedSource
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
 def encode_source(
     source: str,
-    store: Path,
+    store: str | PathLike[str],
     *,
     image_encoders: Sequence[str] = (),
     text_encoders: Sequence[str] = (),
@@ -37,38 +40,48 @@ def encode_source(
     append: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EncodeSummary:
-    """Encode `source` into `store`: one feature an encoder `[NAME=]SPEC`, making only what is missing.
+    """Encode `source` into `store`, a folder or URL: one feature an encoder `[NAME=]SPEC`.
 
-    Killed at any moment and run again, the store's files come out byte-identical. Raises `MismatchError`
-    where the source or an encoder differs from what the store was made from, `TooManyFailedError` where more
-    rows than `options.max_failed` cannot be read; finished units stay.
+    Makes only what is missing: killed at any moment and run again, the files come out byte-identical. Raises
+    `MismatchError` where the source or an encoder differs from what the store was made from,
+    `TooManyFailedError` where more rows than `options.max_failed` cannot be read; finished units stay.
 
     `append`: a store (or `A+B`) whose features are made here over new rows, so that `append+store` reads as
     one; encoders are then those of its features, and ids that it has already are refused.
     """
     options = options or EncodeOptions()
-    # A mistake in a spec or a name must leave no store behind that a corrected command would not fit.
-    planned, jobs = plan_jobs(source, store, image_encoders, text_encoders, options=options, append=append)
-    is_new = planned.write(store)
-    if is_new:
-        log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)
-    for job in jobs:
-        if job.spec is not None:
-            remember(job.encoder.card, job.spec)
-        copy_calibration(job, store)
-    done = [
-        _FeatureRun(
-            job=job,
-            planned=planned,
-            store=store,
-            options=options,
-            writer=FeatureWriter.open(store, job.header),
-            on_progress=on_progress or (lambda _: None),
-            started=time.monotonic(),
-        ).make()
-        for job in jobs
-    ]
-    return EncodeSummary(store=store, planned=is_new, features=tuple(done), dropped=planned.source.dropped)
+    log = log_place(store)
+    with written_at(store, what="encode") as place:
+        # A mistake in a spec or a name must leave no store behind that a corrected command would not fit.
+        planned, jobs = plan_jobs(
+            source, place, image_encoders, text_encoders, options=options, append=append
+        )
+        is_new = publish_plan(place, made=planned.write(place))
+        if is_new:
+            log_event(log, "planned", images=planned.plan.images, texts=planned.plan.texts)
+        for job in jobs:
+            if job.spec is not None:
+                remember(job.encoder.card, job.spec)
+            copy_calibration(job, place)
+        done = [
+            _FeatureRun(
+                job=job,
+                planned=planned,
+                store=place,
+                log=log,
+                options=options,
+                writer=FeatureWriter.open(place, job.header),
+                on_progress=on_progress or (lambda _: None),
+                started=time.monotonic(),
+            ).make()
+            for job in jobs
+        ]
+    return EncodeSummary(
+        store=parse_url(str(store)) or Path(store),
+        planned=is_new,
+        features=tuple(done),
+        dropped=planned.source.dropped,
+    )
 
 
 @dataclass(kw_only=True)
@@ -78,6 +91,7 @@ class _FeatureRun:
     job: FeatureJob
     planned: PlannedSource
     store: Path
+    log: Path
     options: EncodeOptions
     writer: FeatureWriter
     on_progress: Callable[[Progress], None]
@@ -98,7 +112,7 @@ class _FeatureRun:
         seconds = time.monotonic() - self.started
         if units:
             facts = {"rows": self.fresh, "seconds": round(seconds, 3), "rate": round(self.fresh / seconds, 1)}
-            log_event(self.store, "encoded", feature=header.name, device=header.card.device_kind, **facts)
+            log_event(self.log, "encoded", feature=header.name, device=header.card.device_kind, **facts)
         return FeatureSummary(
             name=header.name,
             manifest=manifest,

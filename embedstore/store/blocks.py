@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from embedstore.errors import UsageError
+from embedstore.store.remote_array import RemoteArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -40,9 +41,11 @@ def row_tasks(array: ShardedArray, places: IntArray, out: AnyArray) -> list[Task
     wanted, out = array.wanted(places, out)
     order = np.argsort(wanted, kind="stable")
     ascending = wanted[order]
+    spans = list(_spans(array, ascending))
+    _request(spans, ascending, ascending + 1)
     return [
         partial(part.fill, ascending[low:high] - first, order[low:high], out)
-        for part, first, low, high in _spans(array, ascending)
+        for part, first, low, high in spans
     ]
 
 
@@ -56,10 +59,19 @@ def packed_tasks(
     some = np.flatnonzero(lengths)
     order = some[np.argsort(starts[some], kind="stable")]
     start, target, length = starts[order], targets[order], lengths[order]
+    spans = list(_spans(array, start, gap=_APART_BYTES))
+    _request(spans, start, start + length)
     return [
         partial(part.read_segments, start[low:high] - first, length[low:high], target[low:high], out)
-        for part, first, low, high in _spans(array, start, gap=_APART_BYTES)
+        for part, first, low, high in spans
     ]
+
+
+def _request(spans: list[tuple[ShardedArray, int, int, int]], starts: IntArray, stops: IntArray) -> None:
+    """Have all spans of remote stores on their way before the first of them is waited for."""
+    for part, first, low, high in spans:
+        if isinstance(part, RemoteArray):
+            part.request(int(starts[low]) - first, int(stops[high - 1]) - first)
 
 
 def _spans(
