@@ -26,7 +26,7 @@ from embedstore.store.joined_feature import (
     refuse_other_feature,
 )
 from embedstore.store.mirror import shown as shown_place
-from embedstore.store.reader import Store, store_at
+from embedstore.store.reader import Store, names_urls, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,13 +70,14 @@ def missing_part(text: str) -> Path:
 
 
 def refuse_joined(path: str | PathLike[str], *, what: str) -> None:
-    """`UsageError` where a path names several stores and `what` writes to one."""
-    stores = (split_joined(str(path)) or []) if SIGN in str(path) else []
-    if len(stores) > 1:
+    """`UsageError` where a path or URL names several stores and `what` writes to one."""
+    text = str(path)
+    stores = (split_joined(text) or []) if SIGN in text else []
+    if len(stores) > 1 or names_urls(text):
         raise UsageError(
             f"{what} works on one store",
             found=path,
-            allowed=" or ".join(map(shown_place, stores)),
+            allowed=" or ".join(map(shown_place, stores)) or None,
             todo="give one of them; A+B is only read",
         )
 

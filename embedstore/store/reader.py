@@ -39,12 +39,17 @@ def is_store(path: Path) -> bool:
     return layout.plan(path).is_file()
 
 
+def names_urls(text: str) -> bool:
+    """Whether a URL stands behind a '+', so that the text names more than one store."""
+    return _JOINED_URL.search(text) is not None
+
+
 def store_at(text: str) -> Path | None:
     """The folder of the store that `text` names, none where it names none: of a URL, its mirror's.
 
     Raises `UsageError` for a URL that no store can have, `RemoteError` where it cannot be reached.
     """
-    url = None if _JOINED_URL.search(text) else parse_url(text)
+    url = None if names_urls(text) else parse_url(text)
     if url is not None:
         return open_mirror(url)
     return Path(text) if is_store(Path(text)) else None

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embedstore.errors import MissingExtraError, RemoteError, UsageError
+from embedstore.errors import EmbedstoreError, MissingExtraError, RemoteError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,7 +141,7 @@ class Remote:
         for delay in (*DELAYS, None):
             try:
                 return work()
-            except RemoteError:
+            except EmbedstoreError:
                 raise
             except Exception as bad:
                 cause = _cause(bad)

@@ -1,4 +1,4 @@
-"""Places where remote stores are: fsspec's memory, a real S3-compatible server, and a web server with ranges."""
+"""Places of remote stores: fsspec's memory, a real S3-compatible server, a web server with ranges."""
 
 from __future__ import annotations
 
@@ -107,9 +107,7 @@ class Place:
 
 
 def local_files(folder):
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()
-    }
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
 
 
 def write_remote(url, kit, seed=0):
@@ -136,7 +134,7 @@ def tools():
 
 
 class _Ranges(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder with byte ranges and listings; `faults` tells how many answers are cut off in the middle."""
+    """Serves a folder with byte ranges and listings; `faults` answers are cut off in the middle."""
 
     def do_GET(self):
         path = Path(self.translate_path(self.path))
