@@ -1,4 +1,4 @@
-"""A remote store written: byte for byte the local one, stopped anywhere and gone on with, by one or several."""
+"""A remote store written: byte for byte the local one, stopped anywhere and gone on with."""
 
 import signal
 import subprocess
