@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
+import socket
 import sys
 from functools import cache
 from pathlib import Path
 
 from embedstore.errors import UsageError
+from embedstore.store import files
+
+# Elsewhere what a killed process left stays until somebody removes it.
+if sys.platform != "win32":
+    import fcntl
 
 DEFAULT_GB = 10.0
+OWN = "own"
+_LOCK = "lock"
+# Folders of this process and the handles that hold their locks.
+_held: dict[Path, int] = {}
 
 
 def cache_root() -> Path:
@@ -47,3 +59,50 @@ def stores_root() -> Path:
 def is_mirrored(path: Path | str) -> bool:
     """Whether a path lies in a mirror of a remote store."""
     return str(path).startswith(f"{stores_root()}{os.sep}")
+
+
+def own_folder() -> Path:
+    """A new folder of this process alone among the mirrors; what killed processes left of theirs is removed.
+
+    A folder is locked as long as its process lives. A cache folder may be shared by machines, on which locks
+    are not always seen: each removes only its own.
+    """
+    home = stores_root() / OWN
+    machine = "".join(c for c in socket.gethostname() if c.isalnum()) or "machine"
+    for place in home.iterdir() if home.is_dir() else ():
+        if place.name.rpartition("-")[0] == machine and place not in _held:
+            _remove_orphan(place)
+    place = home / f"{machine}-{secrets.token_hex(8)}"
+    files.make_folder(place)
+    if sys.platform != "win32":
+        early = place / f"{_LOCK}.new"
+        handle = os.open(early, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        early.rename(place / _LOCK)
+        _held[place] = handle
+    return place
+
+
+def remove_own(place: Path) -> None:
+    """Remove an own folder of this process."""
+    shutil.rmtree(place, ignore_errors=True)
+    handle = _held.pop(place, None)
+    if handle is not None:
+        os.close(handle)
+
+
+def _remove_orphan(place: Path) -> None:
+    """Remove a folder whose process is gone: its lock is free."""
+    if sys.platform == "win32":
+        return
+    try:
+        handle = os.open(place / _LOCK, os.O_RDWR)
+    except OSError:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(place, ignore_errors=True)
+    except OSError:
+        return
+    finally:
+        os.close(handle)

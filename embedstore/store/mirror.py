@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -24,14 +23,13 @@ from embedstore.documents import NAME_PATTERN
 from embedstore.documents.base import MOST_DOCUMENT_BYTES
 from embedstore.errors import RemoteError
 from embedstore.store import files, layout
-from embedstore.store.cache_folder import is_mirrored, stores_root
+from embedstore.store.cache_folder import OWN, is_mirrored, own_folder, remove_own, stores_root
 from embedstore.store.remote import PART_BYTES, Remote, Stat, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _MARK = "remote.json"
-_OWN = "own"
 _DOCUMENTS = (layout.HEADER, layout.CALIBRATION, layout.MANIFEST)
 _NEEDED = {layout.UNITS_TABLE, layout.QUARANTINE, layout.CALIBRATION}
 _PART = re.compile(r"^part-\d{5}\.parquet$")
@@ -47,18 +45,20 @@ class Mirror:
     `own`: a folder of this process alone, removed by `close`; written to, and checked without what is cached.
     """
 
-    def __init__(self, remote: Remote, root: Path) -> None:
+    def __init__(self, remote: Remote, root: Path, plan: Stat | None = None) -> None:
         self.remote, self.root = remote, root
-        self.own = root.parent.parent.name == _OWN
+        self.own = root.parent.parent.name == OWN
+        # What was found when it was brought: what is read later must be of the same store.
+        self._seen: dict[str, Stat] = {} if plan is None else {layout.PLAN: plan}
         self._fresh: set[str] = set()
         self._shards: dict[str, dict[str, Stat]] = {}
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Remove an own folder; a shared one stays for the next time."""
-        if self.own:
-            shutil.rmtree(self.root.parent, ignore_errors=True)
-            _mirrors.pop((os.getpid(), str(self.root)), None)
+        # In a fork of the process that made it, it is not there.
+        if self.own and _mirrors.pop((os.getpid(), str(self.root)), None) is not None:
+            remove_own(self.root.parent)
 
     def keep_tables(self) -> None:
         """Take the tables that are here for what they should be: they are about to be made and uploaded."""
@@ -69,7 +69,13 @@ class Mirror:
         with self._lock:
             self._fresh.clear()
             self._shards.clear()
-        _, found = self.remote.listing(layout.FEATURES)
+        files_there, found = self.remote.listing(layout.FEATURES)
+        if self.remote.read_only and layout.ZARR not in files_there:
+            raise RemoteError(
+                "the server does not list folders",
+                where=f"{self.remote.url}/{layout.FEATURES}",
+                todo="have it list them (nginx: autoindex on), or copy the store here",
+            )
         names = [n for n in found if re.match(NAME_PATTERN, n) and len(n) <= 200]
         if len(names) > MOST_FEATURES:
             raise RemoteError("too many features", where=self.remote.url, found=len(names))
@@ -109,12 +115,17 @@ class Mirror:
         """Bring a file, or the folder of a table, that is about to be read."""
         relative = path.relative_to(self.root).as_posix()
         parts = relative.split("/")
+        if relative in self._fresh:
+            return
         if parts[0] == layout.TABLES and len(parts) == 2:
             self._table(relative)
+            self._refuse_changed(layout.PLAN)
         elif parts[0] == layout.FEATURES and (
             (len(parts) == 3 and parts[2] in _NEEDED) or (len(parts) == 4 and parts[2] == layout.THUMBNAILS)
         ):
             self._bring(relative)
+            if parts[2] != layout.CALIBRATION:  # of a feature that is not complete it is read too
+                self._refuse_changed(f"{parts[0]}/{parts[1]}/{layout.MANIFEST}")
 
     def metadata(self, names: Iterable[str]) -> None:
         """Bring Zarr metadata by its names relative to the store."""
@@ -122,12 +133,8 @@ class Mirror:
             list(pool.map(lambda n: self._bring(n, most=MOST_DOCUMENT_BYTES), names))
 
     def _table(self, folder: str) -> None:
-        if folder in self._fresh:
-            return
         found, _ = self.remote.listing(folder)
         there = {n: s for n, s in found.items() if _PART.match(n)}
-        if not there and self.remote.read_only and not found:
-            there = self._probed(folder)
         here = self.root / folder
         if here.is_dir():
             for path in here.iterdir():
@@ -136,17 +143,6 @@ class Mirror:
         for name in sorted(there):
             self._bring(f"{folder}/{name}", there, name)
         self._fresh.add(folder)
-
-    def _probed(self, folder: str) -> dict[str, Stat | None]:
-        """The parts of a table where the server lists nothing: their names are known."""
-        found: dict[str, Stat | None] = {}
-        for number in range(100_000):
-            name = f"part-{number:05d}.parquet"
-            stat = self.remote.stat(f"{folder}/{name}")
-            if stat is None:
-                break
-            found[name] = stat
-        return found
 
     def _bring(
         self,
@@ -177,6 +173,8 @@ class Mirror:
                 self.fetch(relative, final, stat)
             except FileNotFoundError:
                 final.unlink(missing_ok=True)
+        if stat is not None:
+            self._seen[relative] = stat
         self._fresh.add(relative)
 
     def fetch(self, relative: str, final: Path, stat: Stat) -> None:
@@ -213,17 +211,21 @@ class Mirror:
                     known[relative] = stat
             else:
                 known |= {f"{array}/{n}": s for n, s in self.remote.sizes(array).items()}
-            self._refuse_changed(array.rpartition("/")[0])
+            self._refuse_changed(f"{array.rpartition('/')[0]}/{layout.MANIFEST}")
         return known.get(relative)
 
-    def _refuse_changed(self, feature: str) -> None:
-        """`RemoteError` where the feature is not the one any more whose manifest was read."""
-        manifest = f"{feature}/{layout.MANIFEST}"
-        stat = self.remote.stat(manifest)
-        if stat is None or (stat.tag and not _agrees(self.root / manifest, stat)):
+    def _refuse_changed(self, name: str) -> None:
+        """`RemoteError` where a plan or a manifest is not the one any more that was read."""
+        if self.own:
+            return
+        stat, seen = self.remote.stat(name), self._seen.get(name)
+        if seen is None and stat is not None and _agrees(self.root / name, stat):
+            # Of a process that was handed an open feature: the mirror says what was read.
+            seen = self._seen[name] = stat
+        if stat is None or stat != seen:
             raise RemoteError(
                 "the store has changed since it was opened",
-                where=f"{self.remote.url}/{feature}",
+                where=f"{self.remote.url}/{name}",
                 todo="open it again",
             )
 
@@ -257,9 +259,9 @@ def remote_at(url: str) -> Remote:
 
 
 def mirror_of(path: Path) -> Mirror:
-    """The mirror that a path lies in; `RemoteError` where its folder does not say of what."""
+    """The mirror that a path lies in, as it was opened last; `RemoteError` where that cannot be told."""
     under = Path(path).relative_to(stores_root()).parts
-    root = stores_root().joinpath(*under[: 3 if under[0] == _OWN else 2])
+    root = stores_root().joinpath(*under[: 3 if under[0] == OWN else 2])
     key = (os.getpid(), str(root))
     if key not in _mirrors:
         mark = root.parent / _MARK
@@ -288,11 +290,11 @@ def _listen() -> None:
 def open_mirror(url: str) -> Path | None:
     """The folder of a remote store's mirror, brought up to date; none where there is no store at the URL."""
     remote = remote_at(url)
-    plan = _plan_of(remote)
+    plan, stat = _plan_of(remote)
     if plan is None:
         return None
     key = hashlib.sha256(url.encode() + b"\n" + plan).hexdigest()[:32]
-    mirror = _made(remote, stores_root() / key / remote.name, plan)
+    mirror = _made(remote, stores_root() / key / remote.name, plan, stat)
     mirror.sync()
     return mirror.root
 
@@ -300,10 +302,8 @@ def open_mirror(url: str) -> Path | None:
 def own_mirror(url: str) -> Mirror:
     """A folder of this process for a store that is written or checked; removed by `close`, or at exit."""
     remote = remote_at(url)
-    _remove_orphans()
-    place = stores_root() / _OWN / f"{os.getpid()}-{secrets.token_hex(6)}"
-    plan = _plan_of(remote)
-    mirror = _made(remote, place / remote.name, plan)
+    plan, stat = _plan_of(remote)
+    mirror = _made(remote, own_folder() / remote.name, plan, stat)
     if plan is not None:
         mirror.sync()
     else:
@@ -312,51 +312,30 @@ def own_mirror(url: str) -> Mirror:
     return mirror
 
 
-def exists(url: str) -> bool:
-    """Whether there is a store at a URL."""
-    return remote_at(url).stat(layout.PLAN) is not None
-
-
-def _plan_of(remote: Remote) -> bytes | None:
+def _plan_of(remote: Remote) -> tuple[bytes | None, Stat | None]:
     try:
-        return remote.read(layout.PLAN, most=MOST_DOCUMENT_BYTES)
+        stat = remote.stat(layout.PLAN)
+        return remote.read(layout.PLAN, most=MOST_DOCUMENT_BYTES), stat
     except FileNotFoundError:
-        return None
+        return None, None
 
 
-def _made(remote: Remote, root: Path, plan: bytes | None) -> Mirror:
+def _made(remote: Remote, root: Path, plan: bytes | None, stat: Stat | None) -> Mirror:
     mark = root.parent / _MARK
     if not mark.is_file():
         _write(mark, json.dumps({"url": remote.url}).encode())
     if plan is not None and not (layout.plan(root).is_file() and layout.plan(root).read_bytes() == plan):
         _write(layout.plan(root), plan)
     _listen()
-    return _mirrors.setdefault((os.getpid(), str(root)), Mirror(remote, root))
+    # A new one each time: what was opened before goes on to compare with what it saw.
+    found = _mirrors[os.getpid(), str(root)] = Mirror(remote, root, stat)
+    return found
 
 
 def _write(final: Path, data: bytes) -> None:
     files.write_temporary(final, lambda handle: files.write_pieces(handle, [data]), flush=False).replace(
         final
     )
-
-
-def _remove_orphans() -> None:
-    """Remove own folders of processes of this machine that are gone."""
-    folder = stores_root() / _OWN
-    for place in folder.iterdir() if folder.is_dir() else ():
-        process = place.name.partition("-")[0]
-        if process.isdigit() and not _is_alive(int(process)):
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def shown(path: Any) -> str:

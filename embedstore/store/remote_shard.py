@@ -15,7 +15,7 @@ from embedstore.store.requests import requests
 from embedstore.store.shard_cache import ShardCache, shard_cache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from concurrent.futures import Future
     from pathlib import Path
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from embedstore.store.mirror import Mirror
 
 _GAP_BYTES = 64 << 10
-_MOST_BYTES = 4 << 20
+# Four chunks of half a MB; as many requests as there are threads hold that much at once.
+_MOST_BYTES = 9 << 18
 # A shard that is no larger is brought whole, with its index, by one request.
 _WHOLE_BYTES = 1 << 20
 _USED_EVERY = 5.0
@@ -48,6 +49,10 @@ class RemoteShard(_OpenShard):
             )
         self._mirror, self._name, self.size = mirror, name, stat.nbytes
         self._chunks, self._chunk_bytes = spec.shard // spec.chunk, chunk_bytes
+        if self.size < 16 * self._chunks + shard.CRC:
+            raise CorruptStoreError(
+                "the shard is cut short", where=where, found=f"{self.size} bytes", todo=REPAIR
+            )
         self._cache: ShardCache = shard_cache()
         self._path = self._cache.path(mirror.remote.url, name, stat)
         self.checked = bytearray(self._chunks)
@@ -98,7 +103,7 @@ class RemoteShard(_OpenShard):
         length = 16 * self._chunks + shard.CRC
         if self.size <= _WHOLE_BYTES:
             self._fetch(0, self.size, range(self._chunks + 1))
-        elif self.size >= length:
+        else:
             self._fetch(self.size - length, self.size, [self._chunks])
 
     def evicted(self) -> bool:
@@ -194,9 +199,10 @@ class RemoteShard(_OpenShard):
         while view:
             done = os.pwrite(self.handle, view, at)
             view, at = view[done:], at + done
-        for chunk in chunks:
-            os.pwrite(self.handle, b"\1", self.size + chunk)
-            self._have[chunk] = 1
+        for low, high in _runs(chunks):
+            marks = b"\1" * (high - low)
+            os.pwrite(self.handle, marks, self.size + low)
+            self._have[low:high] = marks
 
 
 def _of_cache(bad: OSError, path: Path) -> StoreError:
@@ -205,6 +211,19 @@ def _of_cache(bad: OSError, path: Path) -> StoreError:
     return kind(
         f"the cache of remote stores cannot be written: {bad.strerror}", where=path.parent.parent, todo=todo
     )
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """First and last-plus-one of each run of neighbours in ascending numbers."""
+    low = high = -1
+    for number in numbers:
+        if number != high:
+            if high > low:
+                yield low, high
+            low = number
+        high = number + 1
+    if high > low:
+        yield low, high
 
 
 def chunks_between(first: int, stop: int, size: int) -> range:

@@ -157,8 +157,13 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(data)
 
     def list_directory(self, path):
-        if not self.server.listing:
-            self.send_error(403)
+        if self.server.listing == 200:
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        if self.server.listing:
+            self.send_error(self.server.listing)
             return None
         return super().list_directory(path)
 
@@ -175,7 +180,7 @@ def web(tmp_path):
         return _Ranges(*arguments, directory=str(tmp_path / "www"))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.faults, server.ranges, server.listing, server.seen = 0, True, True, []
+    server.faults, server.ranges, server.listing, server.seen = 0, True, None, []
     server.folder, server.url = tmp_path / "www", f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

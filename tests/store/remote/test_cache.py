@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from embedstore.errors import StoreError, UsageError
 from embedstore.store import open_store
-from embedstore.store.cache_folder import cache_bytes, cache_root
+from embedstore.store.cache_folder import cache_bytes, cache_root, own_folder, remove_own
 from embedstore.store.remote import Remote
 from embedstore.stream.dataset import TokenDataset, TokenStream
 from embedstore.stream.pairs import PairStream
@@ -216,6 +217,23 @@ def test_an_open_feature_is_read_on_in_a_fork(s3, tmp_path):
         same = np.array_equal(feature.read("tokens", 0, 64), local["vision"].read("tokens", 0, 64))
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(tmp_path, cache):
+    made = "from embedstore.store.cache_folder import own_folder\nprint(own_folder(), flush=True)\n"
+    command = [sys.executable, "-c", f"{made}input()"]
+    living = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    dead = subprocess.run([sys.executable, "-c", made], capture_output=True, text=True, check=True)
+    theirs, left = Path(living.stdout.readline().strip()), Path(dead.stdout.strip())
+    elsewhere = left.with_name("othermachine-0123456789abcdef")
+    left.rename(left.with_name(left.name + "f"))
+    (elsewhere / "lock").parent.mkdir()
+    (elsewhere / "lock").touch()
+    ours = own_folder()
+    assert {p.name for p in (cache / "stores" / "own").iterdir()} == {ours.name, theirs.name, elsewhere.name}
+    remove_own(ours)
+    assert not ours.exists()
+    living.communicate("\n")
 
 
 def test_bad_sizes_and_places_of_the_cache(monkeypatch, memory, tmp_path):
