@@ -14,7 +14,8 @@ EmbedstoreError
 │   ├── MismatchError       plan, card or header differ; lists the fields
 │   ├── IncompleteError     work that is not finished yet is asked for
 │   ├── StorageValueError   NaN, infinity, overflow, a wrong shape or dtype
-│   └── DiskFullError       no space is left; what is finished stays
+│   ├── DiskFullError       no space is left; what is finished stays
+│   └── RemoteError         a URL that cannot be reached, read or written
 ├── HeadError               a head that does not fit its features or its config
 └── TooManyFailedError      more rows quarantined than `--max-failed` allows
 """
@@ -103,6 +104,10 @@ class StorageValueError(StoreError):
 
 class DiskFullError(StoreError):
     """No space is left on the disk; the store is as valid as before, and the same command goes on."""
+
+
+class RemoteError(StoreError):
+    """A URL that cannot be reached, read or written; what is finished there stays."""
 
 
 class HeadError(EmbedstoreError):

@@ -8,14 +8,16 @@ from typing import Annotated
 import typer
 
 StorePath = Annotated[
-    Path,
+    str,
     typer.Argument(
         metavar="STORE",
-        help="Folder of the store; several with equal cards are read as one: A+B.",
+        help="Folder or URL (s3, gs, http) of the store; several with equal cards are read as one: A+B.",
         show_default=False,
     ),
 ]
-OneStore = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of one store.", show_default=False)]
+OneStore = Annotated[
+    str, typer.Argument(metavar="STORE", help="Folder or URL (s3, gs) of one store.", show_default=False)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="Decides everything random.")]

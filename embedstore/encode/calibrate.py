@@ -57,6 +57,8 @@ def calibrated(
     store: Path,
     options: EncodeOptions,
     on_progress: Callable[[Progress], None],
+    *,
+    log: Path,
 ) -> tuple[FeatureJob, int]:
     """The job with what its policy has learnt committed to the store, and the rows encoded for that.
 
@@ -72,7 +74,7 @@ def calibrated(
         return job, 0
     rows = rows_to_learn_from(job, planned.plan, store)
     sample = _Sample(
-        job=job, planned=planned, store=store, options=options, on_progress=on_progress, rows=rows
+        job=job, planned=planned, store=store, log=log, options=options, on_progress=on_progress, rows=rows
     )
     identity = {
         "policy": header.policy,
@@ -91,6 +93,7 @@ class _Sample:
     job: FeatureJob
     planned: PlannedSource
     store: Path
+    log: Path
     options: EncodeOptions
     on_progress: Callable[[Progress], None]
     rows: IntArray
@@ -105,7 +108,7 @@ class _Sample:
         slices = self._images(self.job) if isinstance(self.job, ImageJob) else self._texts(self.job)
         learnt = learning.learn_from(policy, slices, grid=header.card.grid)
         log_event(
-            self.store,
+            self.log,
             "calibrated",
             feature=header.name,
             policy=header.policy,

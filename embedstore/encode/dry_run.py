@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,13 +17,17 @@ from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
 from embedstore.encode.texts import encode_text_units
 from embedstore.store import FeatureWriter, feature_nbytes
+from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.calibration import learnt_shapes
 from embedstore.store.coder import Coder
 from embedstore.store.geometry import effective_policy
-from embedstore.store.space import OFFERED, nbytes_under
+from embedstore.store.remote_plan import written_at
+from embedstore.store.remote_writer import RemoteWriter
+from embedstore.store.space import OFFERED, free_nbytes, nbytes_under
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
     from pathlib import Path
 
     from embedstore.documents import Plan
@@ -54,12 +57,15 @@ class FeaturePrediction:
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What an encode would do. Bytes are on disk, times in seconds on this machine as it is now."""
+    """What an encode would do. Bytes are on disk, times in seconds on this machine as it is now.
+
+    `free_bytes` of the store's disk, none for a URL.
+    """
 
     features: tuple[FeaturePrediction, ...]
     missing_bytes: int
     seconds: float
-    free_bytes: int
+    free_bytes: int | None
     advice: str | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +75,7 @@ class DryRun:
 
 def dry_run_source(
     source: str,
-    store: Path,
+    store: str | PathLike[str],
     *,
     image_encoders: Sequence[str] = (),
     text_encoders: Sequence[str] = (),
@@ -78,18 +84,19 @@ def dry_run_source(
 ) -> DryRun:
     """Predict bytes, time and rate of `encode_source` with the same arguments; the store is not touched."""
     options = options or EncodeOptions()
-    planned, jobs = plan_jobs(source, store, image_encoders, text_encoders, options=options, append=append)
-    predictions = [_predict(job, planned, store, options) for job in jobs]
+    with written_at(store, what="encode") as place:
+        planned, jobs = plan_jobs(
+            source, place, image_encoders, text_encoders, options=options, append=append
+        )
+        predictions = [_predict(job, planned, place, options) for job in jobs]
+        free = None if is_mirrored(place) else free_nbytes(place)
     missing_bytes = sum(p.nbytes * p.missing // max(1, p.rows) for p in predictions)
-    free = shutil.disk_usage(
-        next(p for p in (store.absolute(), *store.absolute().parents) if p.exists())
-    ).free
     return DryRun(
         features=tuple(predictions),
         missing_bytes=missing_bytes,
         seconds=sum(p.seconds for p in predictions),
         free_bytes=free,
-        advice=_advice(planned.plan, jobs, predictions, free),
+        advice=None if free is None else _advice(planned.plan, jobs, predictions, free),
     )
 
 
@@ -117,7 +124,8 @@ def _predict(
     job: FeatureJob, planned: PlannedSource, store: Path, options: EncodeOptions
 ) -> FeaturePrediction:
     header = job.header
-    missing_units = FeatureWriter(store, header).missing_units()
+    writer = RemoteWriter if is_mirrored(store) else FeatureWriter
+    missing_units = writer(store, header).missing_units()
     missing = sum(len(header.unit_rows(u)) for u in missing_units)
     sampled = len(rows_to_learn_from(job, planned.plan, store)) if missing else 0
     batch_size = options.batch_for(header.card)

@@ -68,9 +68,12 @@ class FeatureSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeSummary:
-    """What `encode_source` did. `dropped`: what the source left out while it was listed, reason to count."""
+    """What `encode_source` did.
 
-    store: Path
+    `store`: its path or URL. `dropped`: what the source left out while it was listed, reason to count.
+    """
+
+    store: Path | str
     planned: bool
     features: tuple[FeatureSummary, ...]
     dropped: Mapping[str, int]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,10 +18,12 @@ from embedstore.store import calibration as learning
 from embedstore.store.coder import Coder
 from embedstore.store.geometry import effective_policy, fill_value, is_packed
 from embedstore.store.joined import refuse_joined
+from embedstore.store.remote_plan import log_place, refuse_read_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from os import PathLike
+    from pathlib import Path
 
     from embedstore.documents import ArrayName, FeatureHeader, FeatureManifest
     from embedstore.policies import Policy
@@ -75,7 +76,8 @@ def recode_feature(
     Raises `UsageError` for a policy that does not fit and for a source whose tokens are shrunk already,
     `MismatchError` where `name` is another feature.
     """
-    refuse_joined(Path(store), what="recode")
+    refuse_joined(store, what="recode")
+    refuse_read_only(store, what="recode")
     opened = open_store(store)
     source = opened[feature]
     if source.coder.policy.shrinks:
@@ -87,6 +89,7 @@ def recode_feature(
         )
     return _Recoding(
         store=opened,
+        log=log_place(store),
         source=source,
         name=name,
         policy=policy,
@@ -102,13 +105,14 @@ class _Recoding:
         self,
         *,
         store: Store,
+        log: Path,
         source: Feature,
         name: str,
         policy: str,
         shard_rows: int | None,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self.store, self.source, self._on_progress = store, source, on_progress
+        self.store, self.log, self.source, self._on_progress = store, log, source, on_progress
         self.started, self.fresh = time.monotonic(), 0
         planned = self._planned(name, policy, shard_rows)
         self._refuse_other(planned)
@@ -118,7 +122,7 @@ class _Recoding:
             found = learning.commit(store.path, name, identity=self._identity(planned), make=self._learn)
         self.header = planned.model_copy(update={"calibration_sha256": found.sha256 if found else None})
         self.coder = Coder.of(self.header, found.arrays if found else None)
-        lines = tables.read_file(source.path / layout.QUARANTINE, "quarantine").to_pylist()
+        lines = tables.read_file(layout.of_feature(source.path, layout.QUARANTINE), "quarantine").to_pylist()
         self._quarantined = [QuarantinedRow(**line) for line in lines]
 
     def _planned(self, name: str, policy: str, shard_rows: int | None) -> FeatureHeader:
@@ -184,7 +188,7 @@ class _Recoding:
         seconds = time.monotonic() - self.started
         if units:
             log_event(
-                self.store.path,
+                self.log,
                 "recoded",
                 feature=self.header.name,
                 source=self.source.name,

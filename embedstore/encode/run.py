@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore.encode.calibrate import calibrated
@@ -17,10 +18,12 @@ from embedstore.encode.texts import encode_text_units
 from embedstore.encoders import remember
 from embedstore.store import FeatureWriter, Storing, open_store
 from embedstore.store.coder import Coder
+from embedstore.store.remote import parse_url
+from embedstore.store.remote_plan import log_place, publish_plan, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from os import PathLike
 
     from embedstore.encode.plan import PlannedSource
     from embedstore.encode.unit import EncodedUnit
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 def encode_source(
     source: str,
-    store: Path,
+    store: str | PathLike[str],
     *,
     image_encoders: Sequence[str] = (),
     text_encoders: Sequence[str] = (),
@@ -36,42 +39,53 @@ def encode_source(
     append: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> EncodeSummary:
-    """Encode `source` into `store`: one feature an encoder `[NAME=]SPEC`, making only what is missing.
+    """Encode `source` into `store`, a folder or URL: one feature an encoder `[NAME=]SPEC`.
 
-    Killed at any moment and run again, the store's files come out byte-identical. Raises `MismatchError`
-    where the source or an encoder differs from what the store was made from, `TooManyFailedError` where more
-    rows than `options.max_failed` cannot be read; finished units stay. `StorageValueError` where there are
-    too few rows for a policy that learns: a sample of them is then encoded first, once more than the others.
+    Makes only what is missing: killed at any moment and run again, the files come out byte-identical. Raises
+    `MismatchError` where the source or an encoder differs from what the store was made from,
+    `TooManyFailedError` where more rows than `options.max_failed` cannot be read; finished units stay.
+    `StorageValueError` where there are too few rows for a policy that learns: a sample of them is encoded
+    first then, once more than the others.
 
     `append`: a store (or `A+B`) whose features are made here over new rows, so that `append+store` reads as
     one; encoders are then those of its features, and ids that it has already are refused.
     """
     options = options or EncodeOptions()
-    # A mistake in a spec or a name must leave no store behind that a corrected command would not fit.
-    planned, jobs = plan_jobs(source, store, image_encoders, text_encoders, options=options, append=append)
-    is_new = planned.write(store)
-    if is_new:
-        log_event(store, "planned", images=planned.plan.images, texts=planned.plan.texts)
-    for job in jobs:
-        if job.spec is not None:
-            remember(job.encoder.card, job.spec)
+    log = log_place(store)
     report = on_progress or (lambda _: None)
-    # All of them before the first unit: what cannot be learnt is said before hours of encoding.
-    ready = [calibrated(job, planned, store, options, report) for job in jobs]
-    done = [
-        _FeatureRun(
-            job=job,
-            sampled=sampled,
-            planned=planned,
-            store=store,
-            options=options,
-            writer=FeatureWriter.open(store, job.header),
-            on_progress=report,
-            started=time.monotonic(),
-        ).make()
-        for job, sampled in ready
-    ]
-    return EncodeSummary(store=store, planned=is_new, features=tuple(done), dropped=planned.source.dropped)
+    with written_at(store, what="encode") as place:
+        # A mistake in a spec or a name must leave no store behind that a corrected command would not fit.
+        planned, jobs = plan_jobs(
+            source, place, image_encoders, text_encoders, options=options, append=append
+        )
+        is_new = publish_plan(place, made=planned.write(place))
+        if is_new:
+            log_event(log, "planned", images=planned.plan.images, texts=planned.plan.texts)
+        for job in jobs:
+            if job.spec is not None:
+                remember(job.encoder.card, job.spec)
+        # All of them before the first unit: what cannot be learnt is said before hours of encoding.
+        ready = [calibrated(job, planned, place, options, report, log=log) for job in jobs]
+        done = [
+            _FeatureRun(
+                job=job,
+                sampled=sampled,
+                planned=planned,
+                store=place,
+                log=log,
+                options=options,
+                writer=FeatureWriter.open(place, job.header),
+                on_progress=report,
+                started=time.monotonic(),
+            ).make()
+            for job, sampled in ready
+        ]
+    return EncodeSummary(
+        store=parse_url(str(store)) or Path(store),
+        planned=is_new,
+        features=tuple(done),
+        dropped=planned.source.dropped,
+    )
 
 
 @dataclass(kw_only=True)
@@ -82,6 +96,7 @@ class _FeatureRun:
     sampled: int
     planned: PlannedSource
     store: Path
+    log: Path
     options: EncodeOptions
     writer: FeatureWriter
     on_progress: Callable[[Progress], None]
@@ -102,7 +117,7 @@ class _FeatureRun:
         seconds = time.monotonic() - self.started
         if units:
             facts = {"rows": self.fresh, "seconds": round(seconds, 3), "rate": round(self.fresh / seconds, 1)}
-            log_event(self.store, "encoded", feature=header.name, device=header.card.device_kind, **facts)
+            log_event(self.log, "encoded", feature=header.name, device=header.card.device_kind, **facts)
         return FeatureSummary(
             name=header.name,
             manifest=manifest,

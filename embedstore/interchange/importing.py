@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +15,14 @@ from embedstore.interchange.ids import match
 from embedstore.interchange.opening import Modality, Opened, Reading, captioned, open_import
 from embedstore.interchange.planning import plan_imported
 from embedstore.store import FeatureWriter, Storing, layout, open_store, plan_feature
+from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.joined import split_joined
+from embedstore.store.mirror import shown
+from embedstore.store.remote_plan import publish_plan, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from os import PathLike
 
     import pyarrow as pa
 
@@ -77,7 +81,7 @@ class ImportOptions:
 class ImportSummary:
     """What an import made. `norms`: least and largest L2 norm of a row, none where there were tokens."""
 
-    store: Path
+    store: Path | str
     feature: str
     table: str
     rows: int
@@ -90,12 +94,12 @@ class ImportSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON value."""
-        return asdict(self) | {"store": self.store.name}
+        return asdict(self) | {"store": Path(self.store).name}
 
 
 def import_feature(
     source: str,
-    store: Path,
+    store: str | PathLike[str],
     *,
     name: str,
     options: ImportOptions,
@@ -111,7 +115,7 @@ def import_feature(
     Raises `UsageError` for what cannot be meant, `SourceError` for a file that cannot be taken, and
     `MismatchError` for ids or a card that differ from the store's.
     """
-    layout.feature(store, name)
+    layout.feature(Path(store), name)
     _refuse_joined(store)
     opened = open_import(
         source,
@@ -125,7 +129,8 @@ def import_feature(
         ),
     )
     try:
-        return _store(opened, store, name, options, on_progress or (lambda *_: None))
+        with written_at(store, what="import") as place:
+            return _store(opened, place, name, options, on_progress or (lambda *_: None))
     finally:
         opened.values.close()
 
@@ -143,7 +148,7 @@ def _store(
         rows = texts.rows
     store.absolute().parent.mkdir(parents=True, exist_ok=True)
     checked = examine(opened, store.absolute().parent, lambda done, total: report("check", done, total))
-    made = planned is not None and planned.write(store)
+    made = publish_plan(store, made=planned is not None and planned.write(store))
     header = plan_feature(
         name=name,
         plan=open_store(store).plan,
@@ -160,7 +165,7 @@ def _store(
             report("store", part.stop, header.rows)
     manifest = writer.finish()
     return ImportSummary(
-        store=store,
+        store=shown(store) if is_mirrored(store) else store,
         feature=name,
         table=header.table,
         rows=header.rows,
@@ -173,8 +178,8 @@ def _store(
     )
 
 
-def _refuse_joined(store: Path) -> None:
-    parts = split_joined(str(store))
+def _refuse_joined(store: str | PathLike[str]) -> None:
+    parts = split_joined(str(store)) if "+" in str(store) else None
     if parts is not None and len(parts) > 1:
         raise UsageError(
             "an import goes into one store",

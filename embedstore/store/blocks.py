@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import UsageError
-from embedstore.store.scatter import Task, scatter_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from embedstore.shapes import AnyArray, IntArray
     from embedstore.store.chunks import ShardedArray
+    from embedstore.store.scatter import Task
 
 _APART_BYTES = 256 << 10
 _SAMPLES = 16
@@ -37,9 +37,7 @@ def row_tasks(array: ShardedArray, places: IntArray, out: AnyArray, *, direct_io
     return [
         task
         for part, first, low, high in _parts(array, ascending)
-        for task in scatter_tasks(
-            part, ascending[low:high] - first, None, order[low:high], out, direct_io=direct_io
-        )
+        for task in part.scatter(ascending[low:high] - first, None, order[low:high], out, direct_io=direct_io)
     ]
 
 
@@ -56,7 +54,7 @@ def packed_tasks(
     return [
         task
         for part, first, low, high in _parts(array, start)
-        for task in scatter_tasks(part, start[low:high] - first, length[low:high], target[low:high], out)
+        for task in part.scatter(start[low:high] - first, length[low:high], target[low:high], out)
     ]
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArraySpec
     from embedstore.shapes import AnyArray, ByteArray, IntArray
+    from embedstore.store.scatter import Task
 
 Verify: TypeAlias = Literal["first", "always", "never"]
 
@@ -239,9 +240,21 @@ class ShardedArray:
         """Any places in any order, repeats allowed; neighbours are read together."""
         wanted, out = self.wanted(places, out)
         order = np.argsort(wanted, kind="stable")
-        for task in scatter_tasks(self, wanted[order], None, order, out):
+        for task in self.scatter(wanted[order], None, order, out):
             task()
         return out
+
+    def scatter(
+        self,
+        starts: IntArray,
+        lengths: IntArray | None,
+        targets: IntArray,
+        out: AnyArray,
+        *,
+        direct_io: bool = False,
+    ) -> list[Task]:
+        """What brings ascending stretches of places, each in one shard, to `out[targets[i]:]`."""
+        return scatter_tasks(self, starts, lengths, targets, out, direct_io=direct_io)
 
     def wanted(self, places: IntArray, out: AnyArray | None) -> tuple[IntArray, AnyArray]:
         """Places as int64 and room for them, both checked; `UsageError`."""

@@ -23,6 +23,7 @@ from embedstore.store.create import create_store
 from embedstore.store.ids import places_of, shown
 from embedstore.store.joined import SIGN
 from embedstore.store.reader import is_store, open_store
+from embedstore.store.remote_plan import refuse_url
 from embedstore.store.verify_tables import check_tables
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def compact_store(
     at once. `on_progress(feature, units done, units)`.
     Raises `UsageError` for ids that are not there, and where no row would be left.
     """
+    refuse_url(to, what="compact --to", todo="make it here, then copy it there")
     opened, place = open_store(store), Path(to)
     _refuse_place(opened, place)
     kept = kept_rows(opened, list(drop))

@@ -13,6 +13,7 @@ from embedstore.store import arrow, layout, tables
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify
 from embedstore.store.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
+from embedstore.store.remote_array import open_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,7 +55,7 @@ class Feature:
 
     def __init__(self, path: Path, manifest: FeatureManifest, verify: Verify = "first") -> None:
         self.path, self.manifest, self._verify = path, manifest, verify
-        self._arrays = {a.name: ShardedArray(path, a, verify) for a in manifest.header.arrays}
+        self._arrays = {a.name: open_array(path, a, verify) for a in manifest.header.arrays}
         self._lock = threading.Lock()
         self._coder: Coder | None = None
         self._lengths: AnyArray | None = None

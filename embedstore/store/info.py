@@ -69,7 +69,7 @@ def store_info(path: str | PathLike[str]) -> StoreInfo:
         fingerprint=store.fingerprint,
         nbytes=store.nbytes,
         features=tuple(_joined_info(store, name) for name in store.features()),
-        parts=tuple(str(part.path) for part in store.parts) if len(store.parts) > 1 else (),
+        parts=tuple(part.place for part in store.parts) if len(store.parts) > 1 else (),
     )
 
 

@@ -25,10 +25,12 @@ from embedstore.store.joined_feature import (
     joined_header,
     refuse_other_feature,
 )
-from embedstore.store.reader import Store, is_store
+from embedstore.store.mirror import shown as shown_place
+from embedstore.store.reader import Store, names_urls, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from os import PathLike
 
     from embedstore.documents import FeatureHeader
     from embedstore.shapes import AnyArray, ByteArray, IntArray
@@ -39,36 +41,43 @@ SIGN = "+"
 
 
 def split_joined(text: str) -> list[Path] | None:
-    """The stores that `A+B` names, none where it names none. A store whose path holds a '+' stays whole."""
-    if is_store(Path(text)):
-        return [Path(text)]
+    """The stores that `A+B` names, none where it names none; a remote one by the folder of its mirror.
+
+    A store whose path holds a '+' stays whole.
+    """
+    whole = store_at(text)
+    if whole is not None:
+        return [whole]
     for at, sign in enumerate(text):
-        if sign == SIGN and is_store(Path(text[:at])):
+        if sign == SIGN and (first := store_at(text[:at])) is not None:
             rest = split_joined(text[at + 1 :])
             if rest is not None:
-                return [Path(text[:at]), *rest]
+                return [first, *rest]
     return None
 
 
 def missing_part(text: str) -> Path:
     """Which part of `A+B` is no store; the whole text where nothing in it names a store."""
-    at = max((i for i, sign in enumerate(text) if sign == SIGN and is_store(Path(text[:i]))), default=None)
+    at = max(
+        (i for i, sign in enumerate(text) if sign == SIGN and store_at(text[:i]) is not None), default=None
+    )
     if at is not None:
         return missing_part(text[at + 1 :])
     named = text.split(SIGN)
-    if any(is_store(Path(piece)) for piece in named):
-        return next(Path(piece) for piece in named if not is_store(Path(piece)))
+    if len(named) > 1 and any(store_at(piece) is not None for piece in named):
+        return next(Path(piece) for piece in named if store_at(piece) is None)
     return Path(text)
 
 
-def refuse_joined(path: Path, *, what: str) -> None:
-    """`UsageError` where a path names several stores and `what` writes to one."""
-    stores = split_joined(str(path)) or []
-    if len(stores) > 1:
+def refuse_joined(path: str | PathLike[str], *, what: str) -> None:
+    """`UsageError` where a path or URL names several stores and `what` writes to one."""
+    text = str(path)
+    stores = (split_joined(text) or []) if SIGN in text else []
+    if len(stores) > 1 or names_urls(text):
         raise UsageError(
             f"{what} works on one store",
             found=path,
-            allowed=" or ".join(map(str, stores)),
+            allowed=" or ".join(map(shown_place, stores)) or None,
             todo="give one of them; A+B is only read",
         )
 
@@ -105,7 +114,7 @@ def _classes(stores: Sequence[Store]) -> tuple[str, ...]:
         if other.plan.classes != masked[0].plan.classes:
             raise MismatchError(
                 "the class ids of the masks do not mean the same",
-                where=f"{masked[0].path} and {other.path}",
+                where=f"{masked[0].place} and {other.place}",
                 found=f"{len(masked[0].plan.classes)} and {len(other.plan.classes)} classes, "
                 f"first {masked[0].plan.classes[:3]} and {other.plan.classes[:3]}",
                 todo="make the second store from a source with the same class names in the same order",
@@ -126,7 +135,7 @@ def refuse_shared_ids(stores: Sequence[Store]) -> None:
                     ids = columns[later].filter(twice)
                     raise MismatchError(
                         f"{len(ids)} ids of the table {table!r} stand in both stores",
-                        where=f"{stores[earlier].path} and {stores[later].path}",
+                        where=f"{stores[earlier].place} and {stores[later].place}",
                         found=shown(ids[:6].to_pylist()),
                         todo="leave them out of one: embedstore compact STORE --drop IDS --to NEW",
                     )
@@ -156,6 +165,11 @@ class JoinedStore(Store):
     def parts(self) -> tuple[Store, ...]:
         """The stores that are read as one."""
         return self._stores
+
+    @property
+    def place(self) -> str:
+        """Paths or URLs of all parts."""
+        return SIGN.join(s.place for s in self._stores)
 
     @property
     def nbytes(self) -> int:
@@ -193,10 +207,10 @@ class JoinedStore(Store):
     def _lacking(self, name: str, owners: Sequence[Store]) -> list[str]:
         """Parts that have rows for this feature and no such feature."""
         if not owners:
-            return [str(s.path) for s in self._stores]
+            return [s.place for s in self._stores]
         images = owners[0].header(name).table == "images"
         others = [s for s in self._stores if s not in owners]
-        return [str(s.path) for s in others if (s.plan.images if images else s.plan.texts)]
+        return [s.place for s in others if (s.plan.images if images else s.plan.texts)]
 
     def _with(self, name: str) -> list[Store]:
         """The parts that have the feature; those without rows of its table may lack it."""
@@ -225,7 +239,7 @@ class JoinedStore(Store):
             refuse_other_feature(
                 headers[0],
                 other,
-                where=f"{owners[0].path} and {store.path}",
+                where=f"{owners[0].place} and {store.place}",
                 todo="encode the rows of the second with the first one's encoder and options "
                 "(embedstore encode SOURCE NEW --append FIRST), or recode one of the features",
             )
@@ -281,5 +295,7 @@ def open_joined(paths: Sequence[Path], opened: Sequence[Store]) -> JoinedStore:
     real = [p.resolve() for p in paths]
     for number, path in enumerate(real):
         if path in real[:number]:
-            raise UsageError("the same store twice", found=paths[number], allowed="each store once")
+            raise UsageError(
+                "the same store twice", found=shown_place(paths[number]), allowed="each store once"
+            )
     return JoinedStore(opened)

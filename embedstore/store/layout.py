@@ -16,7 +16,7 @@ from embedstore.documents import NAME_PATTERN
 from embedstore.errors import CorruptStoreError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PLAN = "plan.json"
 HEADER = "header.json"
@@ -29,6 +29,9 @@ UNITS = "units"
 UNITS_TABLE = "units.parquet"
 QUARANTINE = "quarantine.parquet"
 THUMBNAILS = "thumbnails"
+
+# Called with store and path before a file or the folder of a table is read, which a mirror then brings.
+on_need: list[Callable[[Path, Path], None]] = []
 
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{16}\.tmp$")
 _PART = re.compile(r"^part-\d{5}\.parquet$")
@@ -62,6 +65,8 @@ def part(store: Path, name: str, number: int) -> Path:
 
 def inside(store: Path, path: Path) -> Path:
     """`path`, which must lie in the store once every link is followed; `CorruptStoreError` otherwise."""
+    for need in on_need:
+        need(store, path)
     if not _has_link(str(store), str(path)):
         return path
     root, real = os.path.realpath(store), os.path.realpath(path)
@@ -91,6 +96,8 @@ def _has_link(store: str, path: str) -> bool:
 
 def parts(store: Path, name: str) -> list[Path]:
     """The parts of a table that exist, in row order."""
+    for need in on_need:
+        need(store, table(store, name))
     return [inside(store, p) for p in _listed(table(store, name)) if _PART.match(p.name)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import io
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,14 +14,16 @@ import pyarrow.parquet as pq
 from embedstore.errors import CorruptStoreError, IncompleteError, StoreError, StoreNotFoundError
 from embedstore.store import geometry, journal, layout, tables
 from embedstore.store.advice import make_again
+from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.create import read_plan
 from embedstore.store.feature import Feature
 from embedstore.store.ids import rows_of_ids
+from embedstore.store.mirror import open_mirror
+from embedstore.store.remote import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from os import PathLike
-    from pathlib import Path
 
     import pyarrow as pa
 
@@ -27,16 +31,36 @@ if TYPE_CHECKING:
     from embedstore.shapes import ByteArray, IntArray
     from embedstore.store.chunks import Verify
 
+# The beginning of a URL behind a '+': what is before is another store.
+_JOINED_URL = re.compile(r"\+[A-Za-z][A-Za-z0-9]+:/")
+
 
 def is_store(path: Path) -> bool:
     """Whether there is a store at this place."""
     return layout.plan(path).is_file()
 
 
+def names_urls(text: str) -> bool:
+    """Whether a URL stands behind a '+', so that the text names more than one store."""
+    return _JOINED_URL.search(text) is not None
+
+
+def store_at(text: str) -> Path | None:
+    """The folder of the store that `text` names, none where it names none: of a URL, its mirror's.
+
+    Raises `UsageError` for a URL that no store can have, `RemoteError` where it cannot be reached.
+    """
+    url = None if names_urls(text) else parse_url(text)
+    if url is not None:
+        return open_mirror(url)
+    return Path(text) if is_store(Path(text)) else None
+
+
 def open_store(path: str | PathLike[str]) -> Store:
     """Open a store for reading; `A+B` opens several with equal cards as one (`JoinedStore`).
 
-    A store whose path holds a '+' is opened as it is. Raises `StoreNotFoundError` where there is none,
+    A URL (s3, gs, memory, http) is a store as any other: what is read of it is kept in a bounded cache. A
+    store whose path holds a '+' is opened as it is. Raises `StoreNotFoundError` where there is none,
     `FormatVersionError` for a later format, `CorruptStoreError` for a plan that cannot be read,
     `MismatchError` where an id stands in two of several stores.
     """
@@ -50,15 +74,17 @@ def open_store(path: str | PathLike[str]) -> Store:
 
 
 def _open_one(place: Path) -> Store:
+    from embedstore.store.remote_store import RemoteStore
+
     if not is_store(place):
         half = (place / layout.ZARR).is_file() and (place / layout.TABLES).is_dir()
         raise StoreNotFoundError(
             "there is no store here",
-            where=place,
+            where=parse_url(str(place)) or place,
             found="a planning that was interrupted" if half else "no plan.json",
             todo="make it with: embedstore encode SOURCE STORE ...",
         )
-    return Store(place, read_plan(place))
+    return (RemoteStore if is_mirrored(place) else Store)(place, read_plan(place))
 
 
 class Store:
@@ -70,6 +96,11 @@ class Store:
     def __repr__(self) -> str:
         names = ", ".join(self.features())
         return f"Store({self.plan.images} images, {self.plan.texts} texts, features {names})"
+
+    @property
+    def place(self) -> str:
+        """Where the store is: the path, or the URL of a remote store."""
+        return str(self.path)
 
     @property
     def fingerprint(self) -> str:

@@ -144,13 +144,16 @@ def file_crc(path: Path) -> int:
     return int(crc)
 
 
-def read_index(handle: int, *, chunks: int, chunk_bytes: int, where: str, todo: str) -> AnyArray:
+def read_index(
+    handle: int, *, chunks: int, chunk_bytes: int, where: str, todo: str, size: int | None = None
+) -> AnyArray:
     """Offsets `(chunks,)` int64 of a shard's inner chunks, -1 where absent.
 
     The index must agree with its checksum, every chunk must have the size that the array's shape gives,
-    and lie inside the file; `CorruptStoreError` otherwise. Nothing is allocated from sizes in the file.
+    and lie inside the file, of which the first `size` bytes count where that is given; `CorruptStoreError`
+    otherwise. Nothing is allocated from sizes in the file.
     """
-    size = os.fstat(handle).st_size
+    size = os.fstat(handle).st_size if size is None else size
     length = 16 * chunks
     if size < length + CRC:
         raise CorruptStoreError(

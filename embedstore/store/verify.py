@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import TYPE_CHECKING
 from embedstore.errors import CorruptStoreError, MismatchError, StoreError, UsageError
 from embedstore.store import geometry, journal, layout
 from embedstore.store.advice import make_again
+from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.coder import Coder
 from embedstore.store.joined import open_joined, refuse_joined, split_joined
 from embedstore.store.reader import Store, open_store
+from embedstore.store.remote_plan import refuse_read_only
+from embedstore.store.remote_verify import RemoteUnitCheck, bring_metadata, push_repair, uncached
 from embedstore.store.repair import repair_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.verify_sample import Sample
@@ -53,16 +57,18 @@ def verify_store(
     """
     chosen = None if sample is None else Sample(share=sample, seed=seed)
     if repair:
-        refuse_joined(Path(path), what="verify --repair")
+        refuse_joined(path, what="verify --repair")
+        refuse_read_only(path, what="verify --repair")
         if chosen is not None:
             raise UsageError("a sample cannot be repaired", todo="leave out --sample or --repair")
     many = min(_MOST_WORKERS, os.cpu_count() or 1) if workers is None else workers
     if many < 1:
         raise UsageError("bad number of threads", where="--workers", found=workers, allowed="1 or more")
     parts = split_joined(str(path)) or [Path(path)]
-    stores = [open_store(part) for part in parts]
-    reports = [_verify(s, chosen, many, on_progress or (lambda *_: None), repair=repair) for s in stores]
-    return reports[0] if len(reports) == 1 else _together(parts, stores, reports)
+    with ExitStack() as stack:
+        stores = [open_store(stack.enter_context(uncached(part))) for part in parts]
+        reports = [_verify(s, chosen, many, on_progress or (lambda *_: None), repair=repair) for s in stores]
+        return reports[0] if len(reports) == 1 else _together(parts, stores, reports)
 
 
 def _verify(
@@ -74,10 +80,12 @@ def _verify(
     repair: bool,
 ) -> VerifyReport:
     check = _Check(store, sample, workers, on_progress)
-    findings = (*check_tables(store), *check.metadata(), *check.features(), *_leftovers(store.path))
+    findings = (*check_tables(store), *check.metadata(), *check.features(), *_leftovers(store))
     done, remaining = (
         repair_store(store, findings) if repair else ([], [f for f in findings if f.kind == "corrupt"])
     )
+    if done:
+        push_repair(store.path, findings)
     total = check.total
     return VerifyReport(
         features=len(store.features()),
@@ -98,8 +106,8 @@ def _verify(
 def _together(parts: list[Path], stores: list[Store], reports: list[VerifyReport]) -> VerifyReport:
     """The sums over all parts, and whether they can be read as one."""
     findings = [
-        replace(f, where=f"{part}/{f.where}")
-        for part, r in zip(parts, reports, strict=True)
+        replace(f, where=f"{store.place}/{f.where}")
+        for store, r in zip(stores, reports, strict=True)
         for f in r.findings
     ]
     try:
@@ -126,9 +134,10 @@ def _together(parts: list[Path], stores: list[Store], reports: list[VerifyReport
     )
 
 
-def _leftovers(store: Path) -> Iterator[Finding]:
-    for path in layout.leftovers(store):
-        where = path.relative_to(store).as_posix()
+def _leftovers(store: Store) -> Iterator[Finding]:
+    # Of a URL there is none: an object is there whole or not at all.
+    for path in () if is_mirrored(store.path) else layout.leftovers(store.path):
+        where = path.relative_to(store.path).as_posix()
         yield Finding(kind="leftover", where=where, problem="a temporary file of a writer that was stopped")
 
 
@@ -143,7 +152,9 @@ class _Check:
 
     def metadata(self) -> Iterator[Finding]:
         """The `zarr.json` of every group and array must be what plan and header give."""
-        for relative, data in journal.zarr_files(self.store.path).items():
+        wanted = journal.zarr_files(self.store.path)
+        bring_metadata(self.store.path, wanted)
+        for relative, data in wanted.items():
             path = self.store.path / relative
             if not path.is_file() and self._begun_at(relative):
                 yield Finding(
@@ -185,7 +196,8 @@ class _Check:
             return
         geometry.check_header(header, self.store.plan)
         yield from self._calibration(folder, header)
-        check = UnitCheck(folder, header, lambda row: self._id(header.table, row), self._sample)
+        kind = RemoteUnitCheck if is_mirrored(folder) else UnitCheck
+        check = kind(folder, header, lambda row: self._id(header.table, row), self._sample)
         manifest = journal.read_manifest(folder)
         if manifest is None:
             yield from self._begun(folder, header, check)

@@ -9,6 +9,7 @@ from embedstore.documents import ShardFile, UnitRecord, refuse_differences
 from embedstore.errors import DiskFullError, IncompleteError, MismatchError, StoreError, StoreNotFoundError
 from embedstore.store import files, geometry, journal, layout, shard, space, tables
 from embedstore.store.advice import make_again
+from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.create import read_plan
 from embedstore.store.unit import conform_arrays, conform_thumbnails
 
@@ -40,12 +41,20 @@ class FeatureWriter:
         self._begun = False
 
     @classmethod
-    def open(cls, store: Path, header: FeatureHeader) -> Self:
-        """Commit the header of a new feature, or find the same one there.
+    def open(cls, store: Path, header: FeatureHeader) -> FeatureWriter:
+        """Commit the header of a new feature, or find the same one there; also of a remote store's mirror.
 
         Raises `StoreNotFoundError` without a store, `MismatchError` naming the differing fields where the
         stored header is another one, or where the header was made for another plan.
         """
+        if is_mirrored(store):
+            from embedstore.store.remote_writer import RemoteWriter
+
+            return RemoteWriter.begin(store, header)
+        return cls._opened(store, header)
+
+    @classmethod
+    def _opened(cls, store: Path, header: FeatureHeader) -> Self:
         if not layout.plan(store).is_file():
             raise StoreNotFoundError("there is no store here", where=store.name, todo="plan the store first")
         if header.plan_fingerprint != read_plan(store).fingerprint:

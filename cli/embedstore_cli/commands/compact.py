@@ -13,7 +13,9 @@ from embedstore_cli import render
 
 def compact(
     store: opt.StorePath,
-    to: Annotated[Path, typer.Option("--to", metavar="NEW", help="The new store.", show_default=False)],
+    to: Annotated[
+        str, typer.Option("--to", metavar="NEW", help="Folder of the new store.", show_default=False)
+    ],
     drop: Annotated[
         Path | None,
         typer.Option(

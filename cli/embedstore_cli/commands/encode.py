@@ -76,7 +76,7 @@ def encode(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the row order.")] = 0,
     append: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="A",
             help="Continue the features of store A over new rows: STORE becomes a store of its own, read "
@@ -154,7 +154,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     return columns
 
 
-def _say_what_remains(store: Path) -> None:
+def _say_what_remains(store: str) -> None:
     render.warn("what is finished is kept; run the same command again to go on")
     from embedstore.store import open_store
 
@@ -211,10 +211,8 @@ def _show_dry_run(plan: DryRun) -> None:
             for f in plan.features
         ),
     )
-    render.say(
-        f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}; "
-        f"free on this disk: {render.size(plan.free_bytes)}"
-    )
+    free = "" if plan.free_bytes is None else f"; free on this disk: {render.size(plan.free_bytes)}"
+    render.say(f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}{free}")
     for feature in plan.features:
         if feature.calibration_rows:
             seconds = feature.calibration_rows / feature.rate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def recode(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.", show_default=False)],
+    store: opt.OneStore,
     feature: Annotated[
         str, typer.Argument(metavar="FEATURE", help="Feature that is read.", show_default=False)
     ],

@@ -1,0 +1,188 @@
+"""Arrays of remote stores: the local reader, with every chunk brought before it is read."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from embedstore.errors import CorruptStoreError, StoreError
+from embedstore.store import handles
+from embedstore.store.cache_folder import is_mirrored
+from embedstore.store.chunks import REPAIR, ShardedArray
+from embedstore.store.mirror import Mirror, mirror_of
+from embedstore.store.remote_shard import RemoteShard, chunks_between, chunks_of
+from embedstore.store.requests import requests
+from embedstore.store.scatter import scatter_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from embedstore.documents import ArraySpec
+    from embedstore.shapes import AnyArray, ByteArray, IntArray
+    from embedstore.store.chunks import Verify
+    from embedstore.store.scatter import Task
+
+T = TypeVar("T")
+
+_SHARE_BYTES = 4 << 20
+
+
+def open_array(feature: Path, spec: ArraySpec, verify: Verify) -> ShardedArray:
+    """An array of a feature's folder, which may lie in the mirror of a remote store."""
+    kind = RemoteArray if is_mirrored(feature) else ShardedArray
+    return kind(feature, spec, verify)
+
+
+class RemoteArray(ShardedArray):
+    """One array of a remote feature. Thread-safe.
+
+    A chunk from the cache that does not agree with its checksum is fetched once more before it is an error.
+    """
+
+    def __init__(self, feature: Path, spec: ArraySpec, verify: Verify = "first") -> None:
+        super().__init__(feature, spec, verify)
+        self._mirror: Mirror = mirror_of(feature)
+        self._pins = threading.local()
+        self._opening = threading.Lock()
+        self._doors: dict[int, threading.Lock] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RemoteArray, (self._feature, self.spec, self._mode)
+
+    def _name(self, number: int) -> str:
+        return (self._feature / self._path(number)).relative_to(self._mirror.root).as_posix()
+
+    def shard(self, number: int) -> RemoteShard:
+        """The open shard; what is being read in this thread stays the same one to the end of the read."""
+        held: RemoteShard | None = getattr(self._pins, "held", None)
+        if held is None or held.number != number:
+            with self._opening:
+                door = self._doors.setdefault(number, threading.Lock())
+            with door:
+                held = self._standing(number) or self._open_remote(number)
+        return held
+
+    def _standing(self, number: int) -> RemoteShard | None:
+        with self._lock:
+            found = self._open.get(number)
+            if not isinstance(found, RemoteShard) or found.evicted():
+                return None
+        handles.used(self, number)
+        return found
+
+    def _open_remote(self, number: int) -> RemoteShard:
+        arguments = (self._mirror, self._name(number), self.spec, self.chunk_bytes, self._where(number))
+        try:
+            held = RemoteShard(*arguments)
+        except CorruptStoreError:
+            # The first try may have met a cached file that somebody damaged; it is gone now.
+            held = RemoteShard(*arguments)
+        held.number = number
+        with self._lock:
+            # An evicted file takes space as long as it is open.
+            gone = [n for n, o in self._open.items() if isinstance(o, RemoteShard) and o.evicted()]
+            for other in gone:
+                del self._open[other]
+            self._open[number] = held
+        # What comes into this file has not been tested yet.
+        self._marks[number * self.chunks_a_shard : (number + 1) * self.chunks_a_shard] = 0
+        handles.used(self, number)
+        return held
+
+    def _reading(self, number: int, chunks: Iterable[int], work: Callable[[], T]) -> T:
+        """Do `work`, which reads these chunks of one shard, with them on this machine."""
+        chosen = list(chunks)
+        for last in (False, True):
+            held = self.shard(number)
+            held.bring(chosen)
+            self._pins.held = held
+            try:
+                return work()
+            except CorruptStoreError:
+                held.drop()
+                if last:
+                    raise
+            finally:
+                self._pins.held = None
+        raise StoreError("a shard was not read", where=self._where(number))
+
+    def _read_shard(self, number: int, first: int, stop: int, out: ByteArray) -> None:
+        chunks = chunks_between(first, stop, self.spec.chunk)
+        super_read = super()._read_shard
+        self._reading(number, chunks, lambda: super_read(number, first, stop, out))
+
+    def scatter(
+        self,
+        starts: IntArray,
+        lengths: IntArray | None,
+        targets: IntArray,
+        out: AnyArray,
+        *,
+        direct_io: bool = False,  # noqa: ARG002 - what is brought lies in the page cache
+    ) -> list[Task]:
+        """As of a local array, all chunks being on their way before the first of them is waited for."""
+        number = starts // self.spec.shard
+        long = np.ones_like(starts) if lengths is None else lengths
+        tasks: list[Task] = []
+        for low, high in _shares(number, np.cumsum(long) * self.place_bytes):
+            at = int(number[low])
+            chunks = chunks_of(starts[low:high] - at * self.spec.shard, long[low:high], self.spec.chunk)
+            self._request(at, chunks, ahead=False)
+            some = None if lengths is None else lengths[low:high]
+            work = partial(self._scattered, starts[low:high], some, targets[low:high], out)
+            tasks.append(partial(self._reading, at, chunks, work))
+        return tasks
+
+    def _scattered(
+        self, starts: IntArray, lengths: IntArray | None, targets: IntArray, out: AnyArray
+    ) -> None:
+        for task in scatter_tasks(self, starts, lengths, targets, out):
+            task()
+
+    def _refuse_short(self, number: int, places: int) -> None:
+        stat = self._mirror.shard_stat(self._name(number))
+        size = 0 if stat is None else stat.nbytes
+        if places * self.place_bytes > size:
+            raise CorruptStoreError(
+                "the header promises more than the shard holds",
+                where=self._where(number),
+                found=f"{size} bytes",
+                allowed=f"{places} places of {self.place_bytes} bytes",
+                todo=REPAIR,
+            )
+
+    def in_memory(self, place: int) -> bool:
+        """Whether the chunk of a place is on this machine already."""
+        number, local = divmod(place, self.spec.shard)
+        held = self._standing(number)
+        return held is not None and held.has(local // self.spec.chunk)
+
+    def advise(self, start: int, stop: int) -> None:
+        """Start to bring places `[start, stop)` of one shard, which will be read later."""
+        if getattr(self._pins, "held", None) is None:
+            number, first = divmod(start, self.spec.shard)
+            chunks = chunks_between(first, stop - number * self.spec.shard, self.spec.chunk)
+            self._request(number, chunks, ahead=True)
+
+    def _request(self, number: int, chunks: Sequence[int], *, ahead: bool) -> None:
+        held = self._standing(number)
+        if held is not None:
+            held.begin(chunks, ahead=ahead)
+            return
+        requests(ahead=ahead).submit(self._begin, number, chunks, ahead=ahead)
+
+    def _begin(self, number: int, chunks: Sequence[int], *, ahead: bool) -> None:
+        self.shard(number).begin(chunks, ahead=ahead)
+
+
+def _shares(number: IntArray, nbytes: IntArray) -> Iterator[tuple[int, int]]:
+    """Slices of stretches of one shard, about 4 MB each, from the running sum of their bytes."""
+    if not len(number):
+        return iter(())
+    apart = (number[1:] != number[:-1]) | (nbytes[1:] // _SHARE_BYTES != nbytes[:-1] // _SHARE_BYTES)
+    return pairwise([0, *(np.flatnonzero(apart) + 1).tolist(), len(number)])
