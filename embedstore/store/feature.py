@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ from embedstore.store import layout, tables
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify
 from embedstore.store.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
+from embedstore.store.packed import Packed, Padded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     from embedstore.shapes import AnyArray, ByteArray, Float32Array, IntArray
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """Tokens `(sum, d)` of several texts, or their scales `(sum,)`, packed; `offsets (b + 1,)` int64."""
-
-    tokens: AnyArray
-    offsets: IntArray
-
-    @property
-    def lengths(self) -> IntArray:
-        """Tokens of each text `(b,)` int64."""
-        return np.diff(self.offsets)
-
-
 class Feature:
     """What one encoder made of one table. Thread-safe; holds no tokens.
 
@@ -44,8 +31,9 @@ class Feature:
     `status (n,)`; texts ragged tokens through `text_tokens`, `lengths (n,)`, `pooled (n, w)`, `status (n,)`.
     Quarantined rows hold NaN (texts: no tokens) and have status 1.
 
-    `read`, `gather` and `text_tokens` give what is stored; `decoded` and `decoded_text` give float32 under
-    every policy. Merged tokens come with `weights (n, t)`, the share of the picture that each stands for.
+    `read`, `gather` and `text_tokens` give what is stored; `decoded`, `decoded_text` and `padded_text` give
+    float32 under every policy. Merged tokens come with `weights (n, t)`, the share of the picture that each
+    stands for.
     """
 
     def __init__(self, path: Path, manifest: FeatureManifest, verify: Verify = "first") -> None:
@@ -157,6 +145,15 @@ class Feature:
         packed = self.text_tokens(rows)
         scales = self.text_tokens(rows, "scales").tokens if "scales" in self._arrays else None
         return Packed(self.coder.decode("tokens", packed.tokens, scales), packed.offsets)
+
+    def padded_text(
+        self, rows: IntArray | Sequence[int] | range | slice, length: int | None = None
+    ) -> Padded:
+        """Tokens of any texts as float32 `(b, l, d)`, zeros behind each, with their mask `(b, l)`.
+
+        l is the longest of these texts, or `length`; `UsageError` where one is longer than that.
+        """
+        return self.decoded_text(rows).padded(length)
 
     def status(self) -> ByteArray:
         """`(n,)` uint8: 0 good, 1 quarantined."""
