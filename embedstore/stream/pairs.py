@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import UsageError
+from embedstore.store.selection import readable, texts_with
 from embedstore.stream.batches import ImageBuffers, ImageReader, ImageTokens, TextReader, TextTokens
 from embedstore.stream.choice import CaptionTable
 from embedstore.stream.groups import BUFFER_MB, GroupStream, Unit
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import torch
     from torch import Tensor
 
     from embedstore.shapes import IntArray
-    from embedstore.store import Feature, Store
+    from embedstore.store import Store
     from embedstore.store.order import Shuffle
 
 
@@ -32,25 +32,6 @@ class PairBatch:
     def to(self, device: torch.device) -> PairBatch:
         """The same on a device."""
         return PairBatch(image=self.image.to(device), text=self.text.to(device))
-
-
-def usable_texts(store: Store, feature: Feature, *, role: str, language: str) -> npt.NDArray[np.bool_]:
-    """Which texts `(m,)` have this role and language and are not quarantined.
-
-    `UsageError` that lists the roles and languages there are, where no text has both.
-    """
-    table = store.texts(["role", "language"])
-    wanted = np.ones(len(table), dtype=bool)
-    for column, value in (("role", role), ("language", language)):
-        wanted &= table[column].to_numpy() == value
-    if not wanted.any():
-        raise UsageError(
-            f"no text has the role {role!r} in the language {language!r}",
-            where=store.path.name,
-            allowed=f"roles {_counted(store.plan.roles)}; languages {_counted(store.plan.languages)}",
-        )
-    usable: npt.NDArray[np.bool_] = wanted & (feature.status() == 0)
-    return usable
 
 
 @dataclass(slots=True)
@@ -96,14 +77,14 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         self.captions = CaptionTable.build(
             images=store.plan.images,
             image_of=_image_of(store),
-            usable=usable_texts(store, self._texts.feature, role=role, language=language),
+            usable=texts_with(store, role=role, language=language) & readable(self._texts.feature),
         )
-        readable = self._images.feature.status()[rows] == 0
+        good = readable(self._images.feature)[rows]
         captioned = self.captions.counts(rows) > 0
-        kept = rows[readable & captioned]
+        kept = rows[good & captioned]
         self.skipped = {
-            "image quarantined": int((~readable).sum()),
-            "no caption": int((readable & ~captioned).sum()),
+            "image quarantined": int((~good).sum()),
+            "no caption": int((good & ~captioned).sum()),
         }
         if len(kept) < 2 * world:
             raise UsageError(
