@@ -10,7 +10,7 @@ from embedstore.store.blocks import GroupReader, row_tasks
 from embedstore.store.chunks import ShardedArray
 from embedstore.store.compact import CompactReport, compact_store
 from embedstore.store.create import create_store, refuse_other_plan
-from embedstore.store.feature import Feature
+from embedstore.store.feature import Feature, Packed
 from embedstore.store.geometry import plan_feature
 from embedstore.store.ids import read_ids
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
@@ -25,7 +25,7 @@ from embedstore.store.order import (
     epoch_steps,
     group_rows,
 )
-from embedstore.store.packed import Packed, Padded
+from embedstore.store.padded import Padded
 from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.sizes import feature_nbytes

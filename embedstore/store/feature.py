@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,7 +13,7 @@ from embedstore.store import layout, tables
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify
 from embedstore.store.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
-from embedstore.store.packed import Packed, Padded
+from embedstore.store.padded import Padded, pad
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +23,26 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArrayName, EncoderCard, FeatureHeader, FeatureManifest, Table
     from embedstore.shapes import AnyArray, ByteArray, Float32Array, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Tokens `(sum, d)` of several texts, or their scales `(sum,)`, packed; `offsets (b + 1,)` int64."""
+
+    tokens: AnyArray
+    offsets: IntArray
+
+    def padded(self, length: int | None = None) -> Padded:
+        """The same with a place for every text alike: the longest text's, or `length`; padding is zero.
+
+        `UsageError` where a text has more tokens than `length`.
+        """
+        return pad(self.tokens, self.lengths, length)
+
+    @property
+    def lengths(self) -> IntArray:
+        """Tokens of each text `(b,)` int64."""
+        return np.diff(self.offsets)
 
 
 class Feature:

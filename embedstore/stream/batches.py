@@ -14,7 +14,7 @@ import torch
 from embedstore.errors import UsageError
 from embedstore.store.blocks import advise, packed_tasks, row_tasks
 from embedstore.store.coder import SCALES_OF
-from embedstore.store.packed import padded_length
+from embedstore.store.padded import padded_length
 from embedstore.stream.decode import decoder_of
 
 if TYPE_CHECKING:
