@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import UsageError
-from embedstore.store.selection import readable, texts_with
+from embedstore.store.selection import Bools, readable, texts_with
 from embedstore.stream.batches import ImageBuffers, ImageReader, ImageTokens, TextReader, TextTokens
 from embedstore.stream.choice import CaptionTable
 from embedstore.stream.groups import BUFFER_MB, GroupStream, Unit
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedstore.shapes import IntArray
-    from embedstore.store import Store
+    from embedstore.store import Feature, Store
     from embedstore.store.order import Shuffle
 
 
@@ -32,6 +32,14 @@ class PairBatch:
     def to(self, device: torch.device) -> PairBatch:
         """The same on a device."""
         return PairBatch(image=self.image.to(device), text=self.text.to(device))
+
+
+def usable_texts(store: Store, feature: Feature, *, role: str, language: str) -> Bools:
+    """Which texts `(m,)` have this role and language and a token that could be read.
+
+    `UsageError` that lists the roles and languages there are, where no text has both.
+    """
+    return texts_with(store, role=role, language=language) & readable(feature)
 
 
 @dataclass(slots=True)
@@ -77,7 +85,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         self.captions = CaptionTable.build(
             images=store.plan.images,
             image_of=_image_of(store),
-            usable=texts_with(store, role=role, language=language) & readable(self._texts.feature),
+            usable=usable_texts(store, self._texts.feature, role=role, language=language),
         )
         good = readable(self._images.feature)[rows]
         captioned = self.captions.counts(rows) > 0
