@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedstore.errors import UsageError
+from embedstore.errors import StoreError, UsageError
+from embedstore.store import files
 
 if TYPE_CHECKING:
+    import os
+
     from embedstore.documents import BenchReport
 
 
@@ -19,14 +20,10 @@ def write_report(report: BenchReport, path: str | os.PathLike[str]) -> None:
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write UTF-8 under a temporary name beside `path`, then rename."""
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    """Write UTF-8, whole or not at all, into a folder that is there; `UsageError` where that cannot be."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError("cannot write the file", where=path, todo="name a file in a folder that is there")
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as bad:
-        temporary.unlink(missing_ok=True)
-        raise UsageError(f"cannot write the file: {bad.strerror}", where=path) from None
+        files.replace(path, text.encode())
+    except (OSError, StoreError) as bad:
+        raise UsageError("cannot write the file", where=path, found=bad) from None

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import UsageError
+from embedstore.store.selection import readable, split_rows, texts_with
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from embedstore.shapes import AnyArray, IntArray
+    from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
 
 NO_PICTURE = "the picture could not be read"
@@ -61,11 +60,8 @@ def select_images(
             allowed=f"0 to {store.plan.images - 1}",
         )
     if split is not None:
-        if split not in store.plan.splits:
-            listed = ", ".join(f"{name} ({count})" for name, count in store.plan.splits.items())
-            raise UsageError(f"no split {split!r} in the store", allowed=listed or "the store has no splits")
-        chosen = chosen[_equals(store.images(["split"])["split"], split)[chosen]]
-    good = image.status()[chosen] == 0
+        chosen = np.intersect1d(chosen, split_rows(store, split), assume_unique=True)
+    good = readable(image)[chosen]
     return chosen[good], {NO_PICTURE: int((~good).sum())}
 
 
@@ -82,20 +78,17 @@ def select_pairs(
     """Images of a split with all their texts of one role and language.
 
     Left out and counted: pictures and texts that could not be read, and images without such a text.
-    `UsageError` where nothing remains or the store has no such language or role.
+    `UsageError` where nothing remains or no text of the store has that language and role.
     """
-    _known("language", language, store.plan.languages)
-    _known("role", role, store.plan.roles)
+    wanted = texts_with(store, role=role, language=language)
     images, skipped = select_images(store, image, split=split, rows=rows)
-    table = store.texts(["image", "language", "role"])
+    image_of = store.texts(["image"])["image"].fill_null(store.plan.images).to_numpy()
     place = np.full(store.plan.images + 1, -1)
     place[images] = np.arange(len(images))
     # A text without an image takes the last place of the map, which never holds one.
-    owner = place[table["image"].fill_null(store.plan.images).to_numpy()]
-    texts = np.flatnonzero((owner >= 0) & _equals(table["language"], language) & _equals(table["role"], role))
-    good = text.status()[texts] == 0
-    if "lengths" in text.arrays:
-        good &= text.lengths()[texts] > 0
+    owner = place[image_of]
+    texts = np.flatnonzero((owner >= 0) & wanted)
+    good = readable(text)[texts]
     skipped[NO_TEXT] = int((~good).sum())
     texts = texts[good]
     texts = texts[np.argsort(owner[texts], kind="stable")]
@@ -107,15 +100,3 @@ def select_pairs(
             found=f"split {split}, role {role}, language {language}; left out: {skipped}",
         )
     return Pairs(images=images[counts > 0], texts=texts, counts=counts[counts > 0], skipped=skipped)
-
-
-def _known(what: str, name: str, counts: dict[str, int]) -> None:
-    if name not in counts:
-        raise UsageError(
-            f"no text with {what} {name!r} in the store", allowed=", ".join(counts) or "no texts"
-        )
-
-
-def _equals(column: pa.ChunkedArray[pa.StringScalar], value: str) -> AnyArray:
-    """Which rows of a string column equal `value`; null equals nothing."""
-    return np.array([cell == value for cell in column.to_pylist()], dtype=bool)

@@ -70,7 +70,8 @@ def calibrated(
         return job, 0
     header = job.header
     policy = effective_policy(header.policy, header.card)
-    if not policy.learns:
+    there = layout.feature(store, header.name) / layout.CALIBRATION
+    if not policy.learns or (header.calibration_sha256 is not None and there.is_file()):
         return job, 0
     rows = rows_to_learn_from(job, planned.plan, store)
     sample = _Sample(

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from embedstore.errors import StoreError
+from embedstore.store import files
 
 if TYPE_CHECKING:
     from embedstore.documents import EncoderCard
@@ -34,17 +37,8 @@ def remember(card: EncoderCard, spec: str) -> None:
     """
     target = home() / "encoders.json"
     entries = _entries(target) | {_key(card): _absolute(spec)}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix="encoders-", suffix=".tmp", dir=target.parent)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(entries, file, indent=2, sort_keys=True)
-        Path(name).replace(target)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
+    with suppress(OSError, StoreError):
+        files.replace(target, json.dumps(entries, indent=2, sort_keys=True).encode())
 
 
 def recall(card: EncoderCard) -> str | None:

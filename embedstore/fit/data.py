@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.errors import UsageError
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives, recall_at_k
+from embedstore.store.selection import split_rows
 from embedstore.stream.embed import embed_images, embed_texts
 from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.pairs import PairStream
@@ -24,19 +24,6 @@ if TYPE_CHECKING:
     from embedstore.shapes import IntArray
     from embedstore.store import Store
     from embedstore.stream.batches import ImageTokens, TextTokens
-
-
-def split_rows(store: Store, split: str | None) -> IntArray:
-    """Image rows of a split, ascending; every row for none. `UsageError` that lists the splits there are."""
-    if split is None:
-        return np.arange(store.plan.images, dtype=np.int64)
-    if split not in store.plan.splits:
-        listed = ", ".join(f"{name} {n}" for name, n in store.plan.splits.items())
-        raise UsageError(
-            f"no split {split!r}", where=store.path.name, allowed=listed or "this store has none"
-        )
-    found: IntArray = np.flatnonzero(store.images(["split"])["split"].to_numpy() == split)
-    return found
 
 
 def hold_out(rows: IntArray, share: float, seed: int) -> tuple[IntArray, IntArray]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import secrets
 from typing import TYPE_CHECKING, Any, Self
 
 from safetensors.torch import save
 
 from embedstore.errors import UsageError
 from embedstore.model import CONFIG, WEIGHTS
+from embedstore.store import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,23 +47,10 @@ class HeadFolder:
         content = save({name: tensor.contiguous() for name, tensor in weights.items()})
         finished = head.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
         (self.path / CONFIG).unlink(missing_ok=True)
-        self._write(WEIGHTS, content)
-        self._write(FIT, fit.to_json().encode())
-        self._write(CONFIG, finished.to_json().encode())
+        files.replace(self.path / WEIGHTS, content)
+        files.replace(self.path / FIT, fit.to_json().encode())
+        files.replace(self.path / CONFIG, finished.to_json().encode())
         return finished
-
-    def _write(self, name: str, content: bytes) -> None:
-        temporary = self.path / f".{name}.{secrets.token_hex(8)}.tmp"
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path / name)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
 
 
 class FitLog:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedstore.errors import UsageError
+from embedstore.store.selection import Bools, equal, split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
-
-
-Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +51,6 @@ def select(
     one are left out and counted, as are quarantined rows, and for a `mean` over tokens texts that have none.
     `UsageError` for an unknown split or no rows left.
     """
-    if split is not None and split not in store.plan.splits:
-        raise UsageError(
-            f"no split {split!r}",
-            where="--split",
-            allowed=", ".join(store.plan.splits) or "this store has none",
-        )
     pictures = any(f.table == "images" for f in features)
     if pictures:
         found = _pictures(store, features, split, language, mean=mean)
@@ -78,7 +68,7 @@ def _pictures(
 ) -> Selection:
     images = store.images(["id", "picture", "label", "split"])
     first = first_captions(store, language)
-    keep = np.ones(len(images), dtype=bool) if split is None else _equal(images["split"], split)
+    keep = _of_split(store, split)
     skipped = {}
     for feature in features:
         if feature.table == "images":
@@ -109,7 +99,7 @@ def first_captions(store: Store, language: str) -> IntArray:
     """The first text of every picture `(images,)` with role caption in this language, -1 where none is."""
     table = store.texts(["image", "language", "role"])
     owners = table["image"].fill_null(-1).to_numpy().astype(np.int64)
-    usable = _equal(table["language"], language) & _equal(table["role"], "caption") & (owners >= 0)
+    usable = equal(table["language"], language) & equal(table["role"], "caption") & (owners >= 0)
     rows = np.flatnonzero(usable)
     first = np.full(store.plan.images, -1, np.int64)
     # Backwards, so that the first text of a picture is the last one written.
@@ -122,7 +112,7 @@ def _texts(store: Store, features: Sequence[Feature], split: str | None, *, mean
     keep = np.ones(len(texts), dtype=bool)
     if split is not None:
         owners = texts["image"].fill_null(-1).to_numpy().astype(np.int64)
-        keep = (owners >= 0) & _equal(store.images(["split"])["split"], split)[owners]
+        keep = (owners >= 0) & _of_split(store, split)[owners]
     skipped = {}
     for feature in features:
         for reason, good in _usable(feature, mean=mean):
@@ -134,16 +124,18 @@ def _texts(store: Store, features: Sequence[Feature], split: str | None, *, mean
     return Selection(images=None, texts=rows, columns=columns, skipped=_counted(skipped))
 
 
+def _of_split(store: Store, split: str | None) -> Bools:
+    """Which pictures are of a split."""
+    found = np.zeros(store.plan.images, dtype=bool)
+    found[split_rows(store, split)] = True
+    return found
+
+
 def _usable(feature: Feature, *, mean: bool) -> Iterator[tuple[str, Bools]]:
     """Why texts of a feature may be left out, and which are not."""
     yield f"quarantined in {feature.name}", feature.status() == 0
     if mean and "lengths" in feature.arrays:
         yield f"without a token in {feature.name}", feature.lengths() > 0
-
-
-def _equal(column: pa.ChunkedArray, value: str) -> Bools:
-    found: Bools = pc.fill_null(pc.equal(column, value), pa.scalar(value=False)).to_numpy()
-    return found
 
 
 def _known(columns: pa.Table) -> pa.Table:

@@ -25,6 +25,7 @@ from embedstore.store.order import (
     epoch_steps,
     group_rows,
 )
+from embedstore.store.padded import Padded
 from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.sizes import feature_nbytes
@@ -47,6 +48,7 @@ __all__ = [
     "JoinedStore",
     "MaskRow",
     "Packed",
+    "Padded",
     "ShardedArray",
     "Store",
     "StoreInfo",

@@ -13,6 +13,7 @@ from embedstore.store import arrow, layout, tables
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify
 from embedstore.store.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
+from embedstore.store.padded import Padded, pad
 from embedstore.store.remote_array import open_array
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ class Packed:
     tokens: AnyArray
     offsets: IntArray
 
+    def padded(self, length: int | None = None) -> Padded:
+        """The same with a place for every text alike: the longest text's, or `length`; padding is zero.
+
+        `UsageError` where a text has more tokens than `length`.
+        """
+        return pad(self.tokens, self.lengths, length)
+
     @property
     def lengths(self) -> IntArray:
         """Tokens of each text `(b,)` int64."""
@@ -49,8 +57,9 @@ class Feature:
     `status (n,)`; texts ragged tokens through `text_tokens`, `lengths (n,)`, `pooled (n, w)`, `status (n,)`.
     Quarantined rows hold NaN (texts: no tokens) and have status 1.
 
-    `read`, `gather` and `text_tokens` give what is stored; `decoded` and `decoded_text` give float32 under
-    every policy. Merged tokens come with `weights (n, t)`, the share of the picture that each stands for.
+    `read`, `gather` and `text_tokens` give what is stored; `decoded`, `decoded_text` and `padded_text` give
+    float32 under every policy. Merged tokens come with `weights (n, t)`, the share of the picture that each
+    stands for.
     """
 
     def __init__(self, path: Path, manifest: FeatureManifest, verify: Verify = "first") -> None:
@@ -173,6 +182,15 @@ class Feature:
         packed = self.text_tokens(rows)
         scales = self.text_tokens(rows, "scales").tokens if "scales" in self._arrays else None
         return Packed(self.coder.decode("tokens", packed.tokens, scales), packed.offsets)
+
+    def padded_text(
+        self, rows: IntArray | Sequence[int] | range | slice, length: int | None = None
+    ) -> Padded:
+        """Tokens of any texts as float32 `(b, l, d)`, zeros behind each, with their mask `(b, l)`.
+
+        l is the longest of these texts, or `length`; `UsageError` where one is longer than that.
+        """
+        return self.decoded_text(rows).padded(length)
 
     def status(self) -> ByteArray:
         """`(n,)` uint8: 0 good, 1 quarantined."""

@@ -14,6 +14,7 @@ import torch
 from embedstore.errors import UsageError
 from embedstore.store.blocks import advise, packed_tasks, row_tasks
 from embedstore.store.coder import SCALES_OF
+from embedstore.store.padded import padded_length
 from embedstore.stream.decode import decoder_of
 
 if TYPE_CHECKING:
@@ -84,6 +85,31 @@ class TextTokens:
         if self.decoder is not None:
             tokens = self.decoder(self.array, tokens, None if self.scales is None else self.scales.to(device))
         return TextTokens(rows=self.rows, tokens=tokens, offsets=self.offsets)
+
+    def padded(self, length: int | None = None) -> PaddedTexts:
+        """The same decoded, with places for every text alike: the longest text's, or `length`.
+
+        On the device of the tokens. `UsageError` where a text has more tokens than `length`.
+        """
+        if self.decoder is not None:
+            return self.to(self.tokens.device).padded(length)
+        lengths = self.offsets.diff()
+        wide = padded_length(lengths.numpy(), length)
+        mask = torch.arange(wide) < lengths[:, None]
+        places = mask.reshape(-1).nonzero().squeeze(1).to(self.tokens.device)
+        room = self.tokens.new_zeros(mask.numel(), self.tokens.shape[1])
+        room.index_copy_(0, places, self.tokens)
+        tokens = room.reshape(*mask.shape, self.tokens.shape[1])
+        return PaddedTexts(rows=self.rows, tokens=tokens, mask=mask.to(self.tokens.device))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedTexts:
+    """Some texts: `rows (b,)`, `tokens (b, l, d)` with zeros behind each, `mask (b, l)`, True where real."""
+
+    rows: IntArray
+    tokens: Tensor
+    mask: Tensor
 
 
 class ImageReader:

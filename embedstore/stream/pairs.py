@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import UsageError
+from embedstore.store.selection import Bools, readable, texts_with
 from embedstore.stream.batches import ImageBuffers, ImageReader, ImageTokens, TextReader, TextTokens
 from embedstore.stream.choice import CaptionTable
 from embedstore.stream.groups import BUFFER_MB, GroupStream, Unit
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
     import torch
     from torch import Tensor
 
@@ -34,23 +34,12 @@ class PairBatch:
         return PairBatch(image=self.image.to(device), text=self.text.to(device))
 
 
-def usable_texts(store: Store, feature: Feature, *, role: str, language: str) -> npt.NDArray[np.bool_]:
-    """Which texts `(m,)` have this role and language and are not quarantined.
+def usable_texts(store: Store, feature: Feature, *, role: str, language: str) -> Bools:
+    """Which texts `(m,)` have this role and language and a token that could be read.
 
     `UsageError` that lists the roles and languages there are, where no text has both.
     """
-    table = store.texts(["role", "language"])
-    wanted = np.ones(len(table), dtype=bool)
-    for column, value in (("role", role), ("language", language)):
-        wanted &= table[column].to_numpy() == value
-    if not wanted.any():
-        raise UsageError(
-            f"no text has the role {role!r} in the language {language!r}",
-            where=store.path.name,
-            allowed=f"roles {_counted(store.plan.roles)}; languages {_counted(store.plan.languages)}",
-        )
-    usable: npt.NDArray[np.bool_] = wanted & (feature.status() == 0)
-    return usable
+    return texts_with(store, role=role, language=language) & readable(feature)
 
 
 @dataclass(slots=True)
@@ -99,12 +88,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             image_of=_image_of(store),
             usable=usable_texts(store, self._texts.feature, role=role, language=language),
         )
-        readable = self._images.feature.status()[rows] == 0
+        good = readable(self._images.feature)[rows]
         captioned = self.captions.counts(rows) > 0
-        kept = rows[readable & captioned]
+        kept = rows[good & captioned]
         self.skipped = {
-            "image quarantined": int((~readable).sum()),
-            "no caption": int((readable & ~captioned).sum()),
+            "image quarantined": int((~good).sum()),
+            "no caption": int((good & ~captioned).sum()),
         }
         if len(kept) < 2 * world:
             raise UsageError(

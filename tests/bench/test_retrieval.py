@@ -116,7 +116,7 @@ def test_a_store_of_another_encoder_is_refused_with_the_fields(head_dir, tmp_pat
 
 
 def test_an_unknown_split_lists_the_splits(store, head_dir) -> None:
-    with pytest.raises(UsageError, match=r"no split 'dev'[\s\S]*train \(320\), val \(40\), test \(40\)"):
+    with pytest.raises(UsageError, match=r"no split 'dev'[\s\S]*train 320, val 40, test 40"):
         bench_retrieval(store, head_dir, split="dev", device="cpu")
 
 

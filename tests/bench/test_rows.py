@@ -79,9 +79,9 @@ def test_without_a_split_every_row_counts_and_a_subset_narrows_them() -> None:
 
 
 def test_what_the_store_has_not_is_refused_with_what_it_has() -> None:
-    with pytest.raises(UsageError, match=r"no split 'dev'[\s\S]*train \(1\), test \(3\)"):
+    with pytest.raises(UsageError, match=r"no split 'dev'[\s\S]*train 1, test 3"):
         pairs(split="dev")
-    with pytest.raises(UsageError, match=r"language 'fr'[\s\S]*en, de"):
+    with pytest.raises(UsageError, match=r"language 'fr'[\s\S]*en 7, de 2"):
         pairs(language="fr")
     with pytest.raises(UsageError, match=r"rows outside the store[\s\S]*0 to 4"):
         pairs(rows=np.array([5]))

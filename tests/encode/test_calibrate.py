@@ -252,3 +252,6 @@ def test_new_rows_follow_what_the_first_learnt(encode, picture_folder, tmp_path)
     learnt = [Path(s) / "features/vision/calibration.safetensors" for s in (first, tmp_path / "B")]
     assert learnt[0].read_bytes() == learnt[1].read_bytes()
     assert verify_store(both.path).findings == ()
+    # The second store goes on by itself too: its header says what it has learnt.
+    again = encode("B", source=more, texts=False, policy="merge-4+int8")
+    assert [(f.sampled, f.fresh) for f in again.features] == [(0, 0)]

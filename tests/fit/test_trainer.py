@@ -12,9 +12,10 @@ import torch
 from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.errors import HeadError, StoreError, UsageError
 from embedstore.fit import fit_config, fit_head
-from embedstore.fit.data import hold_out, split_rows, training_data
+from embedstore.fit.data import hold_out, training_data
 from embedstore.losses.clip import ClipLoss
 from embedstore.model import load_head
+from embedstore.store.selection import split_rows
 from embedstore.testing.stores import write_random_store
 
 FILES = {"head.json", "head.safetensors", "fit.json", "log.jsonl"}

@@ -253,7 +253,7 @@ def test_pictures_without_a_caption_in_the_language(holed, tmp_path):
     [
         (["vision"], "a.parquet", {"array": "sum"}, "unknown array"),
         (["vision"], "a.parquet", {"dtype": "int8"}, "unknown dtype"),
-        (["vision"], "a.parquet", {"split": "training"}, r"(?s)no split 'training'.*train, val, test"),
+        (["vision"], "a.parquet", {"split": "training"}, r"(?s)no split 'training'.*train 56, val 7, test 7"),
         (["words"], "a.parquet", {"array": "cls"}, r"(?s)has no 'cls'.*pooled, tokens, mean"),
         (["vision", "vision"], "a.parquet", {}, "name each feature once"),
         ([], "a.parquet", {}, "name each feature once"),
