@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ class Setting:
     epochs: int
     batch: int
     lr: float
+    pooling: Literal["mean", "max"]
     seeds: int
 
     def recall(self, image: str, out: Path) -> list[float]:
@@ -88,6 +89,7 @@ class Setting:
                 epochs=self.epochs,
                 batch_size=self.batch,
                 lr=self.lr,
+                image_pooling=self.pooling,
                 seed=seed,
             )
             fit_head(self.store, config, out, overwrite=True)
@@ -206,6 +208,7 @@ def measure(
     seeds: int,
     batch: int,
     lr: float,
+    pooling: Literal["mean", "max"],
     policies: Sequence[str] | None,
 ) -> list[Row]:
     """Make or open the store and measure the policies, or a choice of them."""
@@ -219,6 +222,7 @@ def measure(
             epochs=5 if quick else 20,
             batch=100 if quick else batch,
             lr=lr,
+            pooling=pooling,
             seeds=1 if quick else seeds,
         )
         return measure_policies(setting, policies or (QUICK if quick else POLICIES), folder)
@@ -231,12 +235,13 @@ if __name__ == "__main__":
     own.add_argument("--text", default="minilm", help="text feature of --store")
     own.add_argument("--batch", type=int, default=200)
     own.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
+    own.add_argument("--pooling", choices=("mean", "max"), default="mean", help="of the head's patches")
     own.add_argument("--seeds", type=int, default=3, help="heads fitted from each policy")
     own.add_argument("--policies", nargs="+", help="these in place of the usual ones")
     given, rest = own.parse_known_args()
     main(
         lambda quick: measure(quick=quick, **vars(given)),
         description=f"{__doc__}\nOwn options: --store PATH, --image NAME, --text NAME, --batch N, --lr X, "
-        "--seeds N, --policies NAME ...",
+        "--pooling mean|max, --seeds N, --policies NAME ...",
         argv=rest,
     )
