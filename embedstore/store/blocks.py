@@ -128,13 +128,6 @@ class GroupReader:
                 self._owner = os.getpid()
             return self._pool
 
-    def close(self) -> None:
-        """End the threads; a later `run` starts new ones."""
-        with self._lock:
-            if self._pool is not None and self._owner == os.getpid():
-                self._pool.shutdown()
-            self._pool = None
-
 
 def _work(waiting: deque[Task]) -> None:
     while (task := _next(waiting)) is not None:

@@ -15,6 +15,7 @@ from embedstore.store import files, geometry, handles, layout, shard
 from embedstore.store.scatter import scatter_tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from embedstore.documents import ArraySpec
@@ -46,6 +47,8 @@ class OpenShard:
             raise CorruptStoreError(
                 f"a shard cannot be opened: {bad.strerror}", where=where, todo=REPAIR
             ) from None
+        stat = os.fstat(self.handle)
+        self.identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
         self.offsets = shard.read_index(
             self.handle, chunks=spec.shard // spec.chunk, chunk_bytes=chunk_bytes, where=where, todo=REPAIR
         )
@@ -54,17 +57,25 @@ class OpenShard:
         """A handle that reads past the page cache, or -1 where the system or the file system has none."""
         with self._lock:
             if self._direct is None:
-                flags = os.O_RDONLY | getattr(os, "O_DIRECT", 0) | getattr(os, "O_NOFOLLOW", 0)
-                try:
-                    self._direct = handles.open_file(self._path, flags) if hasattr(os, "O_DIRECT") else -1
-                except OSError:
-                    self._direct = -1
+                self._direct = self._open_direct() if hasattr(os, "O_DIRECT") else -1
             return self._direct
 
-    def __del__(self) -> None:
+    def _open_direct(self) -> int:
+        try:
+            handle = handles.open_file(self._path, os.O_RDONLY | os.O_DIRECT | getattr(os, "O_NOFOLLOW", 0))
+        except OSError:
+            return -1
+        if os.path.samestat(os.fstat(handle), os.fstat(self.handle)):
+            return handle
+        # Another file has taken the name since; the index that was read is not its.
+        os.close(handle)
+        return -1
+
+    # At the end of a process its modules may be empty before the last shard goes.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         for handle in (self.handle, self._direct):
             if handle is not None and handle >= 0:
-                os.close(handle)
+                close(handle)
 
 
 class ShardedArray:
@@ -83,6 +94,7 @@ class ShardedArray:
         self.chunks_a_shard = spec.shard // spec.chunk
         self._open: dict[int, OpenShard] = {}
         self._checked: ByteArray | None = None
+        self._identities: dict[int, tuple[int, ...]] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[ShardedArray], tuple[Path, ArraySpec, Verify]]:
@@ -102,6 +114,10 @@ class ShardedArray:
             # Outside the lock: several threads wait for the indices of several shards at once.
             path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
             found = OpenShard(path, self.spec, self.chunk_bytes, self._where(number))
+            if self._identities.setdefault(number, found.identity) != found.identity:
+                # The shard was made again meanwhile: nothing of it has been tested.
+                self._marks[number * self.chunks_a_shard : (number + 1) * self.chunks_a_shard] = 0
+                self._identities[number] = found.identity
         with self._lock:
             self._open[number] = found
         handles.used(self, number)

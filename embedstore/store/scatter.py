@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import google_crc32c
 import numpy as np
 
-from embedstore.store import files, shard
+from embedstore.store import files, handles, shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +34,9 @@ _VECTOR_BYTES = 4 << 10
 _TASK_BYTES = 1 << 20
 _SPAN_BYTES = 2 << 20
 _PAGE_BYTES = 4096
+# Tasks hold their shards open, and a stream reads some arrays at once.
+_OPEN_SHARE = 4
+_SHARDS_A_TASK = 8
 _SCRATCH = [memoryview(bytearray(shard.MOST_GAP))[:n] for n in range(shard.MOST_GAP + 1)]
 _rooms = threading.local()
 
@@ -52,9 +55,9 @@ class Pieces:
 
 
 def cut(starts: IntArray, lengths: IntArray | None, targets: IntArray, size: int) -> Pieces:
-    """Stretches by their places, none of them empty, cut at the borders of chunks of `size` places.
+    """Ascending stretches by their places, none of them empty, cut at the borders of chunks of `size` places.
 
-    Without `lengths` each is one place long.
+    Without `lengths` each is one place long. Pieces ascend too, also where stretches overlap.
     """
     chunk = starts // size
     if lengths is None:
@@ -66,7 +69,8 @@ def cut(starts: IntArray, lengths: IntArray | None, targets: IntArray, size: int
     chunk = chunk[of] + np.arange(len(of)) - np.repeat(np.cumsum(count) - count, count)
     low = np.maximum(starts[of], chunk * size)
     high = np.minimum(starts[of] + lengths[of], (chunk + 1) * size)
-    return Pieces(chunk, low - chunk * size, high - low, targets[of] + low - starts[of])
+    pieces = Pieces(chunk, low - chunk * size, high - low, targets[of] + low - starts[of])
+    return pieces if (low[1:] >= low[:-1]).all() else pieces[np.argsort(low, kind="stable")]
 
 
 def scatter_tasks(
@@ -80,11 +84,53 @@ def scatter_tasks(
 ) -> list[Task]:
     """What brings places `[starts[i], starts[i] + lengths[i])`, ascending, to `out[targets[i]:]`.
 
-    Tasks of about 1 MB, for any threads. Every shard that is needed is opened here. `direct_io`: past the
-    system's page cache where that can be done, for data that would not stay in it.
+    Tasks of about 1 MB, for any threads. Every shard that is needed is opened here; where these are more than
+    a share of the files that are kept open, each task opens a few. `direct_io`: past the system's page cache
+    where that can be done, for data that would not stay in it.
     """
     if not len(starts) or not array.place_bytes:
         return []
+    number = starts // array.spec.shard
+    other = number[1:] != number[:-1]
+    if np.count_nonzero(other) < handles.most_open() // _OPEN_SHARE:
+        return _planned(array, starts, lengths, targets, out, direct_io=direct_io)
+    bounds = _runs(np.zeros_like(other), np.append(0, np.cumsum(other)), _SHARDS_A_TASK).tolist()
+    return [
+        partial(
+            _in_turn,
+            array,
+            starts[low:high],
+            None if lengths is None else lengths[low:high],
+            targets[low:high],
+            out,
+            direct_io=direct_io,
+        )
+        for low, high in pairwise(bounds)
+    ]
+
+
+def _in_turn(
+    array: ShardedArray,
+    starts: IntArray,
+    lengths: IntArray | None,
+    targets: IntArray,
+    out: AnyArray,
+    *,
+    direct_io: bool,
+) -> None:
+    for task in _planned(array, starts, lengths, targets, out, direct_io=direct_io):
+        task()
+
+
+def _planned(
+    array: ShardedArray,
+    starts: IntArray,
+    lengths: IntArray | None,
+    targets: IntArray,
+    out: AnyArray,
+    *,
+    direct_io: bool,
+) -> list[Task]:
     pieces = cut(starts, lengths, targets, array.spec.chunk)
     if direct_io or (lengths is None and array.place_bytes < _VECTOR_BYTES):
         return _beside_tasks(array, pieces, out, single=lengths is None, direct_io=direct_io)
@@ -213,8 +259,8 @@ def _neighbours(array: ShardedArray, pieces: Pieces) -> Iterator[tuple[OpenShard
     """Runs of chunks that follow each other in a shard, about 2 MB, with where each piece's chunk begins."""
     number, held = _opened(array, pieces.chunk)
     begin = _offsets(array, pieces.chunk, number, held)
-    step = begin[1:] - begin[:-1]
-    near = (step == 0) | (step == shard.slot_bytes(array.chunk_bytes))
+    same = pieces.chunk[1:] == pieces.chunk[:-1]
+    near = same | (begin[1:] - begin[:-1] == shard.slot_bytes(array.chunk_bytes))
     for i, j in pairwise(_runs(~near | (number[1:] != number[:-1]), begin, _SPAN_BYTES).tolist()):
         yield held[int(number[i])], pieces[i:j], begin[i:j]
 

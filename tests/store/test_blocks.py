@@ -8,6 +8,7 @@ import os
 import pickle
 import threading
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,7 +55,6 @@ def test_a_group_is_its_rows_one_by_one(place, verify, threads):
                 np.testing.assert_array_equal(out[i], plain.read(name, row, row + 1)[0])
 
     check()
-    reader.close()
 
 
 def test_small_spans_give_the_same(place, small_pieces):
@@ -96,6 +96,55 @@ def test_texts_land_packed_in_their_order(place, texts):
     GroupReader(2).run(packed_tasks(feature.array("tokens"), starts, lengths, offsets[:-1], out))
     np.testing.assert_array_equal(out, feature.text_tokens(rows).tokens)
     advise(feature.array("tokens"), starts, lengths=lengths)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Texts of up to seven tokens in chunks of two."""
+    path = tmp_path_factory.mktemp("stores") / "wide"
+    write_random_store(
+        path, images=20, image_tokens=1, image_width=2, text_width=30_000, max_tokens=7, shard_rows=16
+    )
+    return path
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(st.integers(0, 39), max_size=30), verify=st.sampled_from(["first", "always", "never"]))
+def test_texts_that_come_again_land_where_they_belong(wide, texts, verify):
+    feature = open_store(wide).feature("words", verify=verify)
+    array, rows = feature.array("tokens"), np.array(texts, np.int64)
+    assert array.spec.chunk == 2
+    wanted = feature.text_tokens(rows)
+    lengths = np.diff(wanted.offsets)
+    fresh = open_store(wide).feature("words", verify=verify).array("tokens")
+    for each in (fresh, array):
+        out = each.empty(len(wanted.tokens))
+        tasks = packed_tasks(each, feature.token_starts()[rows], lengths, wanted.offsets[:-1], out)
+        GroupReader(1).run(tasks)
+        np.testing.assert_array_equal(out, wanted.tokens)
+
+
+def repeat_a_chunk(path, *, chunks, again, first):
+    """Let chunk `again` of a shard be the bytes of chunk `first`, as a writer may that finds them equal."""
+    raw = bytearray(path.read_bytes())
+    table = np.frombuffer(raw, "<u8", 2 * chunks, len(raw) - 16 * chunks - 4).reshape(chunks, 2)
+    table[again] = table[first]
+    raw[-4:] = google_crc32c.value(table.tobytes()).to_bytes(4, "little")
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("verify", ["first", "never"])
+@pytest.mark.parametrize("direct_io", [False, True])
+def test_chunks_that_share_their_bytes_are_read_as_they_are(tmp_path, verify, direct_io):
+    write_random_store(tmp_path / "s", images=32, image_tokens=64, image_width=384, shard_rows=32)
+    wanted = open_store(tmp_path / "s")["vision"].read("tokens", 0, 32)
+    repeat_a_chunk(tmp_path / "s/features/vision/tokens/c/0/0/0", chunks=16, again=2, first=1)
+    wanted[4:6] = wanted[2:4]
+    array = open_store(tmp_path / "s").feature("vision", verify=verify).array("tokens")
+    for rows in ([3, 4], [2, 3, 4, 5], [5, 3, 1, 4, 2]):
+        out = array.empty(len(rows))
+        GroupReader(1).run(row_tasks(array, np.array(rows), out, direct_io=direct_io))
+        np.testing.assert_array_equal(out, wanted[rows])
 
 
 def test_a_block_of_neighbours_is_one_read(place, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -12,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedstore.errors import StoreError
-from embedstore.store import handles, open_store
+from embedstore.errors import CorruptStoreError, StoreError
+from embedstore.store import GroupReader, handles, open_store, row_tasks
 from embedstore.testing.stores import write_random_store
 
 FILES = Path("/proc/self/fd")
@@ -114,6 +116,67 @@ def test_threads_that_push_each_other_out_read_what_is_stored(store, few):
 def test_the_bound_follows_the_limit_of_the_process(monkeypatch, soft, most):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, soft))
     assert handles.most_open() == most
+
+
+def test_rows_of_more_shards_than_may_be_open_are_read(store):
+    feature = open_store(store)["vision"]
+    rows = np.random.default_rng(1).permutation(ROWS)
+    wanted = feature.read("tokens", 0, ROWS)[rows]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()
+    handles._recent.let_go(10**6)
+    most = len(list(FILES.iterdir())) + 80
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        np.testing.assert_array_equal(feature.gather("tokens", rows), wanted)
+        for direct_io in (False, True):
+            out = np.empty_like(wanted)
+            GroupReader(2).run(row_tasks(feature.array("tokens"), rows, out, direct_io=direct_io))
+            np.testing.assert_array_equal(out, wanted)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def make_again(path, change):
+    """Put another file in the place of a shard, as a repair does, with one byte changed."""
+    raw = bytearray(path.read_bytes())
+    raw[change] ^= 1
+    path.with_name("new").write_bytes(raw)
+    path.with_name("new").replace(path)
+
+
+def test_a_shard_that_was_made_again_is_tested_again(tmp_path):
+    write_random_store(tmp_path / "s", images=4, captions=1, shard_rows=2)
+    array = open_store(tmp_path / "s")["vision"].array("tokens")
+    wanted = array.read(0, 4)
+    make_again(tmp_path / "s/features/vision/tokens/c/0/0/0", change=3)
+    np.testing.assert_array_equal(array.read(0, 4), wanted)
+    array.let_go(0)
+    with pytest.raises(CorruptStoreError, match="tokens/c/0/0/0: a chunk does not agree"):
+        array.read(0, 1)
+    np.testing.assert_array_equal(array.read(2, 4), wanted[2:])
+
+
+def test_reads_past_the_cache_are_of_the_file_whose_index_was_read(tmp_path):
+    write_random_store(tmp_path / "s", images=4, captions=1, shard_rows=2)
+    array = open_store(tmp_path / "s").feature("vision", verify="never").array("tokens")
+    wanted = array.read(0, 2)
+    make_again(tmp_path / "s/features/vision/tokens/c/0/0/0", change=3)
+    out = np.empty_like(wanted)
+    GroupReader(1).run(row_tasks(array, np.arange(2), out, direct_io=True))
+    np.testing.assert_array_equal(out, wanted)
+
+
+def test_a_process_ends_without_a_word(store):
+    """Features that live to its end are taken apart when its modules are already empty."""
+    script = f"""
+import os
+from embedstore.store import open_store
+os.kept = open_store({str(store)!r})["vision"]
+os.kept.read("tokens", 0, {ROWS})
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def take_all(held):
