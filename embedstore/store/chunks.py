@@ -28,6 +28,18 @@ _TRUSTED_BYTES = 64 << 20
 REPAIR = "embedstore verify STORE --repair, then run the command that made the feature again"
 
 
+def checked_rows(rows: object, count: int, *, of: str) -> IntArray:
+    """Rows as int64 `(n,)`, each of the `count` there are; `UsageError`."""
+    wanted = np.asarray(rows)
+    if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
+        raise UsageError("rows must be integers along one axis", found=f"{wanted.dtype} {wanted.shape}")
+    if len(wanted) and (int(wanted.min()) < 0 or int(wanted.max()) >= count):
+        raise UsageError(
+            f"rows outside {of}", found=f"{wanted.min()} to {wanted.max()}", allowed=f"0 to {count - 1}"
+        )
+    return wanted.astype(np.int64)
+
+
 class OpenShard:
     """An open shard file with its checked index; closed when nobody holds it any more."""
 
@@ -274,16 +286,7 @@ class ShardedArray:
 
     def wanted(self, places: IntArray, out: AnyArray | None) -> tuple[IntArray, AnyArray]:
         """Places as int64 and room for them, both checked; `UsageError`."""
-        wanted = np.asarray(places)
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise UsageError("rows must be integers along one axis", found=f"{wanted.dtype} {wanted.shape}")
-        if len(wanted) and (int(wanted.min()) < 0 or int(wanted.max()) >= self.spec.shape[0]):
-            raise UsageError(
-                f"rows outside {self.spec.name}",
-                found=f"{wanted.min()} to {wanted.max()}",
-                allowed=f"0 to {self.spec.shape[0] - 1}",
-            )
-        wanted = wanted.astype(np.int64)
+        wanted = checked_rows(places, self.spec.shape[0], of=self.spec.name)
         if out is None:
             self.refuse_impossible(wanted, np.ones_like(wanted))
             out = self.empty(len(wanted))

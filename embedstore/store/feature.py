@@ -10,7 +10,8 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError, UsageError
 from embedstore.store import arrow, layout, tables
-from embedstore.store.chunks import REPAIR, ShardedArray, Verify
+from embedstore.store.blocks import packed_tasks
+from embedstore.store.chunks import REPAIR, ShardedArray, Verify, checked_rows
 from embedstore.store.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
 from embedstore.store.padded import Padded, pad
@@ -127,7 +128,7 @@ class Feature:
         self, name: ArrayName, rows: IntArray | Sequence[int], out: AnyArray | None = None
     ) -> AnyArray:
         """Any rows of an array, in any order, repeats allowed."""
-        return self._by_row(name).gather(_rows(rows), out)
+        return self._by_row(name).gather(np.asarray(rows), out)
 
     def ids(self) -> pa.ChunkedArray[pa.StringScalar]:
         """The id of every row, from the table."""
@@ -152,7 +153,7 @@ class Feature:
         """
         if self.table == "texts" and name in ("tokens", "scales"):
             return self.text_tokens(rows, name).to_arrow()
-        return arrow.fixed_lists(self.gather(name, _rows(rows)))
+        return arrow.fixed_lists(self.gather(name, rows))
 
     @property
     def coder(self) -> Coder:
@@ -169,7 +170,7 @@ class Feature:
         """
         if name not in SCALES_OF:
             raise UsageError(f"{name!r} is stored as it is", allowed=", ".join(SCALES_OF), todo="use read")
-        wanted = _rows(rows)
+        wanted = checked_rows(rows, self.rows, of=name)
         has_scales = SCALES_OF[name] in self._arrays
         scales = self.gather(SCALES_OF[name], wanted) if has_scales else None
         values = self.coder.decode(name, self.gather(name, wanted), scales)
@@ -231,28 +232,13 @@ class Feature:
             raise UsageError(
                 "only text features have ragged tokens", where=self.name, todo="use read or gather"
             )
-        wanted = np.arange(self.rows)[rows] if isinstance(rows, slice) else _rows(rows)
-        if wanted.size and (int(wanted.min()) < 0 or int(wanted.max()) >= self.rows):
-            raise UsageError(
-                "rows outside the feature",
-                found=f"{wanted.min()} to {wanted.max()}",
-                allowed=f"0 to {self.rows - 1}",
-            )
+        given = np.arange(self.rows)[rows] if isinstance(rows, slice) else rows
+        wanted = checked_rows(given, self.rows, of="the feature")
         lengths = self.lengths()[wanted].astype(np.int64)
         starts = self.token_starts()[wanted]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         tokens.refuse_impossible(starts, lengths)
         out = tokens.empty(int(offsets[-1]))
-        some = np.flatnonzero(lengths)
-        if some.size:
-            ends = starts[some] + lengths[some]
-            breaks = np.flatnonzero(starts[some][1:] != ends[:-1]) + 1
-            for low, high in zip([0, *breaks.tolist()], [*breaks.tolist(), len(some)], strict=True):
-                first, last = some[low], some[high - 1]
-                tokens.read(int(starts[first]), int(ends[high - 1]), out[offsets[first] : offsets[last + 1]])
+        for task in packed_tasks(tokens, starts, lengths, offsets[:-1], out):
+            task()
         return Packed(out, offsets)
-
-
-def _rows(rows: IntArray | Sequence[int] | range) -> IntArray:
-    found = np.asarray(rows)
-    return found.astype(np.int64) if not found.size else found

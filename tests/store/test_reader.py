@@ -141,6 +141,8 @@ def test_what_cannot_be_read_is_refused(store):
         (lambda: vision.text_tokens([0]), "only text features"),
         (lambda: words.read("tokens", 0, 1), r"(?s)ragged.*text_tokens"),
         (lambda: words.text_tokens([390]), "outside the feature"),
+        (lambda: words.text_tokens(np.ones(words.rows, bool)), "rows must be integers"),
+        (lambda: words.padded_text([1.0]), "rows must be integers"),
         (lambda: store.feature("vision", verify="sometimes"), "first, always, never"),
     ]
     for call, said in cases:
