@@ -93,12 +93,14 @@ def compact_store(
     if not is_store(place):
         half = place.with_name(place.name + UNFINISHED)
         with files.alone(half):
-            # Another process may have made it while this one waited.
+            # Another process may have made it while this one waited, or just before.
             if not is_store(place):
                 report = on_progress or (lambda *_: None)
                 _build(opened, half, plan=plan, kept=kept, names=names, on_progress=report)
                 files.flush_folder(half)
                 files.rename(half, place)
+            elif half.is_dir() and not any(half.iterdir()):
+                half.rmdir()
         files.flush_folder(place.parent)
     made = open_store(place)
     if made.plan != plan or set(made.features()) != set(names):

@@ -6,9 +6,7 @@ This is what a `Feature.to_device_cache()` would be; it lives here because the s
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 
 from embedstore.errors import UsageError
 from embedstore.store.coder import SCALES_OF
+from embedstore.store.memory import free_memory
 from embedstore.stream.batches import ImageReader, ImageTokens, TextReader, TextTokens
 from embedstore.stream.dataset import TokenStream, good_rows
 
@@ -36,13 +35,8 @@ def free_bytes(device: torch.device) -> int:
     """Free memory of a device in bytes; of the host what can be had without swapping."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-    except OSError:
-        found = None
-    if found is not None:
-        return int(found[1]) << 10
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = free_memory()
+    return free if free is not None else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def cache_bytes(feature: Feature, rows: IntArray | None = None) -> int:

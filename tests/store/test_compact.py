@@ -11,6 +11,7 @@ import pytest
 
 from embedstore.errors import IncompleteError, MismatchError, StoreError, UsageError
 from embedstore.store import (
+    compact,
     compact_store,
     create_store,
     failpoints,
@@ -153,6 +154,18 @@ def test_running_it_again_changes_nothing_and_another_drop_is_refused(kit, tmp_p
     assert kit.tree(tmp_path / "new") == before
     with pytest.raises(StoreError, match="another store is at this place"):
         compact_store(old.path, tmp_path / "new", drop=["s000002"])
+
+
+def test_one_that_is_just_too_late_leaves_nothing(kit, tmp_path, monkeypatch):
+    old = write_random_store(tmp_path / "a", images=20)
+    report = compact_store(old.path, tmp_path / "new", drop=["s000001"])
+    before = kit.tree(tmp_path)
+    first = iter([False])
+    monkeypatch.setattr(compact, "is_store", lambda place: next(first, True))
+    monkeypatch.setattr(compact, "_refuse_place", lambda opened, place: None)
+    assert compact_store(old.path, tmp_path / "new", drop=["s000001"]) == report
+    assert kit.tree(tmp_path) == before
+    assert not (tmp_path / "new.unfinished").exists()
 
 
 def test_what_another_compact_left_is_not_touched(tmp_path):
