@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from embedstore.errors import CorruptStoreError, StoreError
 from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.chunks import _MOST_OPEN, REPAIR, ShardedArray
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from embedstore.store.chunks import Verify
 
 T = TypeVar("T")
+
+# What is asked for at once by one call; the rest waits, so that the cache need not hold all of it.
+_SHARDS_AT_ONCE, _SPANS_AT_ONCE, _BYTES_AT_ONCE = 64, 128, 64 << 20
 
 
 def open_array(feature: Path, spec: ArraySpec, verify: Verify) -> ShardedArray:
@@ -100,6 +105,36 @@ class RemoteArray(ShardedArray):
             finally:
                 self._pins.held = None
         raise StoreError("a shard was not read", where=self._where(number))
+
+    def read(self, start: int, stop: int, out: AnyArray | None = None) -> AnyArray:
+        """Places `[start, stop)`, as of a local array; what lies in several shards comes by many requests."""
+        if not 0 <= start <= stop <= self.spec.shape[0]:
+            return super().read(start, stop, out)
+        if out is None:
+            self.refuse_impossible_read(start, stop)
+            out = self.empty(stop - start)
+        size = self.spec.shard
+        step = size * max(1, min(_SHARDS_AT_ONCE, _BYTES_AT_ONCE // max(1, size * self.place_bytes)))
+        for low in range(start - start % size, stop, step):
+            first, last = max(start, low), min(stop, low + step)
+            for at in range(low, last, size):
+                self.request(max(first, at), min(last, at + size))
+            super().read(first, last, self._checked_out(out, stop - start)[first - start : last - start])
+        return out
+
+    def gather(self, places: IntArray, out: AnyArray | None = None) -> AnyArray:
+        """Any places in any order, as of a local array; by many requests."""
+        wanted, out = self.wanted(places, out)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        spans = self.spans(ascending)
+        for first in range(0, len(spans), _SPANS_AT_ONCE):
+            some = spans[first : first + _SPANS_AT_ONCE]
+            for low, high in some:
+                self.request(int(ascending[low]), int(ascending[high - 1]) + 1)
+            for low, high in some:
+                self.fill(ascending[low:high], order[low:high], out)
+        return out
 
     def _read_shard(self, number: int, first: int, stop: int, out: ByteArray) -> None:
         chunks = chunks_between(first, stop, self.spec.chunk)
