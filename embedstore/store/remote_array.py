@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,8 +45,8 @@ class RemoteArray(ShardedArray):
         super().__init__(feature, spec, verify)
         self._mirror: Mirror = mirror_of(feature)
         self._pins = threading.local()
-        self._opening = threading.Lock()
-        self._doors: dict[int, threading.Lock] = {}
+        self._process = os.getpid()
+        self._doors: dict[tuple[int, int], threading.Lock] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteArray, (self._feature, self.spec, self._mode)
@@ -57,13 +58,14 @@ class RemoteArray(ShardedArray):
         """The open shard; what is being read in this thread stays the same one to the end of the read."""
         held: RemoteShard | None = getattr(self._pins, "held", None)
         if held is None or held.number != number:
-            with self._opening:
-                door = self._doors.setdefault(number, threading.Lock())
-            with door:
+            with self._doors.setdefault((os.getpid(), number), threading.Lock()):
                 held = self._standing(number) or self._open_remote(number)
         return held, held.checked
 
     def _standing(self, number: int) -> RemoteShard | None:
+        if self._process != os.getpid():
+            # Threads that held the lock at a fork are not there to open it again.
+            self._process, self._lock = os.getpid(), threading.Lock()
         with self._lock:
             found = self._open.get(number)
             if not isinstance(found, RemoteShard) or found.evicted():
