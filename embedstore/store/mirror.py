@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,6 @@ class Mirror:
         self._seen: dict[str, Stat] = {} if plan is None else {layout.PLAN: plan}
         self._fresh: set[str] = set()
         self._shards: dict[str, dict[str, Stat]] = {}
-        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Remove an own folder; a shared one stays for the next time."""
@@ -66,9 +64,8 @@ class Mirror:
 
     def sync(self) -> None:
         """Bring documents and records of all features; what is not there any more goes."""
-        with self._lock:
-            self._fresh.clear()
-            self._shards.clear()
+        self._fresh.clear()
+        self._shards.clear()
         files_there, found = self.remote.listing(layout.FEATURES)
         if self.remote.read_only and layout.ZARR not in files_there:
             raise RemoteError(
@@ -202,8 +199,7 @@ class Mirror:
     def shard_stat(self, relative: str) -> Stat | None:
         """Size and tag of a shard: one listing an array, where the server can list, serves all its shards."""
         array = relative.partition("/c/")[0]
-        with self._lock:
-            known = self._shards.setdefault(array, {})
+        known = self._shards.setdefault(array, {})
         if relative not in known:
             if self.remote.read_only or known:  # one by one: a listing costs too much, or is done already
                 stat = self.remote.stat(relative)
@@ -231,8 +227,7 @@ class Mirror:
 
     def forget_shard(self, relative: str) -> None:
         """Look a shard up again when it is needed next."""
-        with self._lock:
-            self._shards.get(relative.partition("/c/")[0], {}).pop(relative, None)
+        self._shards.get(relative.partition("/c/")[0], {}).pop(relative, None)
 
 
 def _stamp(stat: Stat) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -128,7 +129,11 @@ class Remote:
         """The file system of this process: its threads and connections do not survive a fork."""
         found = self._systems.get(os.getpid())
         if found is None:
-            found = self._systems[os.getpid()] = _filesystem(self.scheme)
+            # Made by one thread: several that begin at once would each make an event loop, and wait for ever.
+            with _one_lock():
+                found = self._systems.get(os.getpid())
+                if found is None:
+                    found = self._systems[os.getpid()] = _filesystem(self.scheme)
         return found
 
     def _at(self, name: str) -> str:
@@ -265,8 +270,17 @@ class Remote:
             ) from None
 
 
+_locks: dict[int, threading.Lock] = {}
+
+
+def _one_lock() -> threading.Lock:
+    """The lock of this process: one that was held at a fork would never be free in the child."""
+    return _locks.setdefault(os.getpid(), threading.Lock())
+
+
 def _filesystem(scheme: str) -> Any:
     import fsspec
+    import fsspec.asyn
 
     protocol, module, extra = _SCHEMES[scheme]
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -291,6 +305,8 @@ def _filesystem(scheme: str) -> Any:
         ) from None
     if protocol == "s3":
         system.retries = 1
+    if protocol in ("s3", "http"):
+        fsspec.asyn.sync(system.loop, system.set_session)
     return system
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from functools import partial
 from itertools import pairwise
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SHARE_BYTES = 4 << 20
+# What is asked for at once by one call; the rest waits, so that the cache need not hold all of it.
+_SHARDS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_BYTES = 64, 64 << 20, 4 << 20
 
 
 def open_array(feature: Path, spec: ArraySpec, verify: Verify) -> ShardedArray:
@@ -48,8 +50,8 @@ class RemoteArray(ShardedArray):
         super().__init__(feature, spec, verify)
         self._mirror: Mirror = mirror_of(feature)
         self._pins = threading.local()
-        self._opening = threading.Lock()
-        self._doors: dict[int, threading.Lock] = {}
+        self._process = os.getpid()
+        self._doors: dict[tuple[int, int], threading.Lock] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteArray, (self._feature, self.spec, self._mode)
@@ -61,13 +63,14 @@ class RemoteArray(ShardedArray):
         """The open shard; what is being read in this thread stays the same one to the end of the read."""
         held: RemoteShard | None = getattr(self._pins, "held", None)
         if held is None or held.number != number:
-            with self._opening:
-                door = self._doors.setdefault(number, threading.Lock())
-            with door:
+            with self._doors.setdefault((os.getpid(), number), threading.Lock()):
                 held = self._standing(number) or self._open_remote(number)
         return held
 
     def _standing(self, number: int) -> RemoteShard | None:
+        if self._process != os.getpid():
+            # Threads that held the lock at a fork are not there to open it again.
+            self._process, self._lock = os.getpid(), threading.Lock()
         with self._lock:
             found = self._open.get(number)
             if not isinstance(found, RemoteShard) or found.evicted():
@@ -110,6 +113,34 @@ class RemoteArray(ShardedArray):
             finally:
                 self._pins.held = None
         raise StoreError("a shard was not read", where=self._where(number))
+
+    def read(self, start: int, stop: int, out: AnyArray | None = None) -> AnyArray:
+        """Places `[start, stop)`, as of a local array; what lies in several shards comes by many requests."""
+        if not 0 <= start <= stop <= self.spec.shape[0]:
+            return super().read(start, stop, out)
+        if out is None:
+            self.refuse_impossible_read(start, stop)
+            out = self.empty(stop - start)
+        size = self.spec.shard
+        step = size * max(1, min(_SHARDS_AT_ONCE, _BYTES_AT_ONCE // max(1, size * self.place_bytes)))
+        for low in range(start - start % size, stop, step):
+            first, last = max(start, low), min(stop, low + step)
+            for at in range(low, last, size):
+                self._request_places(max(first, at), min(last, at + size), ahead=False)
+            super().read(first, last, self._checked_out(out, stop - start)[first - start : last - start])
+        return out
+
+    def gather(self, places: IntArray, out: AnyArray | None = None) -> AnyArray:
+        """Any places in any order, as of a local array; by many requests."""
+        wanted, out = self.wanted(places, out)
+        order = np.argsort(wanted, kind="stable")
+        ascending = wanted[order]
+        count = max(1, _BYTES_AT_ONCE // max(1, self.place_bytes))
+        for first in range(0, len(order), count):
+            some = slice(first, first + count)
+            for task in self.scatter(ascending[some], None, order[some], out):
+                task()
+        return out
 
     def _read_shard(self, number: int, first: int, stop: int, out: ByteArray) -> None:
         chunks = chunks_between(first, stop, self.spec.chunk)
@@ -165,9 +196,12 @@ class RemoteArray(ShardedArray):
     def advise(self, start: int, stop: int) -> None:
         """Start to bring places `[start, stop)` of one shard, which will be read later."""
         if getattr(self._pins, "held", None) is None:
-            number, first = divmod(start, self.spec.shard)
-            chunks = chunks_between(first, stop - number * self.spec.shard, self.spec.chunk)
-            self._request(number, chunks, ahead=True)
+            self._request_places(start, stop, ahead=True)
+
+    def _request_places(self, start: int, stop: int, *, ahead: bool) -> None:
+        number, first = divmod(start, self.spec.shard)
+        chunks = chunks_between(first, stop - number * self.spec.shard, self.spec.chunk)
+        self._request(number, chunks, ahead=ahead)
 
     def _request(self, number: int, chunks: Sequence[int], *, ahead: bool) -> None:
         held = self._standing(number)

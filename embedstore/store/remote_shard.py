@@ -155,6 +155,7 @@ class RemoteShard(OpenShard):
         """Note the use of the file, and forget what another process had under way before a fork."""
         if self._process != os.getpid():
             self._process, self._lock, self._pending = os.getpid(), threading.Lock(), {}
+            self._cache = shard_cache()
         if time.monotonic() - self._used > _USED_EVERY:
             self._used = time.monotonic()
             os.utime(self.handle)

@@ -1,6 +1,7 @@
 """The cache of shards: bounded, shared by threads and processes, and never believed without its checksums."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -214,6 +215,7 @@ def test_an_open_feature_is_read_on_in_a_fork(s3, tmp_path):
     feature.read("tokens", 0, 3)
     child = os.fork()
     if child == 0:
+        signal.alarm(60)
         same = np.array_equal(feature.read("tokens", 0, 64), local["vision"].read("tokens", 0, 64))
         os._exit(0 if same else 1)
     assert os.waitpid(child, 0)[1] == 0

@@ -1,10 +1,14 @@
 """A remote store read: everything equal to the local one, little of it fetched, changes and damage found."""
 
 import pickle
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
 
+from embedstore.encode import recode_feature
 from embedstore.errors import CorruptStoreError, RemoteError, StoreNotFoundError, UsageError
 from embedstore.store import open_store, store_info
 from embedstore.store.remote import Remote, parse_url
@@ -113,6 +117,60 @@ def test_large_shards_come_in_pieces_and_neighbours_together(memory, tmp_path, r
     assert np.array_equal(tokens.read(0, 64), local["vision"].read("tokens", 0, 64))
     assert sum(b - a for _, a, b in requested) < (64 // spec.chunk) * (chunk + 256)
     assert len(requested) <= 3
+
+
+def test_small_shards_come_many_at_once(memory, tmp_path, monkeypatch):
+    """A column of many units is not one wait after the other."""
+    local = write_random_store(tmp_path / "my.store", images=400, captions=1, shard_rows=4)
+    memory.copy(tmp_path / "my.store")
+    lock, flying, most, real = threading.Lock(), [0], [0], Remote.read_range
+
+    def read(self, name, start, stop):
+        with lock:
+            flying[0] += 1
+            most[0] = max(most[0], flying[0])
+        threading.Event().wait(0.002)
+        found = real(self, name, start, stop)
+        with lock:
+            flying[0] -= 1
+        return found
+
+    feature = open_store(memory.url)["words"]
+    monkeypatch.setattr(Remote, "read_range", read)
+    assert np.array_equal(feature.lengths(), local["words"].lengths())
+    assert most[0] > 4
+    most[0], rows = 0, np.random.default_rng(0).permutation(400)
+    assert np.array_equal(feature.gather("pooled", rows), local["words"].gather("pooled", rows))
+    assert most[0] > 4
+    out = np.empty((7, 12), np.float16)
+    assert feature.read("pooled", 9, 16, out) is out
+    assert np.array_equal(out, local["words"].read("pooled", 9, 16))
+    for start, stop in ((-1, 3), (5, 401), (5, 4)):
+        with pytest.raises(UsageError, match="rows outside"):
+            feature.read("pooled", start, stop)
+    with pytest.raises(UsageError, match="does not fit"):
+        feature.read("pooled", 0, 400, out)
+
+
+def test_thumbnails_quarantine_and_learnt_policies(memory, whole, kit, tmp_path):
+    recode_feature(whole, "vision", policy="int8", name="small")
+    memory.copy(whole)
+    store, local = open_store(memory.url), open_store(whole)
+    rows = np.arange(kit.images)
+    assert store.thumbnails(rows) == local.thumbnails(rows)
+    assert any(store.thumbnails(rows))
+    assert np.array_equal(
+        store["small"].decoded("tokens", rows), local["small"].decoded("tokens", rows), equal_nan=True
+    )
+    assert [f.quarantined for f in store_info(memory.url).features] == [
+        f.quarantined for f in store_info(whole).features
+    ]
+
+
+def test_nothing_remote_is_loaded_for_a_local_store(whole):
+    code = f"import sys\nimport embedstore.store as s\ns.open_store({str(whole)!r})['vision'].status()"
+    loaded = f"{code}\nassert not {{'fsspec', 's3fs', 'aiohttp', 'torch'}} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", loaded], check=True)
 
 
 def test_arrays_are_pickled_by_name(pair):
