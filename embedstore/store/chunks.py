@@ -120,18 +120,16 @@ class ShardedArray:
 
     def shard(self, number: int) -> OpenShard:
         """One shard, open, its index checked; `CorruptStoreError`."""
-        with self._lock:
-            found = self._open.get(number)
+        # Without a lock: threads wait for the indices of several shards at once, and a fork finds none held.
+        found = self._open.get(number)
         if found is None:
-            # Outside the lock: several threads wait for the indices of several shards at once.
             path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
             found = OpenShard(path, self.spec, self.chunk_bytes, self._where(number))
             if self._identities.setdefault(number, found.identity) != found.identity:
                 # The shard was made again meanwhile: nothing of it has been tested.
                 self._marks[number * self.chunks_a_shard : (number + 1) * self.chunks_a_shard] = 0
                 self._identities[number] = found.identity
-        with self._lock:
-            self._open[number] = found
+        self._open[number] = found
         handles.used(self, number)
         return found
 

@@ -211,7 +211,7 @@ def test_a_process_that_has_few_files_left_still_reads(store):
 def test_a_forked_child_reads_on(store):
     feature = open_store(store)["vision"]
     wanted = feature.read("pooled", 0, ROWS)
-    with handles._recent._lock, warnings.catch_warnings():
+    with handles._recent._lock, feature.array("pooled")._lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
         child = os.fork()
         if child == 0:
