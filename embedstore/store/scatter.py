@@ -23,7 +23,7 @@ import numpy as np
 from embedstore.store import files, handles, shard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from embedstore.shapes import AnyArray, ByteArray, IntArray
     from embedstore.store.chunks import OpenShard, ShardedArray
@@ -217,7 +217,7 @@ def _whole_tasks(array: ShardedArray, pieces: Pieces, out: AnyArray) -> list[Tas
     flat = shard.as_bytes(out)
     return [
         partial(_read_whole, array, held, part, begin, flat)
-        for held, part, begin in _neighbours(array, pieces)
+        for held, part, begin in _neighbours(array, pieces, advise=True)
     ]
 
 
@@ -249,20 +249,30 @@ def _beside_tasks(
     array: ShardedArray, pieces: Pieces, out: AnyArray, *, single: bool, direct_io: bool = False
 ) -> list[Task]:
     """Runs of chunks that are neighbours in a shard, each read whole into scratch and copied from there."""
+    advise = not direct_io and not array.trusts(pieces.chunk).all()
     return [
         partial(_read_beside, array, held, part, begin, out, single=single, direct_io=direct_io)
-        for held, part, begin in _neighbours(array, pieces)
+        for held, part, begin in _neighbours(array, pieces, advise=advise)
     ]
 
 
-def _neighbours(array: ShardedArray, pieces: Pieces) -> Iterator[tuple[OpenShard, Pieces, IntArray]]:
-    """Runs of chunks that follow each other in a shard, about 2 MB, with where each piece's chunk begins."""
+def _neighbours(
+    array: ShardedArray, pieces: Pieces, *, advise: bool
+) -> list[tuple[OpenShard, Pieces, IntArray]]:
+    """Runs of chunks that follow each other in a shard, about 2 MB, with where each piece's chunk begins.
+
+    `advise`: what is read for the first time lies on the disk, as a rule; it is asked for all at once.
+    """
     number, held = _opened(array, pieces.chunk)
     begin = _offsets(array, pieces.chunk, number, held)
     same = pieces.chunk[1:] == pieces.chunk[:-1]
     near = same | (begin[1:] - begin[:-1] == shard.slot_bytes(array.chunk_bytes))
-    for i, j in pairwise(_runs(~near | (number[1:] != number[:-1]), begin, _SPAN_BYTES).tolist()):
-        yield held[int(number[i])], pieces[i:j], begin[i:j]
+    runs = list(pairwise(_runs(~near | (number[1:] != number[:-1]), begin, _SPAN_BYTES).tolist()))
+    if advise:
+        for i, j in runs:
+            end = int(begin[j - 1]) + array.chunk_bytes + shard.CRC
+            files.advise(held[int(number[i])].handle, int(begin[i]), end)
+    return [(held[int(number[i])], pieces[i:j], begin[i:j]) for i, j in runs]
 
 
 def _read_beside(
