@@ -55,13 +55,16 @@ def options(
         False, "--version", help="Show the version.", callback=_print_version, is_eager=True
     ),
     cache_gb: float | None = typer.Option(
-        None, "--cache-gb", help="Most GB that remote stores may take on this machine. [default: 10]"
+        None, "--cache-gb", help="Most GB that remote stores may take on this machine. \\[default: 10]"
     ),
 ) -> None:
     """Options of every command."""
     del version
     if cache_gb is not None:
+        from embedstore.store.cache_folder import cache_bytes
+
         os.environ["EMBEDSTORE_CACHE_GB"] = str(cache_gb)
+        cache_bytes()
     if debug:
         os.environ["EMBEDSTORE_DEBUG"] = "1"
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from embedstore.errors import UsageError
+
 StorePath = Annotated[
     str,
     typer.Argument(
@@ -15,8 +17,28 @@ StorePath = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _kept(store: str) -> str:
+    """Refuse to write where everything is gone at the end of the command."""
+    if store.lower().startswith("memory:"):
+        raise UsageError(
+            "a store in memory ends with the command",
+            found=store,
+            allowed="a folder, s3:// or gs://",
+            todo="memory:// is for tests from Python",
+        )
+    return store
+
+
 OneStore = Annotated[
-    str, typer.Argument(metavar="STORE", help="Folder or URL (s3, gs) of one store.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="STORE",
+        help="Folder or URL (s3, gs) of one store.",
+        show_default=False,
+        callback=_kept,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

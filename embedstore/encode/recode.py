@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from embedstore.documents import Origin, QuarantinedRow, differing_fields
+from embedstore.documents import Origin, QuarantinedRow, refuse_differences
 from embedstore.encode.progress import Progress, log_event
-from embedstore.errors import MismatchError, UsageError
+from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
 from embedstore.store import FeatureWriter, Storing, begun_headers, layout, open_store, plan_feature, tables
 from embedstore.store import calibration as learning
@@ -143,14 +143,13 @@ class _Recoding:
         if begun is None:
             return
         same = planned.model_copy(update={"calibration_sha256": begun.calibration_sha256})
-        fields = differing_fields(begun, same)
-        if fields:
-            raise MismatchError(
-                "there is another feature of this name",
-                where=planned.name,
-                found="; ".join(f"{k}: stored {a!r}, now {b!r}" for k, (a, b) in fields.items()),
-                todo="give the new feature another name: --as NAME",
-            )
+        refuse_differences(
+            begun,
+            same,
+            what="the feature of this name",
+            where=planned.name,
+            todo="give the new feature another name: --as NAME",
+        )
 
     def _identity(self, planned: FeatureHeader) -> dict[str, str]:
         return {"policy": planned.policy, "source": self.source.manifest.fingerprint}

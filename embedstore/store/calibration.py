@@ -189,7 +189,7 @@ def read(folder: Path, header: FeatureHeader, policy: Policy) -> Calibration | N
     if not wanted:
         return None
     path = layout.of_feature(folder, layout.CALIBRATION)
-    todo = "remove it and run the command that made the feature again: it learns the same again"
+    todo = "remove it if it is there, and run the command that made the feature: it learns the same again"
     try:
         if path.stat().st_size > MOST_BYTES:
             raise CorruptStoreError("the calibration is too large", where=_where(path), todo=todo)

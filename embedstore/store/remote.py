@@ -34,7 +34,7 @@ _SCHEMES = {
 }
 _READ_ONLY = {"http", "https"}
 # One slash is what is left of two where a URL went through a `Path`.
-_URL = re.compile(r"^([A-Za-z][A-Za-z0-9]+):(//?)(?=[^/])")
+_URL = re.compile(r"^([A-Za-z][A-Za-z0-9]+):(//|/(?=[^/]))")
 _SEGMENT = re.compile(r"^[^/\\\x00-\x1f]+$")
 DELAYS = (0.2, 0.8, 2.5)
 PART_BYTES = 8 << 20
@@ -70,7 +70,10 @@ def parse_url(text: str) -> str | None:
     shown = f"{scheme}://{rest}"
     if scheme not in _SCHEMES:
         raise UsageError(
-            "no store can be at this kind of URL", found=shown, allowed=", ".join(f"{s}://" for s in _SCHEMES)
+            "no store can be at this kind of URL",
+            found=shown,
+            allowed=", ".join(f"{s}://" for s in _SCHEMES),
+            todo="give a folder of this machine as a path" if scheme == "file" else None,
         )
     pieces = rest.split("/")
     if "?" in rest or "#" in rest or "@" in pieces[0]:

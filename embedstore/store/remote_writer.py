@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from embedstore.store.mirror import Mirror
 
 _UPLOADS = 4
-_TODO = "give the feature another name with NAME=SPEC"
+_TODO = "give the options that it was begun with, or another name: NAME=SPEC, or --as NAME"
 
 
 class RemoteWriter(FeatureWriter):

@@ -219,7 +219,8 @@ class _Check:
             Coder.read(folder, header)
         except CorruptStoreError as bad:
             where = f"{layout.FEATURES}/{header.name}/{layout.CALIBRATION}"
-            yield Finding(kind="corrupt", where=where, problem=bad.problem)
+            again = f"; remove it if it is there, then {make_again(self.store.path, header)}"
+            yield Finding(kind="corrupt", where=where, problem=bad.problem + again)
 
     def _begun(self, folder: Path, header: FeatureHeader, check: UnitCheck) -> Iterator[Finding]:
         records = []

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedstore.documents import ArrayName, ArraySpec, FeatureHeader, FeatureManifest, QuarantinedRow
     from embedstore.shapes import AnyArray
 
-_TODO = "give the feature another name with NAME=SPEC"
+_TODO = "give the options that it was begun with, or another name: NAME=SPEC, or --as NAME"
 
 
 class FeatureWriter:

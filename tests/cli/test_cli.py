@@ -289,3 +289,45 @@ def test_encode_stores_under_policies_that_learn(run, picture_folder, tiny_visio
     code, _, err = run(*command[:2], tmp_path / "t", *command[3:], "--policy", "pca-64")
     assert code == 2
     assert "pca-D, D to 32" in err.replace("\n", " ")
+
+
+def test_help_tells_defaults_that_stand_elsewhere(run):
+    code, out, _ = run("fit", "--help")
+    assert (code, "[default: token]" in out, "[default: clip]" in out) == (0, True, True)
+    assert "[default: 10]" in run("--help")[1]
+
+
+def test_nothing_is_written_into_memory_that_ends_with_the_command(run):
+    for command in (
+        ["encode", "scenes:9", "memory://a/b", "--image-encoder", "hf:x"],
+        ["recode", "memory://a/b", "v", "--policy", "int8", "--as", "w"],
+        ["import", "x.npy", "memory://a/b", "--as", "v", "--model", "m"],
+    ):
+        code, _, err = run(*command)
+        assert (code, "a store in memory ends with the command" in err) == (2, True), err
+
+
+def test_the_size_of_the_cache_is_checked_before_anything_runs(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("EMBEDSTORE_CACHE_GB", "1")
+    for bad in ("-1", "nan"):
+        code, _, err = run("--cache-gb", bad, "info", tmp_path)
+        assert (code, "bad size of the cache" in err) == (2, True), err
+
+
+def test_a_recoding_that_takes_more_says_so(run, picture_folder, tiny_vision, tmp_path):
+    command = ["encode", picture_folder, tmp_path / "s", "--image-encoder", f"v=hf:{tiny_vision}"]
+    run(*command, "--policy", "int8")
+    code, out, _ = run("recode", tmp_path / "s", "v", "--policy", "float32", "--as", "w")
+    assert code == 0
+    assert re.search(r"[1-9]\.\d times more than v\)", out.replace("\n", " "))
+
+
+def test_verify_says_how_a_lost_calibration_is_learnt_again(run, picture_folder, tiny_vision, tmp_path):
+    command = ["encode", picture_folder, tmp_path / "s", "--image-encoder", f"v=hf:{tiny_vision}"]
+    run(*command, "--policy", "int8")
+    (tmp_path / "s" / "features" / "v" / "calibration.safetensors").unlink()
+    code, _, err = run("verify", tmp_path / "s")
+    assert code == 1
+    assert "run the same embedstore encode command again" in err.replace("\n", " ")
+    assert run(*command, "--policy", "int8")[0] == 0
+    assert run("verify", tmp_path / "s")[0] == 0

@@ -27,7 +27,7 @@ def compact(
     ] = None,
     feature: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Take only this feature; repeatable. [default: all]"),
+        typer.Option(metavar="NAME", help="Take only this feature; repeatable. \\[default: all]"),
     ] = None,
     json: opt.Json = False,
 ) -> None:

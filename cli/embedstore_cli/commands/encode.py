@@ -68,7 +68,7 @@ def encode(
     ] = None,
     language: Annotated[
         str | None,
-        typer.Option(help="Language of captions that name none. [default: en]", show_default=False),
+        typer.Option(help="Language of captions that name none. \\[default: en]", show_default=False),
     ] = None,
     workers: Annotated[
         int | None,

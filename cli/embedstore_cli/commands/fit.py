@@ -26,10 +26,10 @@ def fit(
         ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="Kind of head. [default: token]", show_default=False)
+        str | None, typer.Option(help="Kind of head. \\[default: token]", show_default=False)
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="Kind of loss. [default: clip]", show_default=False)
+        str | None, typer.Option(help="Kind of loss. \\[default: clip]", show_default=False)
     ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="FEATURE", help="Image feature.", show_default=False)
@@ -41,10 +41,10 @@ def fit(
         str | None, typer.Option(help="Rows fitted on; without it all.", show_default=False)
     ] = None,
     language: Annotated[
-        str | None, typer.Option(help="Captions fitted on. [default: en]", show_default=False)
+        str | None, typer.Option(help="Captions fitted on. \\[default: en]", show_default=False)
     ] = None,
     role: Annotated[
-        str | None, typer.Option(help="caption or long. [default: caption]", show_default=False)
+        str | None, typer.Option(help="caption or long. \\[default: caption]", show_default=False)
     ] = None,
     width: Annotated[int | None, typer.Option(help="Joint width E.", show_default=False)] = None,
     image_local: Annotated[str | None, typer.Option(help=f"Patches: {SIDE}", show_default=False)] = None,
@@ -78,7 +78,7 @@ def fit(
         typer.Option(help="Share of the fitted rows held out for that instead.", show_default=False),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Decides everything random. [default: 0]", show_default=False)
+        int | None, typer.Option(help="Decides everything random. \\[default: 0]", show_default=False)
     ] = None,
     device: opt.Device = "auto",
     cache_on_device: Annotated[
@@ -153,7 +153,7 @@ def _show(result: FitResult) -> None:
         f"{result.parameters:,} parameters ({result.device})"
     )
     if result.cached_bytes:
-        render.say(f"tokens kept on {result.device}: {result.cached_bytes / 1e9:.3g} GB")
+        render.say(f"tokens kept on {result.device}: {render.size(result.cached_bytes)}")
     render.say(f"loss {result.loss:.3f}, temperature {result.head.temperature:.4f}")
     if result.recall is not None:
         recall = ", ".join(

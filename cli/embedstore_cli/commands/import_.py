@@ -23,7 +23,7 @@ def import_(
             show_default=False,
         ),
     ],
-    store: opt.StorePath,
+    store: opt.OneStore,
     name: Annotated[
         str, typer.Option("--as", metavar="NAME", help="Name of the feature.", show_default=False)
     ],

@@ -59,7 +59,9 @@ def _show(summary: RecodeSummary) -> None:
         if summary.fresh
         else "nothing was missing"
     )
+    smaller = summary.source_nbytes / max(1, nbytes)
+    against = f"{smaller:.1f} times less" if smaller >= 1 else f"{1 / smaller:.1f} times more"
     render.say(
         f"{header.name}: {header.rows} {header.table} as {header.policy}, {render.size(nbytes)} "
-        f"({summary.source_nbytes / max(1, nbytes):.1f} times less than {summary.source}); {made}"
+        f"({against} than {summary.source}); {made}"
     )

@@ -20,7 +20,8 @@ def verify(
         bool,
         typer.Option(
             "--repair",
-            help="Remove temporary files and the records of damaged units, so that encode makes them again.",
+            help="Remove temporary files and the records of damaged units, so that the command that made the "
+            "feature makes them again.",
         ),
     ] = False,
     sample: Annotated[

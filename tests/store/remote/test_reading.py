@@ -243,6 +243,8 @@ def test_urls():
     assert parse_url("a/b.store") is None
     assert parse_url("/a/b.store") is None
     assert parse_url("table:/a/b.csv") is None
+    with pytest.raises(UsageError, match=r"(?s)kind of URL.*a folder of this machine as a path"):
+        parse_url("file:///a/b.store")
     for bad in (
         "ftp://a/b",
         "s3://a/../b",
