@@ -164,12 +164,20 @@ class ShardedArray:
         """Compare a chunk's crc32c with the stored one; from then on it is trusted. `CorruptStoreError`."""
         if shard.crc_bytes(crc) != stored.tobytes():
             raise self.corrupt("a chunk does not agree with its checksum", chunk)
+        self._trust(chunk)
+
+    def _trust(self, chunk: int) -> None:
         self._marks[chunk] = 1
 
     @property
     def parts(self) -> tuple[tuple[ShardedArray, int], ...]:
         """The arrays that this one is made of, each with its first place: itself."""
         return ((self, 0),)
+
+    @property
+    def whole_chunks(self) -> bool:
+        """Whether a part of a chunk costs as much as all of it."""
+        return False
 
     def empty(self, places: int) -> AnyArray:
         """An uninitialised array for that many places."""

@@ -80,11 +80,11 @@ def used(holder: Holder, number: int) -> None:
     _recent.used(holder, number)
 
 
-def open_file(path: Path, flags: int) -> int:
+def open_file(path: Path, flags: int, mode: int = 0o777) -> int:
     """`os.open`; where the process has no more files to give, those used longest ago are let go first."""
     while True:
         try:
-            return os.open(path, flags)
+            return os.open(path, flags, mode)
         except OSError as bad:
             if bad.errno not in _TOO_MANY or not _recent.let_go(-(-len(_recent) // 2)):
                 raise

@@ -12,7 +12,6 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError, StoreError
 from embedstore.store import handles
-from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.chunks import REPAIR, ShardedArray
 from embedstore.store.mirror import Mirror, mirror_of
 from embedstore.store.remote_shard import RemoteShard, chunks_between, chunks_of
@@ -32,12 +31,6 @@ T = TypeVar("T")
 
 # What is asked for at once by one call; the rest waits, so that the cache need not hold all of it.
 _SHARDS_AT_ONCE, _BYTES_AT_ONCE, _SHARE_BYTES = 64, 64 << 20, 4 << 20
-
-
-def open_array(feature: Path, spec: ArraySpec, verify: Verify) -> ShardedArray:
-    """An array of a feature's folder, which may lie in the mirror of a remote store."""
-    kind = RemoteArray if is_mirrored(feature) else ShardedArray
-    return kind(feature, spec, verify)
 
 
 class RemoteArray(ShardedArray):
@@ -88,14 +81,24 @@ class RemoteArray(ShardedArray):
         held.number = number
         with self._lock:
             # An evicted file takes space as long as it is open.
-            gone = [n for n, o in self._open.items() if isinstance(o, RemoteShard) and o.evicted()]
-            for other in gone:
-                del self._open[other]
+            for other, opened in list(self._open.items()):
+                if isinstance(opened, RemoteShard) and opened.evicted():
+                    self.let_go(other)
             self._open[number] = held
-        # What comes into this file has not been tested yet.
-        self._marks[number * self.chunks_a_shard : (number + 1) * self.chunks_a_shard] = 0
         handles.used(self, number)
         return held
+
+    def trusts(self, chunks: IntArray) -> AnyArray:
+        """As of a local array, by what was found in the very file that this thread reads."""
+        if self._mode != "first":
+            return super().trusts(chunks)
+        held = self._pins.held
+        known: AnyArray = held.tested[chunks - held.number * self.chunks_a_shard] != 0
+        return known
+
+    def _trust(self, chunk: int) -> None:
+        held = self._pins.held
+        held.tested[chunk - held.number * self.chunks_a_shard] = 1
 
     def _reading(self, number: int, chunks: Iterable[int], work: Callable[[], T]) -> T:
         """Do `work`, which reads these chunks of one shard, with them on this machine."""

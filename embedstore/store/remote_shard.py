@@ -8,8 +8,10 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from embedstore.errors import CorruptStoreError, DiskFullError, StoreError
-from embedstore.store import files, shard
+from embedstore.store import files, handles, shard
 from embedstore.store.chunks import REPAIR, OpenShard
 from embedstore.store.requests import requests
 from embedstore.store.shard_cache import ShardCache, shard_cache
@@ -49,6 +51,8 @@ class RemoteShard(OpenShard):
             )
         self._mirror, self._name, self.size = mirror, name, stat.nbytes
         self._chunks, self._chunk_bytes = spec.shard // spec.chunk, chunk_bytes
+        # Another file of the same shard may follow when this one is evicted: each is tested by itself.
+        self.tested = np.zeros(self._chunks, np.uint8)
         if self.size < 16 * self._chunks + shard.CRC:
             raise CorruptStoreError(
                 "the shard is cut short", where=where, found=f"{self.size} bytes", todo=REPAIR
@@ -84,12 +88,12 @@ class RemoteShard(OpenShard):
 
     def _make_file(self, wanted: int) -> None:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-        self.handle = os.open(self._path, flags, 0o600)
+        self.handle = handles.open_file(self._path, flags, 0o600)
         found = os.fstat(self.handle).st_size
         if found not in (0, wanted):
             os.close(self.handle)
             self._path.unlink(missing_ok=True)
-            self.handle = os.open(self._path, flags, 0o600)
+            self.handle = handles.open_file(self._path, flags, 0o600)
         os.ftruncate(self.handle, wanted)
         os.utime(self.handle)
 

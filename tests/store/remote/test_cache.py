@@ -15,6 +15,7 @@ from embedstore.errors import StoreError, UsageError
 from embedstore.store import open_store
 from embedstore.store.cache_folder import cache_bytes, cache_root, own_folder, remove_own
 from embedstore.store.remote import Remote
+from embedstore.store.remote_shard import RemoteShard
 from embedstore.stream.dataset import TokenDataset, TokenStream
 from embedstore.stream.pairs import PairStream
 from embedstore.testing.stores import write_random_store
@@ -97,6 +98,25 @@ def test_a_damaged_cache_file_is_fetched_again(large, cache, damage):
     # What a reader has tested once it believes, as of a local file; only a file that is cut it cannot miss.
     for feature in readers if damage in ("cut", "empty") else readers[::-1]:
         assert np.array_equal(feature.read("tokens", 0, 256), whole)
+
+
+def test_what_was_tested_in_a_new_file_is_not_believed_of_an_evicted_one(large, monkeypatch):
+    """A thread still reads a file that the cache has given up, while another fetches the shard again."""
+    url, local = large
+    array, real, left = open_store(url)["vision"].array("tokens"), RemoteShard.bring, [1]
+
+    def bring(shard, chunks):
+        real(shard, chunks)
+        if left and left.pop():
+            os.pwrite(shard.handle, b"\x55" * 4096, int(shard.offsets[1]))
+            shard._path.unlink()
+            other = threading.Thread(target=array.read, args=(2, 4))
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(RemoteShard, "bring", bring)
+    np.testing.assert_array_equal(array.read(2, 4), local["vision"].read("tokens", 2, 4))
+    assert left == []
 
 
 def test_threads_read_through_one_array(large):
