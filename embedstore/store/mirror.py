@@ -203,11 +203,12 @@ class Mirror:
         if relative not in known:
             if self.remote.read_only or known:  # one by one: a listing costs too much, or is done already
                 stat = self.remote.stat(relative)
-                if stat is not None:
-                    known[relative] = stat
+                found = {} if stat is None else {relative: stat}
             else:
-                known |= {f"{array}/{n}": s for n, s in self.remote.sizes(array).items()}
+                found = {f"{array}/{n}": s for n, s in self.remote.sizes(array).items()}
+            # Nothing is kept of a store that has changed: the next who asks must be refused too.
             self._refuse_changed(f"{array.rpartition('/')[0]}/{layout.MANIFEST}")
+            known |= found
         return known.get(relative)
 
     def _refuse_changed(self, name: str) -> None:
