@@ -175,6 +175,11 @@ class ShardedArray:
         return ((self, 0),)
 
     @property
+    def past_cache(self) -> bool:
+        """Whether `direct_io` means something here."""
+        return True
+
+    @property
     def whole_chunks(self) -> bool:
         """Whether a part of a chunk costs as much as all of it."""
         return False

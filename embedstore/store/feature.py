@@ -13,12 +13,12 @@ from embedstore.store import arrow, layout, tables
 from embedstore.store.blocks import packed_tasks
 from embedstore.store.chunks import REPAIR, ShardedArray, Verify, checked_rows
 from embedstore.store.coder import SCALES_OF, Coder
+from embedstore.store.foreign import open_array
 from embedstore.store.ids import rows_of_ids
 from embedstore.store.padded import Padded, pad
-from embedstore.store.remote_array import open_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -65,11 +65,14 @@ class Feature:
 
     def __init__(self, path: Path, manifest: FeatureManifest, verify: Verify = "first") -> None:
         self.path, self.manifest, self._verify = path, manifest, verify
-        self._arrays = {a.name: open_array(path, a, verify) for a in manifest.header.arrays}
+        self._arrays: Mapping[str, ShardedArray] = self._open_arrays()
         self._lock = threading.Lock()
         self._coder: Coder | None = None
         self._lengths: AnyArray | None = None
         self._starts: IntArray | None = None
+
+    def _open_arrays(self) -> Mapping[str, ShardedArray]:
+        return {a.name: open_array(self.path, a, self._verify) for a in self.header.arrays}
 
     def __reduce__(self) -> tuple[type[Feature], tuple[Path, FeatureManifest, Verify]]:
         return Feature, (self.path, self.manifest, self._verify)

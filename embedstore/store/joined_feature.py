@@ -105,6 +105,11 @@ class JoinedArray(ShardedArray):
         return JoinedArray, (self._parts,)
 
     @property
+    def whole_chunks(self) -> bool:
+        """Whether it is so in one of the parts."""
+        return any(part.whole_chunks for part in self._parts)
+
+    @property
     def parts(self) -> tuple[tuple[ShardedArray, int], ...]:
         """The arrays that this one is made of, each with its first place."""
         return tuple(zip(self._parts, self._starts[:-1].tolist(), strict=True))
@@ -166,9 +171,11 @@ class JoinedFeature(Feature):
             nbytes=sum(p.manifest.nbytes for p in parts),
             units_sha256=digest.hexdigest(),
         )
-        super().__init__(parts[0].path, manifest, parts[0]._verify)
         self.parts, self._plan = tuple(parts), plan
-        self._arrays = {a.name: JoinedArray([p.array(a.name) for p in parts]) for a in header.arrays}
+        super().__init__(parts[0].path, manifest, parts[0]._verify)
+
+    def _open_arrays(self) -> dict[str, ShardedArray]:
+        return {a.name: JoinedArray([p.array(a.name) for p in self.parts]) for a in self.header.arrays}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return JoinedFeature, (self.parts, self._plan)

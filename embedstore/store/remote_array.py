@@ -49,6 +49,11 @@ class RemoteArray(ShardedArray):
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteArray, (self._feature, self.spec, self._mode)
 
+    @property
+    def past_cache(self) -> bool:
+        """Whether `direct_io` means something: what is brought lies in the page cache."""
+        return False
+
     def _name(self, number: int) -> str:
         return (self._feature / self._path(number)).relative_to(self._mirror.root).as_posix()
 
@@ -157,7 +162,7 @@ class RemoteArray(ShardedArray):
         targets: IntArray,
         out: AnyArray,
         *,
-        direct_io: bool = False,  # noqa: ARG002 - what is brought lies in the page cache
+        direct_io: bool = False,  # noqa: ARG002 - see past_cache
     ) -> list[Task]:
         """As of a local array, all chunks being on their way before the first of them is waited for."""
         number = starts // self.spec.shard

@@ -161,10 +161,10 @@ class ImageReader:
             )
         ]
 
-    def advise(self, rows: IntArray) -> None:
-        """Tell the kernel that these pictures will be read next."""
+    def advise(self, rows: IntArray, *, direct_io: bool = False) -> None:
+        """Tell the kernel that these pictures will be read next, in the same way as by `tasks`."""
         for name in self.names:
-            advise(self.feature.array(name), rows)
+            advise(self.feature.array(name), rows, direct_io=direct_io and name == self.names[0])
 
     def view(self, rows: IntArray, buffers: ImageBuffers, first: int = 0) -> ImageTokens:
         """Pictures that lie in the buffers from row `first` on, as views."""

@@ -68,6 +68,7 @@ class TokenStream(GroupStream["Room", "ImageTokens | TextTokens"]):
             row_bytes=size,
             place_bytes=int(size),
             chunk=self._lane.chunk,
+            whole_chunks=self._lane.whole_chunks,
             seed=seed,
             rank=rank,
             world=world,
@@ -118,7 +119,7 @@ class TokenStream(GroupStream["Room", "ImageTokens | TextTokens"]):
         return self._lane.holds(room, rows)
 
     def _advise(self, unit: Unit, epoch: int) -> None:  # noqa: ARG002 - the rows alone decide
-        self._lane.reader.advise(unit.rows)
+        self._lane.advise(unit, direct_io=self.direct_io)
 
     def _read(
         self,
@@ -135,13 +136,17 @@ class _Images:
     def __init__(self, feature: Feature) -> None:
         self.reader = ImageReader(feature)
         self.row_bytes = float(self.reader.row_bytes)
-        self.chunk = feature.array(self.reader.names[0]).spec.chunk
+        first = feature.array(self.reader.names[0])
+        self.chunk, self.whole_chunks = first.spec.chunk, first.whole_chunks
 
     def room(self, rows: int, *, pin: bool) -> Room:
         return self.reader.buffers(rows, pin=pin)
 
     def holds(self, room: Room, rows: int) -> bool:
         return all(len(buffer) >= rows for buffer in room.values())
+
+    def advise(self, unit: Unit, *, direct_io: bool) -> None:
+        self.reader.advise(unit.rows, direct_io=direct_io)
 
     def read(
         self, unit: Unit, room: Room, threads: GroupReader, *, direct_io: bool
@@ -154,7 +159,7 @@ class _Texts:
     """How a stream reads texts; its room grows where a unit has more tokens than most."""
 
     def __init__(self, feature: Feature, rows: IntArray) -> None:
-        self.reader, self.chunk = TextReader(feature), 1
+        self.reader, self.chunk, self.whole_chunks = TextReader(feature), 1, False
         self._tokens = float(self.reader.lengths(rows).mean()) if len(rows) else 1.0
         self.row_bytes = self._tokens * self.reader.place_bytes
 
@@ -163,6 +168,9 @@ class _Texts:
 
     def holds(self, room: Room, rows: int) -> bool:
         return len(room["tokens"]) >= rows * self._tokens
+
+    def advise(self, unit: Unit, *, direct_io: bool) -> None:  # noqa: ARG002 - texts are too small to gain
+        self.reader.advise(unit.rows)
 
     def read(
         self,

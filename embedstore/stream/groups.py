@@ -116,6 +116,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         row_bytes: float,
         place_bytes: int,
         chunk: int,
+        whole_chunks: bool = False,
         least: int = 1,
         seed: int = 0,
         rank: int = 0,
@@ -133,7 +134,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
         self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))
         block = block_rows(place_bytes)
-        self._chunk = chunk if chunk < block else 1
+        self._chunk = chunk if whole_chunks or chunk < block else 1
         self._block = max(1, block // self._chunk) * self._chunk
         self._group = group_rows(place_bytes)
         self._reader = GroupReader(threads)
@@ -176,7 +177,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
         def read(job: tuple[Unit, Unit | None], room: Buffers) -> list[Batch]:
             unit, following = job
-            if following is not None and not self.direct_io:
+            if following is not None:
                 self._advise(following, epoch)
             return self._read(unit, room, epoch)
 
@@ -204,7 +205,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
     @abstractmethod
     def _advise(self, unit: Unit, epoch: int) -> None:
-        """Tell the kernel what will be read next."""
+        """Tell the kernel what will be read next through its page cache, and remote stores."""
 
     @abstractmethod
     def _read(self, unit: Unit, room: Buffers, epoch: int) -> list[Batch]:

@@ -102,13 +102,14 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
                 allowed="two or more on each rank",
             )
         self._tokens = float(self._texts.lengths(self.captions.texts).mean())
-        size = self._images.row_bytes
+        size, first = self._images.row_bytes, self._images.feature.array(self._images.names[0])
         super().__init__(
             rows=kept,
             batch_size=batch_size,
             row_bytes=size + self._tokens * self._texts.place_bytes,
             place_bytes=size,
-            chunk=self._images.feature.array(self._images.names[0]).spec.chunk,
+            chunk=first.spec.chunk,
+            whole_chunks=first.whole_chunks,
             least=2,
             seed=seed,
             rank=rank,
@@ -143,7 +144,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         return self.captions.choose(unit.rows, seed=self.seed, epoch=epoch)
 
     def _advise(self, unit: Unit, epoch: int) -> None:
-        self._images.advise(unit.rows)
+        self._images.advise(unit.rows, direct_io=self.direct_io)
         self._texts.advise(self._chosen(unit, epoch))
 
     def _read(self, unit: Unit, room: PairBuffers, epoch: int) -> list[PairBatch]:

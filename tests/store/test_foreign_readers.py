@@ -55,7 +55,14 @@ def by_the_document(store, name, array):
     return out
 
 
-READERS = [by_zarr, by_tensorstore, by_the_document]
+def by_zarrs(store, name, array):
+    """zarr-python with its Rust pipeline."""
+    pytest.importorskip("zarrs")
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        return zarr.open_array(str(store.path / "features" / name / array), mode="r")[...]
+
+
+READERS = [by_zarr, by_zarrs, by_tensorstore, by_the_document]
 
 
 @pytest.mark.parametrize("read", READERS)
