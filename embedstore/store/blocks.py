@@ -66,11 +66,14 @@ def _parts(array: ShardedArray, ascending: IntArray) -> Iterator[tuple[ShardedAr
             yield part, first, low, high
 
 
-def advise(array: ShardedArray, places: IntArray, *, lengths: IntArray | None = None) -> None:
+def advise(
+    array: ShardedArray, places: IntArray, *, lengths: IntArray | None = None, direct_io: bool = False
+) -> None:
     """Ask the kernel to bring these places, or stretches of these lengths, into memory soon.
 
     Neighbours come with all that lies between them: of a block of images their whole range of captions.
-    Nothing is asked where some samples are in memory already: then asking costs more than it brings.
+    Nothing is asked where all samples are in memory already: then asking costs more than it brings; nor of
+    what will be read with `direct_io`.
     """
     order = np.argsort(places, kind="stable")
     ascending = places[order]
@@ -78,6 +81,7 @@ def advise(array: ShardedArray, places: IntArray, *, lengths: IntArray | None = 
     spans = [
         (part, int(ascending[low + a]) - first, int(stops[low + b - 1]) - first)
         for part, first, low, high in _parts(array, ascending)
+        if not (direct_io and part.past_cache)
         for a, b in _spans(part, ascending[low:high] - first)
     ]
     sampled = spans[:: max(1, len(spans) // _SAMPLES)]

@@ -14,7 +14,9 @@ import torch
 from embedstore.errors import StoreError, UsageError
 from embedstore.store import open_store
 from embedstore.store.cache_folder import cache_bytes, cache_root, own_folder, remove_own
+from embedstore.store.chunks import ShardedArray
 from embedstore.store.remote import Remote
+from embedstore.store.remote_array import RemoteArray
 from embedstore.store.remote_shard import RemoteShard
 from embedstore.stream.dataset import TokenDataset, TokenStream
 from embedstore.stream.pairs import PairStream
@@ -207,6 +209,26 @@ def test_the_next_group_is_fetched_while_the_present_one_is_used(large, monkeypa
     tokens = [(name, start) for name, start, _ in asked if "/tokens/c/" in name]
     assert len(tokens) == len(set(tokens))
     assert most[0] > 2
+
+
+@pytest.mark.parametrize("direct_io", [False, True])
+def test_what_is_not_read_past_the_page_cache_is_asked_for_ahead(large, monkeypatch, direct_io):
+    url, local = large
+    asked = []
+    for kind in (ShardedArray, RemoteArray):
+        monkeypatch.setattr(kind, "advise", lambda array, *span: asked.append(array.spec.name))
+    monkeypatch.setattr(ShardedArray, "in_memory", lambda array, place: False)
+    pairs = {"image": "vision", "text": "words", "rows": np.arange(256), "batch_size": 32, "buffer_mb": 8}
+    for store, direct in ((local, direct_io), (open_store(url), False)):
+        asked.clear()
+        assert len(list(TokenStream(store["vision"], batch_size=16, buffer_mb=8, direct_io=direct_io))) == 16
+        assert set(asked) == ({"prefix"} if direct else {"prefix", "tokens"})
+        assert len(list(PairStream(store, **pairs, direct_io=direct_io).epoch(0))) == 8
+        assert "tokens" in asked
+        texts = TokenStream(store["words"], batch_size=16, buffer_mb=0.01, direct_io=direct_io)
+        asked.clear()
+        assert len(list(texts)) == 16
+        assert set(asked) == {"tokens"}
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
