@@ -113,7 +113,11 @@ def _continued(
         return None
     if effective_policy(options.policy, old.card).name not in ("float16", old.policy):
         raise UsageError(
-            "--policy cannot be chosen here", found=options.policy, allowed=old.policy, todo=_FOLLOWED
+            "--policy cannot be chosen here",
+            where=f"feature {name!r}",
+            found=options.policy,
+            allowed=old.policy,
+            todo=_FOLLOWED,
         )
     if old.card.library == "imported":
         raise UsageError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedstore.encode.calibrate import calibrated
+from embedstore.encode.calibrate import calibrated, rows_to_learn_from
 from embedstore.encode.features import FeatureJob, ImageJob
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.jobs import plan_jobs
@@ -54,10 +54,12 @@ def encode_source(
     log = log_place(store)
     report = on_progress or (lambda _: None)
     with written_at(store, what="encode") as place:
-        # A mistake in a spec or a name must leave no store behind that a corrected command would not fit.
+        # A mistake in a spec, a name or a policy must leave no store that a corrected command would not fit.
         planned, jobs = plan_jobs(
             source, place, image_encoders, text_encoders, options=options, append=append
         )
+        for job in jobs:
+            rows_to_learn_from(job, planned.plan, place)  # refuses a policy that the rows are too few for
         is_new = publish_plan(place, made=planned.write(place))
         if is_new:
             log_event(log, "planned", images=planned.plan.images, texts=planned.plan.texts)

@@ -108,7 +108,7 @@ def test_another_encoder_option_or_name_is_refused(first, more, tmp_path, tiny_v
         append(image_encoders=[f"tiny-dino=hf:{tiny_vision}"])
     with pytest.raises(UsageError, match=r"(?s)--max-length cannot be chosen.*follows"):
         append(options=EncodeOptions(max_length=10))
-    with pytest.raises(UsageError, match=r"(?s)--policy cannot be chosen.*float32"):
+    with pytest.raises(UsageError, match=r"(?s)feature .vision.: --policy cannot be chosen.*float32"):
         append(options=EncodeOptions(policy="bfloat16"))
     assert not any((tmp_path / "B" / "features").glob("*/header.json"))
     append(image_encoders=[f"vision=hf:{tiny_vision}"])
