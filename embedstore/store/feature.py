@@ -198,7 +198,16 @@ class Feature:
 
     def status(self) -> ByteArray:
         """`(n,)` uint8: 0 good, 1 quarantined."""
-        return self.read("status", 0, self.rows)
+        found: ByteArray = self.read("status", 0, self.rows)
+        if found.size and int(found.max()) > 1:
+            raise CorruptStoreError(
+                "a row is neither good nor quarantined",
+                where=f"{self.name}/status",
+                found=f"{found.max()} at row {found.argmax()}",
+                allowed="0 or 1",
+                todo=REPAIR,
+            )
+        return found
 
     def lengths(self) -> AnyArray:
         """Tokens of every text `(n,)` int32, read once; do not write into it."""

@@ -7,6 +7,7 @@ nothing but the fill value, through zarr-python, whole chunks at a time.
 from __future__ import annotations
 
 import json
+import math
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -122,6 +123,11 @@ class ForeignArray(ShardedArray):
         return ForeignArray, (self._feature, self._header_spec, self._mode)
 
     @property
+    def past_cache(self) -> bool:
+        """Whether `direct_io` means something here: who reads decides."""
+        return False
+
+    @property
     def whole_chunks(self) -> bool:
         """A part of a compressed chunk costs as much as all of it."""
         return not self._like_ours
@@ -130,12 +136,24 @@ class ForeignArray(ShardedArray):
     def _zarr(self) -> Any:
         import zarr
 
-        return zarr.open_array(str(self._feature / self.spec.name), mode="r")
+        stored, found = self._stored_bytes, zarr.open_array(str(self._feature / self.spec.name), mode="r")
+        # Zarr makes room for a whole chunk, and for the index of a whole shard.
+        sizes = math.prod(found.chunks), math.prod(found.shards or found.chunks) // math.prod(found.chunks)
+        room = max(sizes[0] * self.dtype.itemsize, 16 * sizes[1])
+        if room > max(_TRUSTED_BYTES, _MOST_SHRUNK * stored):
+            raise self._promises_more(f"{room} bytes of one chunk or index", 0)
+        return found
 
     @cached_property
     def _stored_bytes(self) -> int:
-        folder = self._feature / self.spec.name
-        return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+        """Bytes of all files of the array; `CorruptStoreError` where a link leads out of the store."""
+        total, store = 0, layout.store_of(self._feature)
+        for path in (self._feature / self.spec.name).rglob("*"):
+            if path.is_symlink():
+                layout.inside(store, path)
+            elif path.is_file():
+                total += path.stat().st_size
+        return total
 
     def _read_shard(self, number: int, first: int, stop: int, out: AnyArray) -> None:
         if self._like_ours:
@@ -150,6 +168,8 @@ class ForeignArray(ShardedArray):
         begin = number * self.spec.shard
         try:
             values = np.asarray(self._zarr[begin + first : begin + stop])
+        except CorruptStoreError:
+            raise
         except Exception as bad:
             raise CorruptStoreError(
                 f"zarr cannot read it: {bad}",
@@ -166,7 +186,7 @@ class ForeignArray(ShardedArray):
         targets: IntArray,
         out: AnyArray,
         *,
-        direct_io: bool = False,  # noqa: ARG002 - who reads decides
+        direct_io: bool = False,  # noqa: ARG002 - see past_cache
     ) -> list[Task]:
         """As of an array of ours: ranges of whole neighbouring chunks, each read once, and copied."""
         if not len(starts) or not self.place_bytes:
@@ -200,13 +220,16 @@ class ForeignArray(ShardedArray):
     def _refuse_many(self, places: int, start: int) -> None:
         wanted = places * self.place_bytes
         if wanted > _TRUSTED_BYTES and wanted > _MOST_SHRUNK * self._stored_bytes:
-            raise CorruptStoreError(
-                "the header promises more than the files hold",
-                where=self._where(start // self.spec.shard),
-                found=f"{self._stored_bytes} bytes",
-                allowed=f"{places} places of {self.place_bytes} bytes",
-                todo=REPAIR,
-            )
+            raise self._promises_more(f"{places} places of {self.place_bytes} bytes", start)
+
+    def _promises_more(self, promised: str, start: int) -> CorruptStoreError:
+        return CorruptStoreError(
+            "the header promises more than the files hold",
+            where=self._where(start // self.spec.shard),
+            found=f"{self._stored_bytes} bytes",
+            allowed=promised,
+            todo=REPAIR,
+        )
 
     def in_memory(self, place: int) -> bool:  # noqa: ARG002 - nobody is asked to read ahead
         """Whether asking the system to read ahead is of no use: so it is where zarr reads."""

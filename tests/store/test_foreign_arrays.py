@@ -149,6 +149,37 @@ def test_a_flipped_bit_is_found_and_named(plain, tmp_path, layout):
         open_store(path)["vision"].read("tokens", 0, 8)
 
 
+@pytest.mark.parametrize("place", ["c/0/0/0", "c/0"])
+def test_a_link_out_of_the_store_is_not_followed(plain, tmp_path, place):
+    path = one_array(plain, tmp_path, "no checksums")
+    there = path / "features/vision/tokens" / place
+    there.rename(tmp_path / "outside")
+    there.symlink_to(tmp_path / "outside")
+    with pytest.raises(CorruptStoreError, match="a link leads out of the store"):
+        open_store(path)["vision"].read("tokens", 40, 41)
+
+
+@pytest.mark.parametrize("sizes", [{"chunks": 2**36}, {"chunks": 1, "shards": 2**36}])
+def test_room_that_no_file_could_fill_is_not_made(plain, tmp_path, sizes):
+    shutil.copytree(plain.path, tmp_path / "s")
+    folder = tmp_path / "s/features/vision/status"
+    shutil.rmtree(folder)
+    sizes = {k: (v,) for k, v in sizes.items()}
+    zarr.create_array(
+        str(folder), shape=(150,), dtype="uint8", fill_value=255, compressors=[ZstdCodec()], **sizes
+    )
+    with pytest.raises(CorruptStoreError, match="promises more"):
+        open_store(tmp_path / "s")["vision"].read("status", 0, 2)
+
+
+def test_a_row_without_a_status_is_not_taken_for_a_quarantined_one(plain, tmp_path):
+    shutil.copytree(plain.path, tmp_path / "s")
+    write_again(open_store(tmp_path / "s"), "vision", "status", LAYOUTS["zstd"])
+    (tmp_path / "s/features/vision/status/c/1").unlink()
+    with pytest.raises(CorruptStoreError, match=r"(?s)neither good nor quarantined.*255 at row 64"):
+        TokenStream(open_store(tmp_path / "s")["vision"], batch_size=8)
+
+
 def test_an_array_of_another_shape_is_refused(plain, tmp_path):
     shutil.copytree(plain.path, tmp_path / "s")
     folder = tmp_path / "s/features/vision/tokens"
