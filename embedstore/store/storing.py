@@ -6,6 +6,8 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -14,16 +16,21 @@ if TYPE_CHECKING:
     from embedstore.store.writer import FeatureWriter
 
 
+_MOST_AT_ONCE = 8
+_SMALL_BYTES = 64 << 20
+
+
 class Storing:
     """Writes at most `at_once` units at a time, each in a thread of its own; the arrays must not change.
 
-    What a write raises is raised by the next call, or at the end of the `with` block.
+    From two on, up to eight small ones that are 64 MB together: their flushes then share the disk's. What a
+    write raises is raised by the next call, or at the end of the `with` block.
     """
 
     def __init__(self, writer: FeatureWriter, *, at_once: int = 2) -> None:
         self._writer, self._at_once = writer, at_once
-        self._pool = ThreadPoolExecutor(at_once, "embedstore-store")
-        self._writing: deque[Future[UnitRecord]] = deque()
+        self._pool = ThreadPoolExecutor(max(at_once, _MOST_AT_ONCE), "embedstore-store")
+        self._writing: deque[tuple[Future[UnitRecord], int]] = deque()
 
     def put(
         self,
@@ -34,16 +41,25 @@ class Storing:
         thumbnails: Sequence[bytes | None] | None = None,
     ) -> None:
         """Begin to write a unit, as `FeatureWriter.write_unit` takes it; waits for room first."""
-        self.wait(self._at_once - 1)
+        nbytes = sum(np.asarray(a).nbytes for a in arrays.values())
+        while len(self._writing) >= self._at_once and not self._small(nbytes):
+            self._wait_for_one()
         write = self._writer.write_unit
-        self._writing.append(
-            self._pool.submit(write, unit, arrays, quarantined=quarantined, thumbnails=thumbnails)
-        )
+        begun = self._pool.submit(write, unit, arrays, quarantined=quarantined, thumbnails=thumbnails)
+        self._writing.append((begun, nbytes))
 
-    def wait(self, most: int = 0) -> None:
-        """Wait until at most so many units are being written."""
-        while len(self._writing) > most:
-            self._writing.popleft().result()
+    def _small(self, nbytes: int) -> bool:
+        together = nbytes + sum(n for _, n in self._writing)
+        return self._at_once > 1 and len(self._writing) < _MOST_AT_ONCE and together <= _SMALL_BYTES
+
+    def _wait_for_one(self) -> None:
+        begun, _ = self._writing.popleft()
+        begun.result()
+
+    def wait(self) -> None:
+        """Wait until no unit is being written."""
+        while self._writing:
+            self._wait_for_one()
 
     def __enter__(self) -> Self:
         return self
