@@ -122,13 +122,15 @@ class ShardedArray:
         """One shard, open, its index checked; `CorruptStoreError`."""
         # Without a lock: threads wait for the indices of several shards at once, and a fork finds none held.
         found = self._open.get(number)
-        if found is None:
-            path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
-            found = OpenShard(path, self.spec, self.chunk_bytes, self._where(number))
-            if self._identities.setdefault(number, found.identity) != found.identity:
-                # The shard was made again meanwhile: nothing of it has been tested.
-                self._marks[number * self.chunks_a_shard : (number + 1) * self.chunks_a_shard] = 0
-                self._identities[number] = found.identity
+        if found is not None:
+            handles.used_again(self, number)
+            return found
+        path = layout.inside(layout.store_of(self._feature), self._feature / self._path(number))
+        found = OpenShard(path, self.spec, self.chunk_bytes, self._where(number))
+        if self._identities.setdefault(number, found.identity) != found.identity:
+            # The shard was made again meanwhile: nothing of it has been tested.
+            self._marks[number * self.chunks_a_shard : (number + 1) * self.chunks_a_shard] = 0
+            self._identities[number] = found.identity
         self._open[number] = found
         handles.used(self, number)
         return found

@@ -38,6 +38,7 @@ class _Recent:
 
     def __init__(self) -> None:
         self._used: OrderedDict[tuple[int, int], weakref.ref[Holder]] = OrderedDict()
+        self._most = 0
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -46,6 +47,11 @@ class _Recent:
 
     def __len__(self) -> int:
         return len(self._used)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many are held that it matters which was used last."""
+        return 2 * len(self._used) > self._most
 
     def used(self, holder: Holder, number: int) -> None:
         key = (id(holder), number)
@@ -57,7 +63,8 @@ class _Recent:
                     return
             # One that is gone may have left its id to this one.
             self._used[key] = weakref.ref(holder)
-        self.let_go(len(self._used) - most_open())
+        self._most = most_open()
+        self.let_go(len(self._used) - self._most)
 
     def let_go(self, count: int) -> int:
         """Let go of the files used longest ago; how many there were."""
@@ -78,6 +85,12 @@ if hasattr(os, "register_at_fork"):
 def used(holder: Holder, number: int) -> None:
     """Tell that a file is held and was just used; where these are too many, the oldest is let go."""
     _recent.used(holder, number)
+
+
+def used_again(holder: Holder, number: int) -> None:
+    """The same of a file that was held already; costs nothing while there are few."""
+    if _recent.crowded:
+        _recent.used(holder, number)
 
 
 def open_file(path: Path, flags: int, mode: int = 0o777) -> int:

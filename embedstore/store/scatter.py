@@ -337,7 +337,8 @@ def _copy_stretches(array: ShardedArray, pieces: Pieces, room: ByteArray, at: in
 def _opened(array: ShardedArray, chunk: IntArray) -> tuple[IntArray, dict[int, OpenShard]]:
     """The shard of every chunk, and these shards, open."""
     number = chunk // array.chunks_a_shard
-    return number, {n: array.shard(n) for n in np.unique(number).tolist()}
+    first = np.concatenate([np.ones(1, bool), number[1:] != number[:-1]])
+    return number, {n: array.shard(n) for n in number[first].tolist()}
 
 
 def _offsets(
