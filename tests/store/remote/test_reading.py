@@ -123,25 +123,21 @@ def test_small_shards_come_many_at_once(memory, tmp_path, monkeypatch):
     """A column of many units is not one wait after the other."""
     local = write_random_store(tmp_path / "my.store", images=400, captions=1, shard_rows=4)
     memory.copy(tmp_path / "my.store")
-    lock, flying, most, real = threading.Lock(), [0], [0], Remote.read_range
+    flying, together, real = [0], threading.Condition(), Remote.read_range
 
     def read(self, name, start, stop):
-        with lock:
+        """Waits until five are asked for at once; one after the other, none ever would be."""
+        with together:
             flying[0] += 1
-            most[0] = max(most[0], flying[0])
-        threading.Event().wait(0.002)
-        found = real(self, name, start, stop)
-        with lock:
-            flying[0] -= 1
-        return found
+            together.notify_all()
+            assert together.wait_for(lambda: flying[0] >= 5, timeout=30)
+        return real(self, name, start, stop)
 
     feature = open_store(memory.url)["words"]
     monkeypatch.setattr(Remote, "read_range", read)
     assert np.array_equal(feature.lengths(), local["words"].lengths())
-    assert most[0] > 4
-    most[0], rows = 0, np.random.default_rng(0).permutation(400)
+    flying[0], rows = 0, np.random.default_rng(0).permutation(400)
     assert np.array_equal(feature.gather("pooled", rows), local["words"].gather("pooled", rows))
-    assert most[0] > 4
     out = np.empty((7, 12), np.float16)
     assert feature.read("pooled", 9, 16, out) is out
     assert np.array_equal(out, local["words"].read("pooled", 9, 16))
