@@ -38,7 +38,7 @@ THREADS = len(os.sched_getaffinity(0))
 BATCH = 1024
 BLOCK = 1536 << 10
 GROUP = 192 << 20
-RANDOM_ROWS, RANDOM_CALL = 1024, 128
+RANDOM_ROWS, RANDOM_CALL = 1024, BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
