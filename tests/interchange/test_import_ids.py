@@ -218,10 +218,11 @@ def test_matching_equals_a_dictionary(data):
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """4 MiB blocks and units of 2 MiB: far less than the 128 MiB of the file may be allocated at once."""
+    """4 MiB blocks, units of 2 MiB, two at once: far less than the 128 MiB of the file may be allocated."""
     import tracemalloc
 
     from embedstore.interchange import values
+    from embedstore.store import storing
 
     rows, width = 32768, 1024
     mapped = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (rows, width))
@@ -231,6 +232,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     options = ImportOptions(model="m", ids=str(tmp_path / "ids.txt"), shard_rows=1024)
     patch = pytest.MonkeyPatch()
     patch.setattr(values, "BLOCK_BYTES", 4 << 20)
+    patch.setattr(storing, "_SMALL_BYTES", 4 << 20)
     tracemalloc.start()
     try:
         import_feature(str(tmp_path / "a.npy"), tmp_path / "s.store", name="x", options=options)
