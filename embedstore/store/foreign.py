@@ -23,7 +23,7 @@ from embedstore.store.remote_array import RemoteArray
 from embedstore.store.scatter import cut
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from embedstore.documents import ArraySpec
@@ -37,6 +37,7 @@ _MOST_SHRUNK = 4096
 _TRUSTED_BYTES = 64 << 20
 _BYTES = {"name": "bytes", "configuration": {"endian": "little"}}
 _CRC = {"name": "crc32c"}
+_CODECS = {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"}
 
 
 def open_array(feature: Path, spec: ArraySpec, verify: Verify) -> ShardedArray:
@@ -97,6 +98,30 @@ def _uncompressed(found: Mapping[str, Any]) -> bool:
         return False
 
 
+def _refuse_unknown(found: Mapping[str, Any], *, where: str) -> None:
+    """`CorruptStoreError` for codecs that are not of Zarr itself: what others install may run anything."""
+    try:
+        names = set(_codec_names(found["codecs"]))
+    except (KeyError, TypeError, AttributeError):
+        raise CorruptStoreError("the Zarr metadata cannot be read", where=where, todo=REPAIR) from None
+    if names - _CODECS or found.get("storage_transformers"):
+        raise CorruptStoreError(
+            "the array is stored in a way that is not read",
+            where=where,
+            found=f"codecs {', '.join(sorted(names))}",
+            allowed=f"{', '.join(sorted(_CODECS))}, and no storage transformers",
+            todo="write it again with these codecs",
+        )
+
+
+def _codec_names(codecs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for codec in codecs:
+        yield str(codec["name"])
+        inner = codec.get("configuration") or {}
+        for key in ("codecs", "index_codecs"):
+            yield from _codec_names(inner.get(key, ()))
+
+
 class ForeignArray(ShardedArray):
     """One array of a feature in the layout that its `zarr.json` tells. Thread-safe.
 
@@ -116,6 +141,7 @@ class ForeignArray(ShardedArray):
                 allowed=f"{spec.dtype} {list(spec.shape)}",
                 todo=REPAIR,
             )
+        _refuse_unknown(found, where=f"{feature.name}/{spec.name}/{layout.ZARR}")
         super().__init__(feature, spec.model_copy(update={"shard": shard, "chunk": chunk}), verify)
         self._like_ours, self._header_spec = _uncompressed(found), spec
 

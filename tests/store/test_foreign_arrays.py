@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 
@@ -187,6 +188,28 @@ def test_an_array_of_another_shape_is_refused(plain, tmp_path):
     zarr.create_array(str(folder), shape=(150, 3, 2), dtype="float16", chunks=(8, 3, 2))
     with pytest.raises(CorruptStoreError, match="another array lies here"):
         open_store(tmp_path / "s")["vision"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (
+            lambda z: z["codecs"][0]["configuration"]["codecs"].append({"name": "numcodecs.pickle"}),
+            "not read",
+        ),
+        (lambda z: z["codecs"].append({"name": "my.own", "configuration": {}}), "not read"),
+        (lambda z: z.update(storage_transformers=[{"name": "anything"}]), "not read"),
+        (lambda z: z["codecs"].append({"configuration": 3}), "metadata cannot be read"),
+    ],
+)
+def test_codecs_that_may_run_anything_are_refused(plain, tmp_path, edit, told):
+    path = one_array(plain, tmp_path, "zstd")
+    file = path / "features/vision/tokens/zarr.json"
+    found = json.loads(file.read_text())
+    edit(found)
+    file.write_text(json.dumps(found))
+    with pytest.raises(CorruptStoreError, match=told):
+        open_store(path)["vision"]
 
 
 def test_our_own_arrays_stay_ours(plain):
