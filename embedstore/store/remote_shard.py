@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from embedstore.store.mirror import Mirror
 
 _GAP_BYTES = 64 << 10
-# Four chunks of half a MB; as many requests as there are threads hold that much at once.
+# Some chunks, or few large ones; as many requests as there are threads hold that much at once.
 _MOST_BYTES = 9 << 18
 # A shard that is no larger is brought whole, with its index, by one request.
 _WHOLE_BYTES = 1 << 20

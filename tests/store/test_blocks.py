@@ -124,11 +124,42 @@ def test_texts_that_come_again_land_where_they_belong(wide, texts, verify):
         np.testing.assert_array_equal(out, wanted.tokens)
 
 
-def repeat_a_chunk(path, *, chunks, again, first):
-    """Let chunk `again` of a shard be the bytes of chunk `first`, as a writer may that finds them equal."""
+@pytest.mark.parametrize(("verify", "rows"), [("never", [0]), ("first", [0]), ("first", [0, 1])])
+def test_a_shard_that_is_cut_while_it_is_open_is_told(tmp_path, verify, rows):
+    write_random_store(tmp_path / "s", images=32, image_tokens=64, image_width=384, shard_rows=32)
+    array = open_store(tmp_path / "s").feature("vision", verify=verify).array("tokens")
+    array.shard(0)
+    os.truncate(tmp_path / "s/features/vision/tokens/c/0/0/0", 1000)
+    with pytest.raises(CorruptStoreError, match=r"(?s)tokens/c/0/0/0: the shard is cut short.*rows 0 to 1"):
+        array.gather(np.array(rows))
+
+
+def test_a_chunk_that_is_missing_is_told(tmp_path):
+    write_random_store(tmp_path / "s", images=32, image_tokens=64, image_width=384, shard_rows=32)
+    change_a_chunk(
+        tmp_path / "s/features/vision/tokens/c/0/0/0", chunks=16, chunk=2, entry=lambda _: 2**64 - 1
+    )
+    array = open_store(tmp_path / "s")["vision"].array("tokens")
+    with pytest.raises(CorruptStoreError, match=r"(?s)tokens/c/0/0/0: a chunk is missing.*rows 4 to 5"):
+        array.gather(np.array([1, 5]))
+
+
+def test_chunks_larger_than_the_scratch_of_a_thread_are_read(place, monkeypatch):
+    rows = np.random.default_rng(3).permutation(300)[:50]
+    wanted = open_store(place)["vision"].gather("tokens", rows)
+    monkeypatch.setattr(scatter, "_SPAN_BYTES", 1000)
+    for direct_io in (False, True):
+        array = open_store(place)["vision"].array("tokens")
+        out = array.empty(len(rows))
+        GroupReader(2).run(row_tasks(array, rows, out, direct_io=direct_io))
+        np.testing.assert_array_equal(out, wanted)
+
+
+def change_a_chunk(path, *, chunks, chunk, entry):
+    """Another entry for a chunk in the index of a shard."""
     raw = bytearray(path.read_bytes())
     table = np.frombuffer(raw, "<u8", 2 * chunks, len(raw) - 16 * chunks - 4).reshape(chunks, 2)
-    table[again] = table[first]
+    table[chunk] = entry(table)
     raw[-4:] = google_crc32c.value(table.tobytes()).to_bytes(4, "little")
     path.write_bytes(raw)
 
@@ -138,7 +169,8 @@ def repeat_a_chunk(path, *, chunks, again, first):
 def test_chunks_that_share_their_bytes_are_read_as_they_are(tmp_path, verify, direct_io):
     write_random_store(tmp_path / "s", images=32, image_tokens=64, image_width=384, shard_rows=32)
     wanted = open_store(tmp_path / "s")["vision"].read("tokens", 0, 32)
-    repeat_a_chunk(tmp_path / "s/features/vision/tokens/c/0/0/0", chunks=16, again=2, first=1)
+    # As a writer may that finds two chunks equal.
+    change_a_chunk(tmp_path / "s/features/vision/tokens/c/0/0/0", chunks=16, chunk=2, entry=lambda t: t[1])
     wanted[4:6] = wanted[2:4]
     array = open_store(tmp_path / "s").feature("vision", verify=verify).array("tokens")
     for rows in ([3, 4], [2, 3, 4, 5], [5, 3, 1, 4, 2]):
