@@ -361,7 +361,7 @@ def measure(quick: bool) -> list[Row]:  # noqa: FBT001 - the one argument of eve
             rows=size.rows // (4 if quick else 1), tokens=size.tokens, width=size.width, suffix=size.suffix
         )
         with tempfile.TemporaryDirectory() as folder:
-            found += Bench(part, Path(folder), repeats=3 if quick else 7).measure()
+            found += Bench(part, Path(folder), repeats=3 if quick else 5).measure()
     with tempfile.TemporaryDirectory() as folder:
         found.append(opening(Path(folder), 10_000 if quick else 100_000))
     return found
