@@ -59,14 +59,18 @@ def fit(
     dropout: Annotated[
         float | None, typer.Option(help="Share of channels dropped.", show_default=False)
     ] = None,
-    epochs: Annotated[int | None, typer.Option(show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the rows.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs in a step.", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default=False)] = None,
     min_lr: Annotated[
         float | None, typer.Option(help="Learning rate at the end.", show_default=False)
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(show_default=False)] = None,
-    warmup_epochs: Annotated[float | None, typer.Option(show_default=False)] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="AdamW's, on weights alone.", show_default=False)
+    ] = None,
+    warmup_epochs: Annotated[
+        float | None, typer.Option(help="Epochs in which the learning rate rises.", show_default=False)
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="τ at the start; it is learnt.", show_default=False)
     ] = None,
