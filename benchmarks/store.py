@@ -312,7 +312,8 @@ class Bench:
                 ratio=float(done.stdout),
                 meaning="MB",
                 reference="at most 600",
-                detail=f"{self.size.text}; growth of RssAnon over an epoch of pairs, batch {BATCH}",
+                detail=f"{self.size.text}; growth of RssAnon over two epochs of pairs, "
+                f"batch {store_data.DEFAULT_BATCH}",
             )
         )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CAPTIONS, LENGTHS, MAX_TOKENS, TEXT_WIDTH = 5, (8, 17), 77, 384
 TEXTS = "5 captions of 8 to 16 tokens x 384 a picture, one of them taken"
+DEFAULT_BATCH = 256  # of embedstore fit
 _BASE_BYTES = 96 << 20
 
 
@@ -107,7 +108,7 @@ def stream_growth(place: Path) -> float:
     store = open_store(place)
     before = highest = anonymous_mb()
     stream = PairStream(
-        store, image="vision", text="words", rows=np.arange(store.plan.images), batch_size=1024
+        store, image="vision", text="words", rows=np.arange(store.plan.images), batch_size=DEFAULT_BATCH
     )
     for epoch in range(2):
         with stream.epoch(epoch) as batches:
