@@ -331,8 +331,7 @@ class ShardedArray:
             at = end
 
     def _refuse_short(self, number: int, places: int) -> None:
-        path = self._feature / self._path(number)
-        size = path.stat().st_size if path.is_file() else 0
+        size = self._file_bytes(number)
         if places * self.place_bytes > size:
             raise CorruptStoreError(
                 "the header promises more than the shard holds",
@@ -341,6 +340,11 @@ class ShardedArray:
                 allowed=f"{places} places of {self.place_bytes} bytes",
                 todo=REPAIR,
             )
+
+    def _file_bytes(self, number: int) -> int:
+        """Size of a shard's file, 0 where there is none."""
+        path = self._feature / self._path(number)
+        return path.stat().st_size if path.is_file() else 0
 
     def in_memory(self, place: int) -> bool:
         """Whether a place can be read without waiting for the disk, as far as the system tells."""
