@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import tee
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from embedstore.store.coder import Coder
 from embedstore.store.geometry import fill_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Executor, Future
 
     from torch import Tensor
@@ -44,7 +45,7 @@ def encode_image_units(
     planned: PlannedSource,
     encoder: ImageEncoder,
     header: FeatureHeader,
-    units: list[int],
+    units: Iterable[int],
     *,
     batch_size: int,
     decoders: Executor,
@@ -53,7 +54,7 @@ def encode_image_units(
     coder: Coder | None = None,
     rows_of: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[EncodedUnit]:
-    """Yield the missing `units` of an image feature in order.
+    """Yield the missing `units` of an image feature in order; each is asked for when its first row is begun.
 
     `decoders` decode and prepare at most `ahead` pictures before they are needed, so memory does not grow
     with the source. A batch never spans two units: a unit's bytes depend on its own rows only. `coder` where
@@ -65,7 +66,8 @@ def encode_image_units(
         return _prepare(row, id_, picture, encoder, header.thumbnails)
 
     rows_of = rows_of or header.unit_rows
-    rows = (row for unit in units for row in rows_of(unit))
+    units, begun = tee(units)
+    rows = (row for unit in begun for row in rows_of(unit))
     prepared = _ahead(decoders, prepare, rows, ahead)
     for unit in units:
         yield _encode_unit(

@@ -12,7 +12,7 @@ from embedstore.store.coder import Coder
 from embedstore.store.geometry import is_packed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -25,7 +25,7 @@ def encode_text_units(
     texts: Callable[[Sequence[int]], Sequence[str]],
     encoder: TextEncoder,
     header: FeatureHeader,
-    units: list[int],
+    units: Iterable[int],
     *,
     token_budget: int,
     on_rows: Callable[[int], None],

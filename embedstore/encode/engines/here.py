@@ -1,0 +1,100 @@
+"""The engine without workers: this process makes every unit, one after the other."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedstore.encode.engines.feature import FeatureWork
+from embedstore.encode.progress import EncodeSummary
+from embedstore.encode.session import prepare
+from embedstore.store import Storing
+from embedstore.store.remote import parse_url
+from embedstore.store.remote_plan import log_place, written_at
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from embedstore.documents import UnitRecord
+    from embedstore.encode.engines.options import Part
+    from embedstore.encode.features import FeatureJob
+    from embedstore.encode.progress import FeatureSummary, Progress
+    from embedstore.encode.session import EncodeRequest, Session
+
+
+def encode_here(
+    request: EncodeRequest,
+    *,
+    part: Part,
+    threads: int | None,
+    on_progress: Callable[[Progress], None],
+) -> EncodeSummary:
+    """Make the missing units of `part`, feature by feature; a unit is stored while the next is computed."""
+    with written_at(request.store, what="encode") as place, _computing(threads):
+        session = prepare(request, place, on_progress=on_progress)
+        done = [
+            _make(session, job, sampled, part=part, on_progress=on_progress)
+            for job, sampled in zip(session.jobs, session.sampled, strict=True)
+        ]
+    return EncodeSummary(
+        store=parse_url(request.store) or Path(request.store),
+        planned=session.is_new,
+        features=tuple(done),
+        dropped=session.planned.source.dropped,
+    )
+
+
+def _make(
+    session: Session,
+    job: FeatureJob,
+    sampled: int,
+    *,
+    part: Part,
+    on_progress: Callable[[Progress], None],
+) -> FeatureSummary:
+    options = session.request.options
+    work = FeatureWork(
+        job.header,
+        store=session.place,
+        part=part,
+        max_failed=options.max_failed,
+        device=job.header.card.device_kind,
+        sampled=sampled,
+    )
+    work.start()
+    computed = 0
+    cut: dict[int, int] = {}
+
+    def on_rows(count: int) -> None:
+        nonlocal computed
+        computed += count
+        on_progress(work.progress(computed))
+
+    def on_stored(record: UnitRecord) -> None:
+        work.stored(record.unit, quarantined=len(record.quarantined), truncated=cut[record.unit])
+
+    on_rows(0)
+    decoding = ThreadPoolExecutor(options.decoders, "decode")
+    with Storing(work.writer, at_once=1, on_stored=on_stored) as storing, decoding as decoders:
+        for made in session.encoded(job, work.units, decoders=decoders, on_rows=on_rows):
+            cut[made.unit] = made.truncated
+            storing.put(made.unit, made.arrays, quarantined=made.quarantined, thumbnails=made.thumbnails)
+    return work.finish(log=log_place(session.request.store))
+
+
+@contextmanager
+def _computing(threads: int | None) -> Iterator[None]:
+    """So many threads of torch until the end; none: as it is."""
+    if threads is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,129 @@
+"""An encode in one process: planned and calibrated, with its encoders loaded, ready to make any unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from embedstore.encode.calibrate import calibrated, rows_to_learn_from
+from embedstore.encode.features import FeatureJob, ImageJob
+from embedstore.encode.images import encode_image_units
+from embedstore.encode.jobs import plan_jobs
+from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
+from embedstore.encode.progress import log_event
+from embedstore.encode.texts import encode_text_units
+from embedstore.encoders import remember
+from embedstore.store import layout, open_store
+from embedstore.store.coder import Coder
+from embedstore.store.remote_plan import log_place, publish_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Executor
+    from pathlib import Path
+
+    from embedstore.encode.plan import PlannedSource
+    from embedstore.encode.progress import Progress
+    from embedstore.encode.unit import EncodedUnit
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeRequest:
+    """The arguments of one `encode_source`, as any process of any machine may be given them."""
+
+    source: str
+    store: str
+    image_encoders: tuple[str, ...] = ()
+    text_encoders: tuple[str, ...] = ()
+    options: EncodeOptions = field(default_factory=EncodeOptions)
+    append: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """What a process needs to make units: the store exists, every header is final.
+
+    `sampled`: rows that were encoded for the policy of each job to learn from.
+    """
+
+    request: EncodeRequest
+    place: Path
+    planned: PlannedSource
+    jobs: tuple[FeatureJob, ...]
+    sampled: tuple[int, ...]
+    is_new: bool
+
+    def encoded(
+        self,
+        job: FeatureJob,
+        units: Iterable[int],
+        *,
+        decoders: Executor,
+        on_rows: Callable[[int], None],
+    ) -> Iterator[EncodedUnit]:
+        """Encode `units` of one job in their order; they are asked for a little ahead of their turn.
+
+        The header of the job must be committed. `on_rows` is called with the rows of every batch.
+        """
+        options = self.request.options
+        header = job.header
+        coder = Coder.read(layout.feature(self.place, header.name), header)
+        batch_size = options.batch_for(header.card)
+        if isinstance(job, ImageJob):
+            return encode_image_units(
+                self.planned,
+                job.encoder,
+                header,
+                units,
+                batch_size=batch_size,
+                decoders=decoders,
+                ahead=2 * batch_size + options.decoders,
+                on_rows=on_rows,
+                coder=coder,
+            )
+        column = open_store(self.place).texts(["text"])["text"]
+        return encode_text_units(
+            lambda rows: column.slice(rows[0], len(rows)).to_pylist(),
+            job.encoder,
+            header,
+            units,
+            token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
+            on_rows=on_rows,
+            coder=coder,
+        )
+
+
+def prepare(request: EncodeRequest, place: Path, *, on_progress: Callable[[Progress], None]) -> Session:
+    """Plan the source, load the encoders, make the store, learn what policies must learn; no unit is made.
+
+    `place`: the folder in which the store is written here. Does what is not done yet, so any number of
+    processes may call it. Raises what `encode_source` does before its first unit.
+    """
+    options, log = request.options, log_place(request.store)
+    # A mistake in a spec, a name or a policy must leave no store that a corrected command would not fit.
+    planned, jobs = plan_jobs(
+        request.source,
+        place,
+        request.image_encoders,
+        request.text_encoders,
+        options=options,
+        append=request.append,
+    )
+    for job in jobs:
+        rows_to_learn_from(job, planned.plan, place)  # refuses a policy that the rows are too few for
+    is_new = publish_plan(place, made=planned.write(place))
+    if is_new:
+        log_event(log, "planned", images=planned.plan.images, texts=planned.plan.texts)
+    for job in jobs:
+        if job.spec is not None:
+            remember(job.encoder.card, job.spec)
+    # All of them before the first unit: what cannot be learnt is said before hours of encoding.
+    ready = [calibrated(job, planned, place, options, on_progress, log=log) for job in jobs]
+    return Session(
+        request=request,
+        place=place,
+        planned=planned,
+        jobs=tuple(job for job, _ in ready),
+        sampled=tuple(sampled for _, sampled in ready),
+        is_new=is_new,
+    )
