@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _LAST_SECONDS = 10.0
 _MANY = 64
+_OBJECT_BYTES = 100 << 20
 
 
 def encode_on_ray(
@@ -93,7 +94,12 @@ def _connect(ray: Any, address: str, engine: EngineOptions) -> None:
     more: dict[str, Any] = {}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        more = {"include_dashboard": False}
+        # Units go to the store and not through Ray, so its memory may be small; and nobody else is to reach it.
+        more = {
+            "include_dashboard": False,
+            "object_store_memory": _OBJECT_BYTES,
+            "_node_ip_address": "127.0.0.1",
+        }
         if engine.ray_workers:
             # So many may be more than this machine has cores; it is the user's wish.
             threads = threads_for(engine.ray_workers, asked=engine.threads, cores_there=os.cpu_count() or 1)
