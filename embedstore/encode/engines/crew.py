@@ -18,7 +18,7 @@ from embedstore.store.remote import parse_url
 from embedstore.store.remote_plan import log_place, written_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from embedstore.encode.engines.options import Part
     from embedstore.encode.progress import Progress
@@ -41,8 +41,8 @@ class Transport(Protocol):
     def wait(self) -> list[tuple[int, say.FromWorker]]:
         """What workers have said since, after the first word; `Died` comes last and once for every start."""
 
-    def end(self) -> None:
-        """End every worker, whatever happened: what they have in hand is stored in seconds, or dropped."""
+    def end(self, told: Collection[int]) -> None:
+        """End every worker; those `told` to stop have some seconds to leave what they have in hand."""
 
 
 @dataclass
@@ -92,7 +92,8 @@ class Crew:
                     for worker, message in self._transport.wait():
                         self._hear(worker, message, open_places)
             finally:
-                self._transport.end()
+                # The others have nothing yet, and would not hear it before they have loaded everything.
+                self._transport.end([w for w, s in enumerate(self._seats) if s.state in {"idle", "busy"}])
             features = tuple(work.finish(log=self._log) for work in self._works)
         return EncodeSummary(
             store=parse_url(self._request.store) or Path(self._request.store),

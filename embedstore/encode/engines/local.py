@@ -24,7 +24,7 @@ from embedstore.encode.engines.devices import cores, threads_for
 from embedstore.encode.engines.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from embedstore.encode.engines.options import EngineOptions
     from embedstore.encode.progress import EncodeSummary, Progress
@@ -68,7 +68,6 @@ class LocalTransport:
         self._request, self._threads = request, threads
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._pipes: dict[int, Connection] = {}
-        self._ready: set[int] = set()
 
     def start(self, worker: int) -> None:
         """Start a process; it is in a group of its own, so that Ctrl-C comes to the coordinator alone."""
@@ -103,15 +102,12 @@ class LocalTransport:
                 message: say.FromWorker = pipe.recv()
             except (EOFError, OSError):
                 message = say.Died(self._buried(worker))
-            if isinstance(message, say.Ready):
-                self._ready.add(worker)
             heard.append((worker, message))
         return heard
 
     def _buried(self, worker: int) -> str:
         """Why a process ended; it is removed from here."""
         self._pipes.pop(worker).close()
-        self._ready.discard(worker)
         process = self._processes.pop(worker)
         try:
             code = process.wait(_LAST_SECONDS)
@@ -120,11 +116,11 @@ class LocalTransport:
             code = process.wait()
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
-    def end(self) -> None:
+    def end(self, told: Collection[int]) -> None:
         """End all processes; none is left when this returns, also where it is interrupted."""
         try:
-            for worker in list(self._pipes):
-                if worker in self._ready:
+            for worker in self._pipes:
+                if worker in told:
                     self.send(worker, say.Stop())
                 else:
                     self._processes[worker].kill()

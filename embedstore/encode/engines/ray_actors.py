@@ -17,7 +17,7 @@ from embedstore.encode.engines.worker import Worker
 from embedstore.errors import EngineError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from embedstore.encode.engines.options import EngineOptions
     from embedstore.encode.progress import EncodeSummary, Progress
@@ -94,7 +94,7 @@ def _connect(ray: Any, address: str, engine: EngineOptions) -> None:
     more: dict[str, Any] = {}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # Units go to the store and not through Ray, so its memory may be small; and nobody else is to reach it.
+        # Units do not go through Ray, so its memory may be small; and nobody else is to reach it.
         more = {
             "include_dashboard": False,
             "object_store_memory": _OBJECT_BYTES,
@@ -159,7 +159,6 @@ class RayTransport:
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, int] = {}
         self._ends: dict[int, Any] = {}
-        self._ready: set[int] = set()
 
     def start(self, worker: int) -> None:
         """Ask for an actor; it may come at once, or when the cluster has room for it."""
@@ -189,22 +188,19 @@ class RayTransport:
                 self._forget(worker)
             else:
                 self._waiting[self._actors[worker].heard.remote()] = worker
-            if any(isinstance(message, say.Ready) for message in said):
-                self._ready.add(worker)
         return heard
 
     def _forget(self, worker: int) -> None:
-        self._ready.discard(worker)
         self._ends.pop(worker)
         self._ray.kill(self._actors.pop(worker))
 
-    def end(self) -> None:
-        """End all actors, also where this is interrupted; one that has no place yet is not waited for."""
+    def end(self, told: Collection[int]) -> None:
+        """End all actors, also where this is interrupted."""
         try:
-            for worker in self._ready:
+            last = [self._ends[worker] for worker in told if worker in self._ends]
+            for worker in told:
                 self.send(worker, say.Stop())
-            if self._ready:
-                last = [self._ends[worker] for worker in self._ready]
+            if last:
                 self._ray.wait(last, num_returns=len(last), timeout=_LAST_SECONDS)
         finally:
             for actor in self._actors.values():

@@ -66,7 +66,7 @@ class Scripted:
         assert self.said, "nobody has anything to say: the coordinator would wait for ever"
         return [self.said.popleft()]
 
-    def end(self):
+    def end(self, told):
         self.ended = True
 
 
