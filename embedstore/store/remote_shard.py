@@ -201,15 +201,15 @@ class RemoteShard(OpenShard):
     def _keep(self, data: bytes, first: int, chunks: Iterable[int]) -> None:
         """Write what came, and only then mark it."""
         # A page is begun at each end, and one of the marks.
-        self._cache.reserve(len(data) + 3 * _PAGE_BYTES)
-        view, at = memoryview(data), first
-        while view:
-            done = os.pwrite(self.handle, view, at)
-            view, at = view[done:], at + done
-        for low, high in _runs(chunks):
-            marks = b"\1" * (high - low)
-            os.pwrite(self.handle, marks, self.size + low)
-            self._have[low:high] = marks
+        with self._cache.room(len(data) + 3 * _PAGE_BYTES):
+            view, at = memoryview(data), first
+            while view:
+                done = os.pwrite(self.handle, view, at)
+                view, at = view[done:], at + done
+            for low, high in _runs(chunks):
+                marks = b"\1" * (high - low)
+                os.pwrite(self.handle, marks, self.size + low)
+                self._have[low:high] = marks
 
 
 def _of_cache(bad: OSError, path: Path) -> StoreError:
