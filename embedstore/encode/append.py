@@ -86,8 +86,9 @@ def plan_appended(
     """The parent's features to be made over new rows: all, or those that are named by `[NAME=]SPEC`.
 
     Encoders that are not given are found as everywhere else: by the memory of this user, or by the model's
-    public name. `begun`: what is in the new store already. Raises `UsageError` for a name that the parent has not, `EncoderError` with the differing
-    fields for another encoder, `MismatchError` for a feature that could not be read as one.
+    public name. `begun`: what is in the new store already. Raises `UsageError` for a name that the parent has
+    not, `EncoderError` with the differing fields for another encoder, `MismatchError` for a feature that could
+    not be read as one.
     """
     given = [named for text in (*image_encoders, *text_encoders) for named in named_features(text)]
     wanted: dict[str, str | None] = dict(given) if given else dict.fromkeys(parent.features())
