@@ -62,6 +62,16 @@ def _key(card: EncoderCard) -> str:
 
 def _absolute(spec: str) -> str:
     kind, colon, rest = spec.partition(":")
-    name, mark, options = rest.partition("?")
-    folder = Path(name).expanduser()
-    return f"{kind}{colon}{folder.resolve()}{mark}{options}" if folder.is_dir() else spec
+    name, mark, query = rest.partition("?")
+    # open_clip:ARCH/path/to/weights
+    architecture, slash, weights = name.partition("/")
+    if Path(name).expanduser().exists():
+        name = str(Path(name).expanduser().resolve())
+    elif slash and Path(weights).expanduser().is_file():
+        name = f"{architecture}/{Path(weights).expanduser().resolve()}"
+    options = [
+        f"checkpoint={Path(value).expanduser().resolve()}" if key == "checkpoint" else option
+        for option in query.split("&")
+        for key, _, value in [option.partition("=")]
+    ]
+    return f"{kind}{colon}{name}{mark}{'&'.join(options)}"

@@ -32,12 +32,16 @@ KINDS = Registry(
     {
         "demo": "embedstore.encoders.demo:Demo",
         "hf": "embedstore.encoders.hf:HuggingFace",
+        "open_clip": "embedstore.encoders.open_clip:OpenCLIP",
+        "python": "embedstore.encoders.python:Python",
         "st": "embedstore.encoders.st:SentenceTransformers",
+        "timm": "embedstore.encoders.timm:Timm",
     },
     group="embedstore.encoders",
 )
 
 _GRAMMAR = "KIND:NAME, for example hf:facebook/dinov2-large, st:all-MiniLM-L6-v2, hf:../my-folder"
+_WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|npz|npy)$")
 _WHOLE_NUMBERS = ("image_size", "max_length")
 
 
@@ -167,8 +171,11 @@ def _public_spec(card: EncoderCard) -> str | None:
 
     if card.model in MODELS:
         return f"demo:{MODELS[card.model]}"
-    kind = {"transformers": "hf", "sentence-transformers": "st"}.get(card.library)
-    if kind is None or "/" not in card.model:
+    kind = {"transformers": "hf", "sentence-transformers": "st", "timm": "timm", "open_clip": "open_clip"}.get(
+        card.library
+    )
+    # Without a slash it is the name of a folder, but for timm; a file has a suffix that no tag has.
+    if kind is None or ("/" not in card.model and kind != "timm") or _WEIGHTS.search(card.model):
         return None
     return f"{kind}:{card.model}" + (f"?revision={card.revision}" if card.revision else "")
 
@@ -177,8 +184,10 @@ def _settings(card: EncoderCard) -> dict[str, Any]:
     """What was or may have been overridden when the card was made, to be set again."""
     if card.tokenizer is not None:
         return {"max_length": card.tokenizer.max_length}
-    if card.processor is not None and card.processor.backend in ("pil", "torchvision"):
-        return {"image_size": card.processor.size, "backend": card.processor.backend}
+    if card.processor is not None:
+        backend = card.processor.backend
+        own = {"backend": backend} if backend in ("pil", "torchvision") else {}
+        return {"image_size": card.processor.size, **own}
     return {}
 
 
