@@ -63,7 +63,7 @@ def _key(card: EncoderCard) -> str:
 def _absolute(spec: str) -> str:
     kind, colon, rest = spec.partition(":")
     name, mark, query = rest.partition("?")
-    # open_clip:ARCH/path/to/weights
+    # An open_clip name is an architecture, a slash and perhaps a file of weights.
     architecture, slash, weights = name.partition("/")
     if Path(name).expanduser().exists():
         name = str(Path(name).expanduser().resolve())

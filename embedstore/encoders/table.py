@@ -41,6 +41,12 @@ KINDS = Registry(
 )
 
 _GRAMMAR = "KIND:NAME, for example hf:facebook/dinov2-large, st:all-MiniLM-L6-v2, hf:../my-folder"
+_PUBLIC_KINDS = {
+    "transformers": "hf",
+    "sentence-transformers": "st",
+    "open_clip": "open_clip",
+    "timm": "timm",
+}
 _WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|npz|npy)$")
 _WHOLE_NUMBERS = ("image_size", "max_length")
 
@@ -77,6 +83,11 @@ def default_name(spec: str) -> str:
     """The feature name of a spec without one: the last part of its id, in the letters a name may have."""
     parsed = split_spec(spec)
     last = re.split(r"[/\\]", parsed.name.rstrip("/\\"))[-1]
+    if parsed.kind == "python":
+        last = last.rpartition(":")[2]
+    elif parsed.kind == "open_clip" and ":" not in parsed.name and not Path(parsed.name).is_dir():
+        # A tag alone, or the name of a file, says little; all but the last suffix of a file stays.
+        last = f"{parsed.name.partition('/')[0]}-{_WEIGHTS.sub('', last)}"
     if last.strip(".") == "":
         last = Path(parsed.name).resolve().name
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip(".-")
@@ -171,9 +182,7 @@ def _public_spec(card: EncoderCard) -> str | None:
 
     if card.model in MODELS:
         return f"demo:{MODELS[card.model]}"
-    kind = {"transformers": "hf", "sentence-transformers": "st", "timm": "timm", "open_clip": "open_clip"}.get(
-        card.library
-    )
+    kind = _PUBLIC_KINDS.get(card.library)
     # Without a slash it is the name of a folder, but for timm; a file has a suffix that no tag has.
     if kind is None or ("/" not in card.model and kind != "timm") or _WEIGHTS.search(card.model):
         return None

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedstore.documents import ProcessorCard
-from embedstore.encoders.base import ImageBatch
 from embedstore.encoders import checkpoint as checkpoints
+from embedstore.encoders.base import ImageBatch
 from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.device import pick_device, pick_dtype
 from embedstore.encoders.image_model import ImageModel, ModelImageEncoder
-from embedstore.encoders.transforms import Transform, keep_ratio_rule
+from embedstore.encoders.transforms import Transform, keep_ratio_rule, refuse_border
 from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +88,9 @@ def locate(name: str, *, revision: str | None, file: str | None) -> tuple[Checkp
     if folder.is_dir():
         _refuse(revision, "a local folder has no revisions", name)
         _refuse(file, "a folder has its own weights", name, option="checkpoint")
-        found = Checkpoint(source=f"local-dir:{folder}", model=folder.resolve().name, revision=None, local=True)
+        found = Checkpoint(
+            source=f"local-dir:{folder}", model=folder.resolve().name, revision=None, local=True
+        )
         return found, {}
     if name.startswith(_HUB) or "/" in name:
         _refuse(file, "a hub id has its own weights", name, option="checkpoint")
@@ -168,14 +170,7 @@ def _data_config(checkpoint: Checkpoint, model: Any, size: Size | None) -> dict[
         )
     if size is None or tuple(config["input_size"][1:]) == size:
         return config
-    stated = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
-    patch = (stated, stated) if isinstance(stated, int) else stated
-    if size[0] % patch[0] or size[1] % patch[1]:
-        raise UsageError(
-            "the image size must be a multiple of the patch size, or the border is left out",
-            where=checkpoint.model,
-            found=f"{size[0]}x{size[1]} with patches of {patch[0]}x{patch[1]}",
-        )
+    refuse_border(size, patch_of(model), where=checkpoint.model)
     if hasattr(model, "set_input_size"):
         try:
             model.set_input_size(img_size=size)
@@ -195,8 +190,14 @@ def _data_config(checkpoint: Checkpoint, model: Any, size: Size | None) -> dict[
     return config | {"input_size": (3, *size)}
 
 
+def patch_of(model: Any) -> int | Size:
+    """The size of a model's patches, pixels; 1 where it has none."""
+    found: int | Size = getattr(getattr(model, "patch_embed", None), "patch_size", 1)
+    return found
+
+
 def transform_of(config: Mapping[str, Any], *, where: str) -> Transform:
-    """timm's transform for inference, and its card."""
+    """The library's transform for inference, and its card."""
     from timm.data import create_transform
 
     size: Size = tuple(config["input_size"][1:])
@@ -235,7 +236,7 @@ def described(checkpoint: Checkpoint, model: Any, *, size: Size) -> ImageModel:
         distribution="timm",
         architecture=type(model).__name__,
         pooling="pre_logits" + (f"-{pool}" if (pool := _pool(model)) else ""),
-        final_norm=_normed(model),
+        final_norm=is_normed(model),
         registers=reader.registers,
     )
 
@@ -302,7 +303,7 @@ def _pool(model: Any) -> str:
     return ""
 
 
-def _normed(model: Any) -> bool:
+def is_normed(model: Any) -> bool:
     """Whether `forward_features` ends with a norm: heads of other models normalise after pooling."""
     norm = getattr(model, "norm", None)
     return isinstance(norm, torch.nn.Module) and not isinstance(norm, torch.nn.Identity)

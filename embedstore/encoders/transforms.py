@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.encoders.hf_processor import MAX_RESIZED, Size
-from embedstore.errors import UnreadableImage
+from embedstore.errors import UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,3 +48,14 @@ def refuse_thin(picture: Image, edge: int) -> None:
 def keep_ratio_rule(size: Size, target: Size) -> str:
     """The rule of a resize that keeps a picture's shape and fills `target`, in the words of a card."""
     return f"shortest_edge={target[0]}" if size[0] == size[1] else f"fill={target[0]}x{target[1]}"
+
+
+def refuse_border(size: Size, patch: int | Size, *, where: str) -> None:
+    """`UsageError` for a size of pictures of which patches would leave out a border."""
+    high, wide = (patch, patch) if isinstance(patch, int) else patch
+    if size[0] % high or size[1] % wide:
+        raise UsageError(
+            "the image size must be a multiple of the patch size, or the border is left out",
+            where=where,
+            found=f"{size[0]}x{size[1]} with patches of {high}x{wide}",
+        )

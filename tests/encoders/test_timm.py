@@ -194,7 +194,9 @@ def test_positions_are_interpolated_as_timm_does(folder):
     assert (encoder.card.grid, encoder.card.processor.size) == ((6, 6), (48, 48))
     assert encoder.card.processor.resize == "shortest_edge=53"
     pixels = [encoder.prepare(picture) for picture in sample_pictures()]
-    model = timm.create_model(f"local-dir:{folder('vit')}", pretrained=True, num_classes=0, img_size=48).eval()
+    model = timm.create_model(
+        f"local-dir:{folder('vit')}", pretrained=True, num_classes=0, img_size=48
+    ).eval()
     expected = model.forward_features(torch.from_numpy(np.stack(pixels)))[:, 1:].detach()
     assert_vectors_agree(encoder.encode(pixels).tokens, expected)
 
@@ -222,7 +224,9 @@ def test_features_that_are_neither_tokens_nor_maps_are_refused(folder, monkeypat
 
     whole = VisionTransformer.forward_features
     monkeypatch.setattr(VisionTransformer, "forward_features", lambda *a: whole(*a)[:, :-1])
-    with pytest.raises(EncoderError, match=r"neither tokens nor maps(.|\n)*\(1, 16, 32\)(.|\n)*python:module"):
+    with pytest.raises(
+        EncoderError, match=r"neither tokens nor maps(.|\n)*\(1, 16, 32\)(.|\n)*python:module"
+    ):
         load_image_encoder(f"timm:{folder('vit')}", device="cpu")
 
 
