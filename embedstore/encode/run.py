@@ -32,7 +32,7 @@ def encode_source(
     on_progress: Callable[[Progress], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
 ) -> EncodeSummary:
-    """Encode `source` into `store`, a folder or URL: one feature an encoder `[NAME=]SPEC`.
+    """Encode `source` into `store`, a folder or URL: the features of each `[NAME=]SPEC`.
 
     Makes only what is missing: killed at any moment and run again, the files come out byte-identical. Raises
     `MismatchError` where the source or an encoder differs from what the store was made from,

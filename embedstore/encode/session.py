@@ -6,19 +6,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embedstore.encode.calibrate import calibrated, rows_to_learn_from
-from embedstore.encode.features import FeatureJob, ImageJob
+from embedstore.encode.features import FeatureJob, ImageJob, passes_of
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
 from embedstore.encode.progress import log_event
 from embedstore.encode.texts import encode_text_units
+from embedstore.encode.unit import Target
 from embedstore.encoders import remember
 from embedstore.store import layout, open_store
 from embedstore.store.coder import Coder
 from embedstore.store.remote_plan import log_place, publish_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -43,53 +44,58 @@ class EncodeRequest:
 class Session:
     """What a process needs to make units: the store exists, every header is final.
 
-    `sampled`: rows that were encoded for the policy of each job to learn from.
+    `passes`: the jobs that one forward pass makes together. `sampled`: feature to the rows that were encoded
+    for its policy to learn from, in the order of the command.
     """
 
     request: EncodeRequest
     place: Path
     planned: PlannedSource
-    jobs: tuple[FeatureJob, ...]
-    sampled: tuple[int, ...]
+    passes: tuple[tuple[FeatureJob, ...], ...]
+    sampled: Mapping[str, int]
     is_new: bool
 
     def encoded(
         self,
-        job: FeatureJob,
+        together: Sequence[FeatureJob],
         units: Iterable[int],
         *,
         decoders: Executor,
         on_rows: Callable[[int], None],
     ) -> Iterator[EncodedUnit]:
-        """Encode `units` of one job in their order; they are asked for a little ahead of their turn.
+        """Encode `units` of the jobs of one pass in their order, asking for each a little ahead of its turn.
 
-        The header of the job must be committed. `on_rows` is called with the rows of every batch.
+        The headers must be committed. `on_rows` is called with the rows of every batch.
         """
-        options = self.request.options
-        header = job.header
-        coder = Coder.read(layout.feature(self.place, header.name), header)
-        batch_size = options.batch_for(header.card)
+        options, job = self.request.options, together[0]
+        targets = [
+            Target(
+                header=each.header,
+                coder=Coder.read(layout.feature(self.place, each.header.name), each.header),
+                output=each.output,
+            )
+            for each in together
+        ]
+        batch_size = options.batch_for(job.header.card)
         if isinstance(job, ImageJob):
             return encode_image_units(
                 self.planned,
                 job.encoder,
-                header,
+                targets,
                 units,
                 batch_size=batch_size,
                 decoders=decoders,
                 ahead=2 * batch_size + options.decoders,
                 on_rows=on_rows,
-                coder=coder,
             )
         column = open_store(self.place).texts(["text"])["text"]
         return encode_text_units(
             lambda rows: column.slice(rows[0], len(rows)).to_pylist(),
             job.encoder,
-            header,
+            targets,
             units,
             token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
             on_rows=on_rows,
-            coder=coder,
         )
 
 
@@ -116,14 +122,14 @@ def prepare(request: EncodeRequest, place: Path, *, on_progress: Callable[[Progr
         log_event(log, "planned", images=planned.plan.images, texts=planned.plan.texts)
     for job in jobs:
         if job.spec is not None:
-            remember(job.encoder.card, job.spec)
+            remember(job.header.card, job.spec)
     # All of them before the first unit: what cannot be learnt is said before hours of encoding.
     ready = [calibrated(job, planned, place, options, on_progress, log=log) for job in jobs]
     return Session(
         request=request,
         place=place,
         planned=planned,
-        jobs=tuple(job for job, _ in ready),
-        sampled=tuple(sampled for _, sampled in ready),
+        passes=tuple(tuple(together) for together in passes_of(job for job, _ in ready)),
+        sampled={job.header.name: sampled for job, sampled in ready},
         is_new=is_new,
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from embedstore.encode.engines import messages as say
-from embedstore.encode.engines.feature import FeatureWork
 from embedstore.encode.engines.queue import MOST_DEATHS, UnitOf, UnitQueue
+from embedstore.encode.engines.work import WorkOnPass
 from embedstore.encode.progress import EncodeSummary, log_event
 from embedstore.errors import EngineError
 from embedstore.store import open_store
@@ -76,7 +76,7 @@ class Crew:
         self._log = log_place(request.store)
         self._seats = [_Seat() for _ in transport.names]
         self._queue = UnitQueue(())
-        self._works: list[FeatureWork] = []
+        self._works: list[WorkOnPass] = []
         self._started: set[int] = set()
         self._prepared: say.Prepared | None = None
         self._place = Path()
@@ -94,11 +94,11 @@ class Crew:
             finally:
                 # The others have nothing yet, and would not hear it before they have loaded everything.
                 self._transport.end([w for w, s in enumerate(self._seats) if s.state in {"idle", "busy"}])
-            features = tuple(work.finish(log=self._log) for work in self._works)
+            done = {f.name: f for work in self._works for f in work.finish(log=self._log)}
         return EncodeSummary(
             store=parse_url(self._request.store) or Path(self._request.store),
             planned=self._prepared.is_new,
-            features=features,
+            features=tuple(done[name] for name in self._prepared.sampled),
             dropped=self._prepared.dropped,
             workers=len(self._seats),
             workers_lost=self._lost,
@@ -138,11 +138,11 @@ class Crew:
             case say.Ask():
                 seat.state = "idle"
                 self._serve()
-            case say.More(job):
-                self._transport.send(worker, self._queue.more(worker, job) or say.NoMore())
-            case say.Rows(job, count):
-                seat.begun[job] = seat.begun.get(job, 0) + count
-                self._show(job)
+            case say.More(of_pass):
+                self._transport.send(worker, self._queue.more(worker, of_pass) or say.NoMore())
+            case say.Rows(of_pass, count):
+                seat.begun[of_pass] = seat.begun.get(of_pass, 0) + count
+                self._show(of_pass)
             case say.Stored():
                 self._store(worker, message)
             case say.Told(progress):
@@ -163,46 +163,47 @@ class Crew:
         self._prepared = prepared
         self._place = open_places.enter_context(written_at(self._request.store, what="encode"))
         self._works = [
-            FeatureWork(
-                header,
+            WorkOnPass(
+                headers,
                 store=self._place,
                 part=self._part,
                 max_failed=self._request.options.max_failed,
                 device=self._label,
-                sampled=sampled,
+                sampled=prepared.sampled,
             )
-            for header, sampled in zip(prepared.headers, prepared.sampled, strict=True)
+            for headers in prepared.passes
         ]
-        self._queue = UnitQueue(UnitOf(job, u) for job, work in enumerate(self._works) for u in work.units)
+        self._queue = UnitQueue(UnitOf(k, u) for k, work in enumerate(self._works) for u in work.units)
         for worker, seat in enumerate(self._seats):
             if seat.state != "gone":
                 self._queue.join(worker)
-        for job in range(len(self._works)):
-            self._show(job)
+        for k in range(len(self._works)):
+            self._show(k)
 
     def _serve(self) -> None:
         """Give units to workers that have none."""
         for worker, seat in enumerate(self._seats):
             if seat.state == "idle" and (lease := self._queue.take(worker)) is not None:
                 seat.state = "busy"
-                if lease.job not in self._started:
-                    self._started.add(lease.job)
-                    self._works[lease.job].start()
+                if lease.of_pass not in self._started:
+                    self._started.add(lease.of_pass)
+                    self._works[lease.of_pass].start()
                 self._transport.send(worker, lease)
 
     def _store(self, worker: int, message: say.Stored) -> None:
-        if not self._queue.stored(worker, UnitOf(message.job, message.unit)):
+        if not self._queue.stored(worker, UnitOf(message.of_pass, message.unit)):
             return
-        seat, work = self._seats[worker], self._works[message.job]
+        seat, work = self._seats[worker], self._works[message.of_pass]
         seat.in_a_row = 0
         rows = len(work.header.unit_rows(message.unit))
-        seat.begun[message.job] = max(0, seat.begun.get(message.job, 0) - rows)
+        seat.begun[message.of_pass] = max(0, seat.begun.get(message.of_pass, 0) - rows)
         work.stored(message.unit, quarantined=message.quarantined, truncated=message.truncated)
-        self._show(message.job)
+        self._show(message.of_pass)
 
-    def _show(self, job: int) -> None:
-        work = self._works[job]
-        self._on_progress(work.progress(work.fresh + sum(s.begun.get(job, 0) for s in self._seats)))
+    def _show(self, of_pass: int) -> None:
+        work = self._works[of_pass]
+        begun = sum(seat.begun.get(of_pass, 0) for seat in self._seats)
+        self._on_progress(work.progress(work.fresh + begun))
 
     def _bury(self, worker: int, reason: str) -> None:
         """Give the units of a dead worker to others, and start another one in its place."""
@@ -233,7 +234,7 @@ class Crew:
         self._serve()
 
     def _deadly(self, deadly: UnitOf, reason: str) -> EngineError:
-        header = self._works[deadly.job].header
+        header = self._works[deadly.of_pass].header
         rows = header.unit_rows(deadly.unit)
         opened = open_store(self._place)
         table = opened.images(["id"]) if header.table == "images" else opened.texts(["id"])

@@ -7,17 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedstore.encode.engines.feature import FeatureWork
+from embedstore.encode.engines.storing import PassStoring
+from embedstore.encode.engines.work import WorkOnPass
 from embedstore.encode.progress import EncodeSummary
 from embedstore.encode.session import prepare
-from embedstore.store import Storing
 from embedstore.store.remote import parse_url
 from embedstore.store.remote_plan import log_place, written_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from embedstore.documents import UnitRecord
     from embedstore.encode.engines.options import Part
     from embedstore.encode.features import FeatureJob
     from embedstore.encode.progress import FeatureSummary, Progress
@@ -35,52 +34,51 @@ def encode_here(
     with written_at(request.store, what="encode") as place, _computing(threads):
         session = prepare(request, place, on_progress=on_progress)
         done = [
-            _make(session, job, sampled, part=part, on_progress=on_progress)
-            for job, sampled in zip(session.jobs, session.sampled, strict=True)
+            summary
+            for together in session.passes
+            for summary in _make(session, together, part=part, on_progress=on_progress)
         ]
+    made = {summary.name: summary for summary in done}
     return EncodeSummary(
         store=parse_url(request.store) or Path(request.store),
         planned=session.is_new,
-        features=tuple(done),
+        features=tuple(made[name] for name in session.sampled),
         dropped=session.planned.source.dropped,
     )
 
 
 def _make(
     session: Session,
-    job: FeatureJob,
-    sampled: int,
+    together: Sequence[FeatureJob],
     *,
     part: Part,
     on_progress: Callable[[Progress], None],
-) -> FeatureSummary:
+) -> list[FeatureSummary]:
     options = session.request.options
-    work = FeatureWork(
-        job.header,
+    work = WorkOnPass(
+        [job.header for job in together],
         store=session.place,
         part=part,
         max_failed=options.max_failed,
-        device=job.header.card.device_kind,
-        sampled=sampled,
+        device=together[0].header.card.device_kind,
+        sampled=session.sampled,
     )
-    work.start()
     computed = 0
-    cut: dict[int, int] = {}
 
     def on_rows(count: int) -> None:
         nonlocal computed
         computed += count
         on_progress(work.progress(computed))
 
-    def on_stored(record: UnitRecord) -> None:
-        work.stored(record.unit, quarantined=len(record.quarantined), truncated=cut[record.unit])
+    def on_stored(unit: int, quarantined: int, truncated: int) -> None:
+        work.stored(unit, quarantined=quarantined, truncated=truncated)
 
+    work.start()
     on_rows(0)
     decoding = ThreadPoolExecutor(options.decoders, "decode")
-    with Storing(work.writer, at_once=1, on_stored=on_stored) as storing, decoding as decoders:
-        for made in session.encoded(job, work.units, decoders=decoders, on_rows=on_rows):
-            cut[made.unit] = made.truncated
-            storing.put(made.unit, made.arrays, quarantined=made.quarantined, thumbnails=made.thumbnails)
+    with PassStoring(work.features, on_stored=on_stored) as storing, decoding as decoders:
+        for made in session.encoded(together, work.units, decoders=decoders, on_rows=on_rows):
+            storing.put(made)
     return work.finish(log=log_place(session.request.store))
 
 

@@ -35,9 +35,9 @@ class Prepare:
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """A unit of the feature number `job` for a worker; `alone`: it must not have another one beside."""
+    """A unit of the pass number `of_pass` for a worker; `alone`: it must not have another one beside."""
 
-    job: int
+    of_pass: int
     unit: int
     alone: bool = False
 
@@ -62,10 +62,10 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A worker can make units: the headers of all features, and what preparing them came to."""
+    """A worker can make units: the headers of all passes, and what preparing them came to."""
 
-    headers: tuple[FeatureHeader, ...]
-    sampled: tuple[int, ...]
+    passes: tuple[tuple[FeatureHeader, ...], ...]
+    sampled: Mapping[str, int]
     is_new: bool
     dropped: Mapping[str, int]
 
@@ -77,24 +77,24 @@ class Ask:
 
 @dataclass(frozen=True)
 class More:
-    """A worker could begin another unit of the feature that it is at."""
+    """A worker could begin another unit of the pass that it is at."""
 
-    job: int
+    of_pass: int
 
 
 @dataclass(frozen=True)
 class Rows:
-    """So many more rows of a feature are computed; their unit is not stored yet."""
+    """So many more rows of a pass are computed; their unit is not stored yet."""
 
-    job: int
+    of_pass: int
     count: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """A unit stands in the store."""
+    """A unit stands in the store, in every feature of its pass."""
 
-    job: int
+    of_pass: int
     unit: int
     quarantined: int
     truncated: int

@@ -14,16 +14,16 @@ MOST_DEATHS = 3
 
 
 class UnitOf(NamedTuple):
-    """A unit of the feature number `job`."""
+    """A unit of the pass number `of_pass`."""
 
-    job: int
+    of_pass: int
     unit: int
 
 
 class UnitQueue:
     """Units on their way through workers `0, 1, …`.
 
-    A worker may have several units in hand, of one feature. When it dies they go back, and each of them is
+    A worker may have several units in hand, of one pass. When it dies they go back, and each of them is
     then a suspect: it is given out alone, so that at the next death there is no doubt whose fault it was.
     """
 
@@ -48,16 +48,16 @@ class UnitQueue:
             return self._give(worker, self._suspects.popleft(), alone=True)
         return self._give(worker, self._pending.popleft()) if self._pending else None
 
-    def more(self, worker: int, job: int) -> Lease | None:
-        """Another unit of the same feature, unless there are just enough left for those who have none."""
+    def more(self, worker: int, of_pass: int) -> Lease | None:
+        """Another unit of the same pass, unless there are just enough left for those who have none."""
         empty_handed = sum(not units for units in self._in_hand.values())
         if len(self._pending) + len(self._suspects) <= empty_handed or not self._pending:
             return None
-        return self._give(worker, self._pending.popleft()) if self._pending[0].job == job else None
+        return self._give(worker, self._pending.popleft()) if self._pending[0].of_pass == of_pass else None
 
     def _give(self, worker: int, unit: UnitOf, *, alone: bool = False) -> Lease:
         self._in_hand[worker].append(unit)
-        return Lease(job=unit.job, unit=unit.unit, alone=alone)
+        return Lease(of_pass=unit.of_pass, unit=unit.unit, alone=alone)
 
     def stored(self, worker: int, unit: UnitOf) -> bool:
         """Take a unit off a worker's hands; False for one that it had not."""

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Executor
 
-    from embedstore.documents import UnitRecord
+    from embedstore.encode.engines.work import WorkOnFeature
     from embedstore.encode.session import Session
-    from embedstore.store import FeatureWriter
 
 _M = TypeVar("_M", say.Setup, say.Prepare, say.Lease)
 
@@ -99,8 +98,8 @@ class Worker:
             session = prepare(request, place, on_progress=lambda at: self._tell(say.Told(at)))
             self._send(
                 say.Prepared(
-                    headers=tuple(job.header for job in session.jobs),
-                    sampled=session.sampled,
+                    passes=tuple(tuple(job.header for job in jobs) for jobs in session.passes),
+                    sampled=dict(session.sampled),
                     is_new=session.is_new,
                     dropped=dict(session.planned.source.dropped),
                 )
@@ -109,39 +108,40 @@ class Worker:
                 self._make_units(session, decoders)
 
     def _make_units(self, session: Session, decoders: Executor) -> None:
-        from embedstore.store import FeatureWriter
+        from embedstore.encode.engines.work import WorkOnFeature
 
-        writers: dict[int, FeatureWriter] = {}
+        begun: dict[int, list[WorkOnFeature]] = {}
         while True:
             self._send(say.Ask())
             lease = self._expect(say.Lease)
-            if lease.job not in writers:
-                writers[lease.job] = FeatureWriter.open(session.place, session.jobs[lease.job].header)
-            self._stream(session, lease, writers[lease.job], decoders)
+            if lease.of_pass not in begun:
+                jobs = session.passes[lease.of_pass]
+                begun[lease.of_pass] = [WorkOnFeature.begin(session.place, job.header) for job in jobs]
+            self._stream(session, lease, begun[lease.of_pass], decoders)
 
-    def _stream(self, session: Session, lease: say.Lease, writer: FeatureWriter, decoders: Executor) -> None:
-        """Make a unit, and the next ones of the same feature as long as there are any; store meanwhile."""
-        from embedstore.store import Storing
+    def _stream(
+        self, session: Session, lease: say.Lease, features: list[WorkOnFeature], decoders: Executor
+    ) -> None:
+        """Make a unit, and the next ones of the same pass as long as there are any; store meanwhile."""
+        from embedstore.encode.engines.storing import PassStoring
 
-        cut: dict[int, int] = {}
+        of_pass = lease.of_pass
 
-        def on_stored(record: UnitRecord) -> None:
-            unit, failed = record.unit, len(record.quarantined)
-            self._send(say.Stored(job=lease.job, unit=unit, quarantined=failed, truncated=cut[unit]))
+        def on_stored(unit: int, quarantined: int, truncated: int) -> None:
+            self._send(say.Stored(of_pass=of_pass, unit=unit, quarantined=quarantined, truncated=truncated))
 
         def on_rows(count: int) -> None:
-            self._tell(say.Rows(lease.job, count))
+            self._tell(say.Rows(of_pass, count))
 
-        job = session.jobs[lease.job]
-        with Storing(writer, at_once=1, on_stored=on_stored) as storing:
-            for made in session.encoded(job, self._units(lease), decoders=decoders, on_rows=on_rows):
-                cut[made.unit] = made.truncated
-                storing.put(made.unit, made.arrays, quarantined=made.quarantined, thumbnails=made.thumbnails)
+        jobs, units = session.passes[of_pass], self._units(lease)
+        with PassStoring(features, on_stored=on_stored) as storing:
+            for made in session.encoded(jobs, units, decoders=decoders, on_rows=on_rows):
+                storing.put(made)
 
     def _units(self, lease: say.Lease) -> Iterator[int]:
         yield lease.unit
         while not lease.alone:
-            self._send(say.More(lease.job))
+            self._send(say.More(lease.of_pass))
             answer = self._receive()
             if not isinstance(answer, say.Lease):
                 return

@@ -45,7 +45,7 @@ class Scripted:
             images, texts = random_tables(images=ROWS, captions=0, classes=np.zeros(ROWS, int))
             made = create_store(self.store, self.plan, images=[images], texts=[texts])
             assert message.first or not made
-            prepared = say.Prepared(headers=(self.header,), sampled=(0,), is_new=made, dropped={})
+            prepared = say.Prepared(passes=((self.header,),), sampled={"vision": 0}, is_new=made, dropped={})
             self.tell(worker, prepared, say.Ask())
         elif isinstance(message, say.Lease):
             self.tell(worker, *self.script(worker, message))
@@ -59,7 +59,7 @@ class Scripted:
             if a.name != "status"
         }
         FeatureWriter(self.store, self.header).write_unit(lease.unit, arrays, quarantined=quarantined)
-        stored = say.Stored(job=0, unit=lease.unit, quarantined=len(quarantined), truncated=1)
+        stored = say.Stored(of_pass=0, unit=lease.unit, quarantined=len(quarantined), truncated=1)
         return [say.Rows(0, len(rows)), stored, say.Ask()]
 
     def wait(self):

@@ -15,21 +15,21 @@ def queue(*counts, workers=2):
     return made
 
 
-def test_units_are_given_in_order_and_ahead_only_within_a_feature():
+def test_units_are_given_in_order_and_ahead_only_within_a_pass():
     q = queue(3, 4, workers=1)
-    assert q.take(0) == Lease(job=0, unit=0)
-    assert q.more(0, 0) == Lease(job=0, unit=1)
-    assert q.more(0, 0) == Lease(job=0, unit=2)
-    assert q.more(0, 0) is None  # the next one is of another feature
-    assert q.take(0) == Lease(job=1, unit=0)
+    assert q.take(0) == Lease(of_pass=0, unit=0)
+    assert q.more(0, 0) == Lease(of_pass=0, unit=1)
+    assert q.more(0, 0) == Lease(of_pass=0, unit=2)
+    assert q.more(0, 0) is None  # the next one is of another pass
+    assert q.take(0) == Lease(of_pass=1, unit=0)
 
 
 def test_the_last_units_are_kept_for_those_who_have_none():
     q = queue(3)
-    assert q.take(0) == Lease(job=0, unit=0)
-    assert q.more(0, 0) == Lease(job=0, unit=1)
+    assert q.take(0) == Lease(of_pass=0, unit=0)
+    assert q.more(0, 0) == Lease(of_pass=0, unit=1)
     assert q.more(0, 0) is None
-    assert q.take(1) == Lease(job=0, unit=2)
+    assert q.take(1) == Lease(of_pass=0, unit=2)
     assert q.take(1) is None
     assert not q.finished
 
@@ -39,12 +39,12 @@ def test_units_of_a_dead_worker_are_given_out_alone():
     assert (q.take(0).unit, q.more(0, 0).unit, q.take(1).unit) == (0, 1, 2)
     assert q.died(0) == [(0, 0), (0, 1)]
     q.join(0)
-    assert q.take(0) == Lease(job=0, unit=0, alone=True)
+    assert q.take(0) == Lease(of_pass=0, unit=0, alone=True)
     # The other one is not begun beside something else.
     assert q.more(1, 0).unit == 3
     assert q.stored(0, UnitOf(0, 0))
     assert not q.stored(0, UnitOf(0, 1))
-    assert q.take(0) == Lease(job=0, unit=1, alone=True)
+    assert q.take(0) == Lease(of_pass=0, unit=1, alone=True)
     assert q.deadly is None
 
 
@@ -86,11 +86,11 @@ def test_every_unit_is_stored_once_whatever_happens(data):
             assert q.stored(worker, unit)
             stored.append(unit)
         else:
-            lease = q.more(worker, hand[0].job) if hand else q.take(worker)
+            lease = q.more(worker, hand[0].of_pass) if hand else q.take(worker)
             if lease is not None:
                 assert not (lease.alone and hand)
-                hand.append(UnitOf(lease.job, lease.unit))
-                assert len({u.job for u in hand}) == 1
+                hand.append(UnitOf(lease.of_pass, lease.unit))
+                assert len({u.of_pass for u in hand}) == 1
     assert len(stored) == len(set(stored))
     if q.finished:
         assert set(stored) == {UnitOf(j, u) for j, count in enumerate(counts) for u in range(count)}
@@ -104,6 +104,6 @@ def test_idle_workers_get_everything_in_the_end(workers):
         for worker in range(workers):
             lease = q.take(worker)
             if lease:
-                q.stored(worker, UnitOf(lease.job, lease.unit))
+                q.stored(worker, UnitOf(lease.of_pass, lease.unit))
         turns += 1
     assert turns <= 7
