@@ -139,6 +139,7 @@ def encode(
     that feature.
     """
     from embedstore.encode import EncodeOptions, EngineOptions, Part, dry_run_source, encode_source
+    from embedstore.encode.engines.devices import spare_gpus
     from embedstore.store.joined import refuse_joined
 
     if not image_encoder and not text_encoder and append is None:
@@ -170,10 +171,14 @@ def encode(
     )
     if engine == "local" and devices is None:
         render.warn_of_idle_gpu(device)
+        if spare := spare_gpus(device):
+            render.warn(spare)
     encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
     if dry_run:
         plan = dry_run_source(source, store, options=chosen, append=append, **encoders)
         render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
+        if not json and by != EngineOptions(threads=threads):
+            render.say("times are of one process on this machine that makes everything")
         return
     with render.bars(quiet=json) as bars:
 

@@ -57,6 +57,18 @@ def _all_gpus() -> list[str]:
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())]
 
 
+def spare_gpus(device: str) -> str | None:
+    """What to tell a user of one GPU who has several; none where nothing is to be told."""
+    import torch
+
+    from embedstore.encoders.device import pick_device
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device != "auto" or count < 2 or pick_device(device).type != "cuda":
+        return None
+    return f"one of {count} GPUs is used; --devices all uses them all"
+
+
 def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

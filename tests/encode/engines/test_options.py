@@ -25,12 +25,15 @@ def test_gpus_are_numbers_or_all_of_them(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert dev.parse_devices("all") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert "one of 3 GPUs" in dev.spare_gpus("auto")
+    assert dev.spare_gpus("cuda:1") is None
     assert dev.parse_devices("0,2") == dev.parse_devices("cuda:0,cuda:2") == ["cuda:0", "cuda:2"]
     with pytest.raises(UsageError, match="no such device"):
         dev.parse_devices("0,3")
     with pytest.raises(UsageError, match="several kinds"):
         dev.parse_devices("0,cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert dev.spare_gpus("auto") is None
     with pytest.raises(UsageError, match="no GPU that torch can use"):
         dev.parse_devices("all")
 
