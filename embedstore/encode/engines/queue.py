@@ -24,7 +24,8 @@ class UnitQueue:
     """Units on their way through workers `0, 1, …`.
 
     A worker may have several units in hand, of one pass. When it dies they go back, and each of them is
-    then a suspect: it is given out alone, so that at the next death there is no doubt whose fault it was.
+    then a suspect: it is given out last, so that all others are stored by then, and alone, so that at the
+    next death there is no doubt whose fault it was.
     """
 
     def __init__(self, units: Iterable[UnitOf]) -> None:
@@ -44,9 +45,9 @@ class UnitQueue:
 
     def take(self, worker: int) -> Lease | None:
         """A unit for a worker that has none; none where all are in other hands."""
-        if self._suspects:
-            return self._give(worker, self._suspects.popleft(), alone=True)
-        return self._give(worker, self._pending.popleft()) if self._pending else None
+        if self._pending:
+            return self._give(worker, self._pending.popleft())
+        return self._give(worker, self._suspects.popleft(), alone=True) if self._suspects else None
 
     def more(self, worker: int, of_pass: int) -> Lease | None:
         """Another unit of the same pass, unless there are just enough left for those who have none."""

@@ -34,22 +34,25 @@ def test_the_last_units_are_kept_for_those_who_have_none():
     assert not q.finished
 
 
-def test_units_of_a_dead_worker_are_given_out_alone():
-    q = queue(6)
+def test_units_of_a_dead_worker_are_given_out_last_and_alone():
+    q = queue(4)
     assert (q.take(0).unit, q.more(0, 0).unit, q.take(1).unit) == (0, 1, 2)
     assert q.died(0) == [(0, 0), (0, 1)]
     q.join(0)
-    assert q.take(0) == Lease(of_pass=0, unit=0, alone=True)
-    # The other one is not begun beside something else.
-    assert q.more(1, 0).unit == 3
-    assert q.stored(0, UnitOf(0, 0))
+    assert q.take(0) == Lease(of_pass=0, unit=3)
+    # Suspects are not begun beside something else.
+    assert q.more(0, 0) is None
+    assert q.stored(0, UnitOf(0, 3))
     assert not q.stored(0, UnitOf(0, 1))
-    assert q.take(0) == Lease(of_pass=0, unit=1, alone=True)
+    assert q.take(0) == Lease(of_pass=0, unit=0, alone=True)
+    assert q.more(1, 0) is None
+    assert q.stored(1, UnitOf(0, 2))
+    assert q.take(1) == Lease(of_pass=0, unit=1, alone=True)
     assert q.deadly is None
 
 
 def test_a_unit_that_ends_three_workers_is_named():
-    q = queue(2, workers=1)
+    q = queue(1, workers=1)
     for _ in range(MOST_DEATHS):
         assert q.deadly is None
         assert q.take(0).unit == 0
