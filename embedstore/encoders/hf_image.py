@@ -69,6 +69,11 @@ class HFImageEncoder:
         """The identity of the first of the features that this encoder makes."""
         return self.cards[0]
 
+    @property
+    def preparation(self) -> Preparation:
+        """What `prepare` calls, without the model: another process may be given it."""
+        return self._preparation
+
     def prepare(self, picture: Image) -> Float32Array:
         """An RGB picture to the pixels the model sees, `(3, h, w)` float32, by the checkpoint's processor."""
         return self._preparation(picture)
