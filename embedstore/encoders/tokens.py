@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 class Tokens:
     """A tokenizer that cuts at a fixed length. It owns a copy, so nothing else changes its state."""
 
-    def __init__(self, tokenizer: Any, *, limit: int | None, max_length: int | None, where: str) -> None:
-        """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        limit: int | None,
+        max_length: int | None,
+        where: str,
+        padded_to: int | None = None,
+    ) -> None:
+        """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that.
+
+        `padded_to`: places that the model always sees, filled with the tokenizer's padding.
+        """
         from tokenizers import Tokenizer
 
         if not getattr(tokenizer, "is_fast", False):
@@ -32,6 +43,9 @@ class Tokens:
         side = str(tokenizer.truncation_side)
         least = int(tokenizer.num_special_tokens_to_add()) + 1
         length = _length(limit, max_length, least=least, where=where)
+        specials = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        self._nothing = next(int(one) for one in specials if one is not None)
+        self.padding = int(tokenizer.pad_token_id or 0)
         self._limits, self._side, self._where = (least, limit), side, where
         self._tokenizer = Tokenizer.from_str(json.dumps(serialised))
         self._tokenizer.enable_truncation(length, direction=side)
@@ -40,6 +54,7 @@ class Tokens:
             class_name=type(tokenizer).__name__,
             sha256=hashlib.sha256(canonical.encode()).hexdigest(),
             max_length=length,
+            padded_to=padded_to,
         )
 
     def limited(self, max_length: int) -> Tokens:
@@ -57,10 +72,12 @@ class Tokens:
     def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
         """Token ids `(l,)` int64 of each text, special tokens included, and whether it was cut.
 
-        Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD.
+        Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD, and
+        where nothing is left of a text (decoders mark no beginning) it is one special token.
         """
         encoded = self._tokenizer.encode_batch([unicode_text(text) for text in texts])
-        return [np.asarray(e.ids, dtype=np.int64) for e in encoded], [bool(e.overflowing) for e in encoded]
+        ids = [np.asarray(e.ids or [self._nothing], dtype=np.int64) for e in encoded]
+        return ids, [bool(e.overflowing) for e in encoded]
 
 
 def _length(limit: int | None, asked: int | None, *, least: int, where: str) -> int:
