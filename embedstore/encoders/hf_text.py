@@ -21,7 +21,8 @@ from embedstore.encoders.hf_model import choose_family, load_frozen, read_config
 from embedstore.encoders.hf_text_families import FAMILIES
 from embedstore.encoders.layers import LAST, Layers
 from embedstore.encoders.tokens import Tokens, length_limit, pad, positions
-from embedstore.errors import UsageError
+from embedstore.encoders.tokens_slow import SlowTokens, tokens_of
+from embedstore.errors import EncoderError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ class HFTextEncoder:
         checkpoint: Checkpoint,
         family: TextFamily,
         model: Any,
-        tokens: Tokens,
+        tokens: Tokens | SlowTokens,
         *,
         layers: Sequence[int],
         pooling: str | None,
@@ -145,18 +146,13 @@ def load(
     pooling: str | None = None,
 ) -> HFTextEncoder:
     """Load a text model of a known family with its tokenizer; `EncoderError` where it is none."""
-    from transformers import AutoTokenizer
-
     where = pick_device(device)
     config = read_config(checkpoint)
     family = choose_family(checkpoint, config, FAMILIES, "a text model")
-    with loading(checkpoint, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.source, trust_remote_code=False, **checkpoint.arguments
-        )
+    tokenizer = _load_tokenizer(checkpoint)
     model = load_frozen(checkpoint, family.model, options=family.options)
     limit = length_limit(tokenizer, model)
-    tokens = Tokens(
+    tokens = tokens_of(
         tokenizer,
         limit=limit,
         max_length=_usual_length(family, limit) if max_length is None else max_length,
@@ -173,6 +169,24 @@ def load(
         device=where,
         dtype=pick_dtype(dtype, where),
     )
+
+
+def _load_tokenizer(checkpoint: Checkpoint) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with loading(checkpoint, "tokenizer"):
+            return AutoTokenizer.from_pretrained(
+                checkpoint.source, trust_remote_code=False, **checkpoint.arguments
+            )
+    except EncoderError as bad:
+        if isinstance(bad.__cause__, ImportError):
+            raise MissingExtraError(
+                "the tokenizer needs a package that is not installed",
+                where=checkpoint.model,
+                todo="pip install 'embedstore[sentencepiece]'",
+            ) from bad
+        raise
 
 
 def _usual_length(family: TextFamily, limit: int | None) -> int | None:

@@ -42,7 +42,7 @@ class Tokens:
         serialised = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
         side = str(tokenizer.truncation_side)
         least = int(tokenizer.num_special_tokens_to_add()) + 1
-        length = _length(limit, max_length, least=least, where=where)
+        length = checked_length(limit, max_length, least=least, where=where)
         specials = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
         self._nothing = next(int(one) for one in specials if one is not None)
         self.padding = int(tokenizer.pad_token_id or 0)
@@ -62,7 +62,7 @@ class Tokens:
         from tokenizers import Tokenizer
 
         least, limit = self._limits
-        length = _length(limit, max_length, least=least, where=self._where)
+        length = checked_length(limit, max_length, least=least, where=self._where)
         twin = copy.copy(self)
         twin._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         twin._tokenizer.enable_truncation(length, direction=self._side)
@@ -80,7 +80,8 @@ class Tokens:
         return ids, [bool(e.overflowing) for e in encoded]
 
 
-def _length(limit: int | None, asked: int | None, *, least: int, where: str) -> int:
+def checked_length(limit: int | None, asked: int | None, *, least: int, where: str) -> int:
+    """The length that was asked for, or else the limit; `UsageError` where it cannot be had."""
     if limit is None and asked is None:
         raise EncoderError(
             "neither the tokenizer nor the model says how long a text may be",

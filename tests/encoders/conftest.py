@@ -111,6 +111,31 @@ def siglip_tokenizer():
     return byte_bpe(start="</s>", end="</s>", specials=["</s>", "<unk>"], length=20, single="$A </s>")
 
 
+class SentencePieceFolder:
+    """A tokenizer of SigLIP over a SentencePiece model that is trained here."""
+
+    def save_pretrained(self, folder):
+        import sentencepiece
+
+        lines = [line.lower() for line in CORPUS] * 9
+        with (folder / "spiece.model").open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=file,
+                vocab_size=48,
+                pad_id=-1,
+                bos_id=-1,
+                eos_id=1,
+                unk_id=2,
+                user_defined_symbols=["<pad>"],
+                add_dummy_prefix=False,
+                hard_vocab_limit=False,
+                minloglevel=2,
+            )
+        tokenizer = transformers.SiglipTokenizer(str(folder / "spiece.model"), model_max_length=20)
+        tokenizer.save_pretrained(folder)
+
+
 def gpt_tokenizer():
     """One special token, which stands nowhere of itself: an empty text is no token at all."""
     return byte_bpe(start="<|end|>", end="<|end|>", specials=["<|end|>"], length=int(1e30), single="$A")
@@ -222,8 +247,9 @@ def beit_model(kind=transformers.BeitModel, **options):
     return kind(transformers.BeitConfig(**VIT, use_relative_position_bias=True, **options))
 
 
-def siglip_text_config(kind=transformers.SiglipTextConfig):
-    return text_config(kind, siglip_tokenizer(), max_position_embeddings=20, projection_size=24)
+def siglip_text_config(kind=transformers.SiglipTextConfig, **options):
+    shape = {"vocab_size": len(siglip_tokenizer()), **SMALL, "max_position_embeddings": 20}
+    return kind(**{**shape, "pad_token_id": 0, "projection_size": 24, **options})
 
 
 def siglip_model():
@@ -311,6 +337,10 @@ BUILDERS = {
     ),
     "siglip": (siglip_model, siglip_processor, siglip_tokenizer),
     "siglip-text": (lambda: transformers.SiglipTextModel(siglip_text_config()), siglip_tokenizer),
+    "siglip-slow": (
+        lambda: transformers.SiglipTextModel(siglip_text_config(vocab_size=60)),
+        SentencePieceFolder,
+    ),
     "siglip2-text": (
         lambda: transformers.Siglip2TextModel(siglip_text_config(transformers.Siglip2TextConfig)),
         siglip_tokenizer,

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ import transformers
 
 from embedstore.encoders import load_text_encoder
 from embedstore.encoders.tokens import length_limit, positions
-from embedstore.errors import EncoderError, UsageError
+from embedstore.errors import EncoderError, MissingExtraError, UsageError
 from embedstore.testing.encoders import LONE_SURROGATE, SENTENCES, TextEncoderContract
 
 # name -> class that runs directly, longest text, pooled width, pooling
@@ -21,6 +24,7 @@ CASES = {
     "clip": (transformers.CLIPModel, 20, 24, "text_embeds"),
     "siglip": (transformers.SiglipTextModel, 20, 24, "last-place"),
     "siglip-text": (transformers.SiglipTextModel, 20, 24, "last-place"),
+    "siglip-slow": (transformers.SiglipTextModel, 20, 24, "last-place"),
     "siglip2-text": (transformers.Siglip2TextModel, 20, 24, "last-place"),
     "camembert": (transformers.CamembertModel, 40, 32, "mean"),
     "deberta-v2": (transformers.DebertaV2Model, 42, 32, "mean"),
@@ -164,3 +168,30 @@ def test_no_stated_length_is_no_limit(checkpoint):
 def test_an_image_model_is_refused_with_the_known_families(checkpoint):
     with pytest.raises(EncoderError, match=r"not a text model(.|\n)*'vit'(.|\n)*roberta"):
         load_text_encoder(f"hf:{checkpoint('vit')}", device="cpu")
+
+
+def test_a_tokenizer_that_needs_a_package_names_the_line_that_installs_it(checkpoint, monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
+    with pytest.raises(MissingExtraError, match=r"pip install 'embedstore\[sentencepiece\]'"):
+        load_text_encoder(f"hf:{checkpoint('siglip-slow')}", device="cpu")
+
+
+def test_another_model_of_sentencepiece_is_another_card(encoders, checkpoint, tmp_path):
+    folder = tmp_path / "upper"
+    shutil.copytree(checkpoint("siglip-slow"), folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"do_lower_case": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    card = load_text_encoder(f"hf:{folder}", device="cpu").card
+    assert card.tokenizer.sha256 != encoders["siglip-slow"].card.tokenizer.sha256
+    assert load_text_encoder(f"hf:{folder}?max_length=5", device="cpu").card.tokenizer.max_length == 5
+
+
+def test_a_slow_tokenizer_without_sentencepiece_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: transformers.ByT5Tokenizer()
+    )
+    with pytest.raises(EncoderError, match=r"no fast form\n  found: ByT5Tokenizer"):
+        load_text_encoder(f"hf:{checkpoint('bert')}", device="cpu")
