@@ -217,7 +217,7 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
     if card.pooling in _CHOSEN_POOLINGS and len({card.pooling for card in cards}) == 1:
         chosen["pooling"] = card.pooling
     if card.tokenizer is not None:
-        return chosen | {"max_length": card.tokenizer.max_length}
+        return chosen | {"max_length": card.tokenizer.max_length, "prompt_text": card.tokenizer.prompt}
     if card.processor is not None:
         backend = card.processor.backend
         own = {"backend": backend} if backend in ("pil", "torchvision") else {}

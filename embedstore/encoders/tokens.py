@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 class Tokens:
     """A tokenizer that cuts at a fixed length. It owns a copy, so nothing else changes its state."""
 
-    def __init__(self, tokenizer: Any, *, limit: int | None, max_length: int | None, where: str) -> None:
-        """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that."""
+    def __init__(
+        self, tokenizer: Any, *, limit: int | None, max_length: int | None, where: str, prompt: str = ""
+    ) -> None:
+        """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that.
+
+        `prompt`: text that is put before every text.
+        """
         from tokenizers import Tokenizer
 
         if not getattr(tokenizer, "is_fast", False):
@@ -40,6 +45,7 @@ class Tokens:
             class_name=type(tokenizer).__name__,
             sha256=hashlib.sha256(canonical.encode()).hexdigest(),
             max_length=length,
+            prompt=prompt,
         )
 
     def limited(self, max_length: int) -> Tokens:
@@ -59,7 +65,7 @@ class Tokens:
 
         Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD.
         """
-        encoded = self._tokenizer.encode_batch([unicode_text(text) for text in texts])
+        encoded = self._tokenizer.encode_batch([self.card.prompt + unicode_text(text) for text in texts])
         return [np.asarray(e.ids, dtype=np.int64) for e in encoded], [bool(e.overflowing) for e in encoded]
 
 
