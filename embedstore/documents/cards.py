@@ -16,7 +16,7 @@ class ProcessorCard(Document):
     """Everything that decides the pixels which an image encoder sees."""
 
     class_name: str
-    backend: Literal["pil", "torchvision", "open_clip", "timm"]
+    backend: Literal["pil", "torchvision", "open_clip", "timm", "python"]
     size: tuple[Positive, Positive] = Field(description="height and width fed to the model, pixels")
     resize: str = Field(description="resize rule, e.g. 'shortest_edge=256' or 'exact=224x224'")
     crop: str | None = Field(description="e.g. 'center=224x224'; none where the whole picture is kept")

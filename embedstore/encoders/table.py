@@ -131,9 +131,12 @@ def _load(
     loader = getattr(KINDS.load(parsed.kind)(), modality, None)
     if loader is None:
         raise UsageError(f"the kind {parsed.kind!r} has no {modality} encoders", found=str(parsed))
-    known = [name for name in inspect.signature(loader).parameters if name not in ("name", "device")]
+    parameters = inspect.signature(loader).parameters.values()
+    known = [p.name for p in parameters if p.name not in ("name", "device") and p.kind is p.KEYWORD_ONLY]
+    # An encoder of one's own has options of its own.
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in parsed.options:
-        if option not in known:
+        if option not in known and not anything:
             raise UsageError(
                 f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
             )
