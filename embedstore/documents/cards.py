@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from embedstore.documents.base import Count, Document, Positive, Sha256
+from embedstore.documents.base import Count, Document, Positive, Sha256, without_unset
 
 if TYPE_CHECKING:
     from pydantic.config import JsonDict
+
+
+# Fields that came later than the first cards: left out where they are not set, so that the fingerprint of a
+# card does not depend on who reads it.
+_LATER_FIELDS = frozenset({"padded_to", "positions"})
 
 
 class ProcessorCard(Document):
@@ -33,10 +38,17 @@ class TokenizerCard(Document):
     sha256: Sha256 = Field(description="over the tokenizer's serialised form")
     max_length: Positive = Field(description="tokens, special tokens included; longer texts are cut")
     prompt: str = Field(default="", description="text put before every text")
+    padded_to: Positive | None = Field(
+        default=None, description="places that the model always sees, padding without a mask included"
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_unset(whole(self), _LATER_FIELDS)
 
 
 # Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
-FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype"})
+FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype", "positions"})
 
 
 _NEEDS: dict[str, JsonDict] = {
@@ -88,11 +100,20 @@ class EncoderCard(Document):
     )
     prefix: Count = Field(default=0, description="CLS and register tokens, kept apart from the patches")
     registers: Count = Field(default=0, description="register tokens among the prefix")
+    positions: str | None = Field(
+        default=None,
+        description="how positions were fitted to a size that is not the checkpoint's own: "
+        "'interpolated from 37x37', 'rotary'",
+    )
     processor: ProcessorCard | None = None
     tokenizer: TokenizerCard | None = None
     compute_dtype: Literal["float32", "bfloat16", "float16", "unknown"] = "float32"
     device_kind: Literal["cpu", "cuda", "mps", "unknown"] = "cpu"
     versions: dict[str, str] = Field(description="library name to version")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_unset(whole(self), _LATER_FIELDS)
 
     @property
     def identity(self) -> dict[str, Any]:

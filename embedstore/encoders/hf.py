@@ -23,13 +23,24 @@ class HuggingFace:
         backend: str | None = None,
         revision: str | None = None,
         layers: tuple[int, ...] = (-1,),
+        pooling: str | None = None,
     ) -> ImageEncoder:
-        """Load an image model; `backend` replaces the pinned backend of its processor."""
+        """Load an image model; `backend` replaces the pinned backend of its processor.
+
+        `layers`: a feature each, 0 to the number of blocks, or from the back. `pooling`: `cls` or `mean`
+        instead of the library's own image embedding.
+        """
         from embedstore.encoders.hf_image import load
 
         checkpoint = locate(name, revision)
         return load(
-            checkpoint, device=device, image_size=image_size, dtype=dtype, backend=backend, layers=layers
+            checkpoint,
+            device=device,
+            image_size=image_size,
+            dtype=dtype,
+            backend=backend,
+            layers=layers,
+            pooling=pooling,
         )
 
     def text(

@@ -171,11 +171,76 @@ def mpnet_model():
     return transformers.MPNetModel(config)
 
 
+def siglip_processor():
+    return transformers.SiglipImageProcessor(size={"height": 28, "width": 28})
+
+
+def siglip_vision_config(**options):
+    return transformers.SiglipVisionConfig(**VISION, **options)
+
+
+def siglip2_vision_config():
+    shape = {k: v for k, v in VISION.items() if k != "image_size"}
+    return transformers.Siglip2VisionConfig(**shape, num_patches=9)
+
+
+def naflex_processor():
+    return transformers.Siglip2ImageProcessor(patch_size=7, max_num_patches=17)
+
+
+def dinov3_model():
+    shape = {k: v for k, v in VISION.items() if k != "patch_size"}
+    return transformers.DINOv3ViTModel(
+        transformers.DINOv3ViTConfig(**shape, patch_size=7, num_register_tokens=2)
+    )
+
+
+def convnext_processor():
+    return transformers.ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875)
+
+
+def dinov3_convnext_processor():
+    return transformers.DINOv3ViTImageProcessor(size={"height": 64, "width": 64})
+
+
+def beit_model(kind=transformers.BeitModel, **options):
+    return kind(transformers.BeitConfig(**VIT, use_relative_position_bias=True, **options))
+
+
 def classifier():
     return transformers.ViTForImageClassification(transformers.ViTConfig(**VIT, num_labels=5))
 
 
+STAGES = {"hidden_sizes": [8, 12, 16, 32], "depths": [1, 1, 1, 1]}
 BUILDERS = {
+    "beit": (lambda: beit_model(transformers.BeitForImageClassification, num_labels=3), vit_processor),
+    "beit-cls": (
+        lambda: beit_model(use_mean_pooling=False, use_absolute_position_embeddings=True),
+        vit_processor,
+    ),
+    "convnext": (
+        lambda: transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**STAGES)),
+        convnext_processor,
+    ),
+    "convnextv2": (
+        lambda: transformers.ConvNextV2Model(transformers.ConvNextV2Config(**STAGES)),
+        convnext_processor,
+    ),
+    "deit": (lambda: transformers.DeiTModel(transformers.DeiTConfig(**VIT)), vit_processor),
+    "dinov3": (dinov3_model, siglip_processor),
+    "dinov3-convnext": (
+        lambda: transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig(**STAGES)),
+        dinov3_convnext_processor,
+    ),
+    "siglip-vision": (lambda: transformers.SiglipVisionModel(siglip_vision_config()), siglip_processor),
+    "siglip-headless": (
+        lambda: transformers.SiglipVisionModel(siglip_vision_config(vision_use_head=False)),
+        siglip_processor,
+    ),
+    "siglip2-vision": (
+        lambda: transformers.Siglip2VisionModel(siglip2_vision_config()),
+        naflex_processor,
+    ),
     "dinov2": (lambda: transformers.Dinov2Model(transformers.Dinov2Config(**DINO)), bit_processor),
     "dinov2-registers": (registers_model, bit_processor),
     "vit": (lambda: transformers.ViTModel(transformers.ViTConfig(**VIT)), vit_processor),
