@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
@@ -42,7 +42,9 @@ class EncodeOptions:
     max_failed: float = 0.1
     """Share of the rows that may be quarantined."""
     workers: int | None = None
-    """Threads that decode pictures; none: one a core."""
+    """Threads or processes that decode pictures; none: one a core."""
+    decode: Literal["threads", "processes"] = "threads"
+    """What they are. Processes are for more cores than one interpreter keeps busy; no byte depends on it."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our column name -> the table's."""
     image_root: Path | None = None
@@ -71,6 +73,8 @@ class EncodeOptions:
                     found=value,
                     allowed=f"{low}{upper or ' or more'}",
                 )
+        if self.decode not in ("threads", "processes"):
+            raise UsageError("unknown --decode", found=self.decode, allowed="threads, processes")
         parse_policy(self.policy, where="--policy")
 
     @property
@@ -80,7 +84,7 @@ class EncodeOptions:
 
     @property
     def decoders(self) -> int:
-        """Threads that decode pictures."""
+        """Threads or processes that decode pictures."""
         return self.workers or os.cpu_count() or 1
 
     def batch_for(self, card: EncoderCard) -> int:

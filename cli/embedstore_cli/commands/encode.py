@@ -76,8 +76,14 @@ def encode(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False),
+        typer.Option(
+            help="Threads or processes that decode pictures; one a core if not given.", show_default=False
+        ),
     ] = None,
+    decode: Annotated[
+        str,
+        typer.Option(help="threads, or processes where threads cannot feed a GPU from many cores."),
+    ] = "threads",
     seed: Annotated[int, typer.Option(help="Of the row order.")] = 0,
     append: Annotated[
         str | None,
@@ -117,6 +123,7 @@ def encode(
         thumbnails=thumbnails,
         max_failed=max_failed,
         workers=workers,
+        decode=decode,  # type: ignore[arg-type]  # refused there if it is another word
         columns=_columns(column or []),
         image_root=image_root,
         language=language,
