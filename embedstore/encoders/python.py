@@ -37,9 +37,12 @@ class Python:
         **options: Any,
     ) -> ImageEncoder:
         """Make the class with the options that it takes, and check what it is."""
-        arguments = {"image_size": image_size, "dtype": dtype, **options}
-        encoder: ImageEncoder = _made(name, device, arguments)
+        square = image_size[0] if isinstance(image_size, tuple) and len(set(image_size)) == 1 else image_size
+        encoder: ImageEncoder = _made(name, device, {"dtype": dtype, **options}, {"image_size": square})
         _check(encoder, "image", f"python:{name}")
+        size = encoder.card.processor.size if encoder.card.processor is not None else None
+        if square is not None and size not in (square, (square, square)):
+            raise _fixed("image_size", name, found=square, allowed=size)
         for card, batch in zip(cards_of(encoder), _probe_images(encoder, f"python:{name}"), strict=True):
             _check_images(card, batch, f"python:{name}")
         return encoder
@@ -54,24 +57,37 @@ class Python:
         **options: Any,
     ) -> TextEncoder:
         """Make the class with the options that it takes, and check what it is."""
-        arguments = {"max_length": max_length, "dtype": dtype, **options}
-        encoder: TextEncoder = _made(name, device, arguments)
+        encoder: TextEncoder = _made(name, device, {"dtype": dtype, **options}, {"max_length": max_length})
         _check(encoder, "text", f"python:{name}")
+        limit = encoder.card.tokenizer.max_length if encoder.card.tokenizer is not None else None
+        if max_length not in (None, limit):
+            raise _fixed("max_length", name, found=max_length, allowed=limit)
         _check_texts(encoder, f"python:{name}")
         return encoder
 
 
-def _made(name: str, device: str, arguments: Mapping[str, Any]) -> Any:
-    where = f"python:{name}"
+def _made(name: str, device: str, asked: Mapping[str, Any], wished: Mapping[str, Any]) -> Any:
+    """The object; `wished` is passed on where the class takes it, and compared with the card afterwards."""
     kind = _class(name)
-    known = [p.name for p in inspect.signature(kind).parameters.values() if p.kind is not p.VAR_POSITIONAL]
-    given = {key: value for key, value in arguments.items() if value is not None}
+    parameters = inspect.signature(kind).parameters.values()
+    known = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    given = {key: value for key, value in asked.items() if value is not None}
     for option in given:
-        if option not in known:
+        if option not in known and not anything:
             raise UsageError(
-                f"the class takes no option {option!r}", where=where, allowed=", ".join(known) or "none"
+                f"the class takes no option {option!r}",
+                where=f"python:{name}",
+                allowed=", ".join(known) or "none",
             )
-    return kind(**given, **({"device": device} if "device" in known else {}))
+    taken = {"device": device, **{key: value for key, value in wished.items() if value is not None}}
+    return kind(**given, **{key: value for key, value in taken.items() if key in known or anything})
+
+
+def _fixed(option: str, name: str, *, found: object, allowed: object) -> UsageError:
+    return UsageError(
+        f"the class made an encoder of another {option}", where=f"python:{name}", found=found, allowed=allowed
+    )
 
 
 def _class(name: str) -> Any:

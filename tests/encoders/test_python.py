@@ -28,7 +28,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "encoders.md"
 def example(tmp_path_factory):
     """A folder with the example of the docs as a module, on the path of this process."""
     folder = tmp_path_factory.mktemp("own")
-    (code,) = re.findall(r"```python\n# my_encoders\.py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n# my_encoders\.py\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
+    )
     (folder / "my_encoders.py").write_text(code, encoding="utf-8")
     sys.path.append(str(folder))
     yield folder
@@ -104,13 +106,24 @@ def test_options_reach_the_class(example):
         load_image_encoder("python:my_encoders:Squares", device="cpu", dtype="bfloat16")
 
 
+def test_sizes_that_the_class_does_not_take_must_be_its_own(example):
+    code = (
+        "import my_encoders\nclass Mine(my_encoders.Letters):\n    def __init__(self): super().__init__()\n"
+    )
+    (example / "fixed_letters.py").write_text(code)
+    assert load_text_encoder("python:fixed_letters:Mine", device="cpu", max_length=128).card.width == 8
+    with pytest.raises(UsageError, match=r"another max_length(.|\n)*64(.|\n)*128"):
+        load_text_encoder("python:fixed_letters:Mine?max_length=64", device="cpu")
+    sys.modules.pop("fixed_letters")
+
+
 def test_it_is_never_remembered_nor_run_from_the_memory(example, own_home):
     encoder = load_image_encoder("python:my_encoders:Squares", device="cpu")
     remember(encoder.card, "python:my_encoders:Squares")
     assert recall(encoder.card) is None
     remember(encoder.card, "hf:somewhere")
     path = home() / "encoders.json"
-    noted = {key: "python:my_encoders:Squares" for key in json.loads(path.read_text())}
+    noted = dict.fromkeys(json.loads(path.read_text()), "python:my_encoders:Squares")
     path.write_text(json.dumps(noted))
     with pytest.raises(EncoderError, match=r"nothing is known(.|\n)*--image-encoder SPEC"):
         encoder_for_card(encoder.card, device="cpu")
@@ -134,25 +147,26 @@ def test_what_is_no_encoder_is_refused(example, spec, error, words):
         load_image_encoder(spec, device="cpu")
 
 
+CROPPED = "def prepare(self, picture): return super().prepare(picture)[:, 1:]"
+DOUBLE = "def prepare(self, picture): return super().prepare(picture).astype('f8')"
+BARE = "def encode(self, pixels): return super().encode(pixels).tokens"
+REPLACED = """def encode(self, pixels):
+        b = super().encode(pixels)
+        return type(b)(tokens={tokens}, prefix=None, pooled=b.pooled)"""
+FEWER = REPLACED.format(tokens="b.tokens[:, 1:]")
+LEARNING = REPLACED.format(tokens="b.tokens.clone().requires_grad_()")
+NO_CARD = "def __init__(self, device, **more): super().__init__(**more); self.card = 3"
+
+
 @pytest.mark.parametrize(
     ("method", "words"),
     [
-        ("def prepare(self, picture): return super().prepare(picture)[:, 1:]", r"other pixels(.|\n)*31, 32\)"),
-        ("def prepare(self, picture): return super().prepare(picture).astype('f8')", r"other pixels(.|\n)*f.*64"),
-        ("def encode(self, pixels): return super().encode(pixels).tokens", "encode gives no ImageBatch"),
-        (
-            "def encode(self, pixels):\n"
-            "        b = super().encode(pixels)\n"
-            "        return type(b)(tokens=b.tokens[:, 1:], prefix=None, pooled=b.pooled)",
-            r"tokens are not what the card says(.|\n)*\(1, 15, 8\)(.|\n)*\(1, 16, 8\)",
-        ),
-        (
-            "def encode(self, pixels):\n"
-            "        b = super().encode(pixels)\n"
-            "        return type(b)(tokens=b.tokens.clone().requires_grad_(), prefix=None, pooled=b.pooled)",
-            "tokens carry gradients",
-        ),
-        ("card = 3", "no EncoderCard"),
+        (CROPPED, r"other pixels(.|\n)*31, 32\)"),
+        (DOUBLE, r"other pixels(.|\n)*float64(.|\n)*float32"),
+        (BARE, "encode gives no ImageBatch"),
+        (FEWER, r"tokens are not what the card says(.|\n)*\(1, 15, 8\)(.|\n)*\(1, 16, 8\)"),
+        (LEARNING, "tokens carry gradients"),
+        (NO_CARD, "no EncoderCard"),
     ],
 )
 def test_a_class_that_breaks_its_word_is_refused(example, module, method, words):
