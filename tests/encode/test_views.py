@@ -22,7 +22,15 @@ KIND = "random-resized-crop?scale=0.3,1&flip=0.5"
 
 @pytest.fixture
 def encode(picture_folder, tiny_vision, tmp_path):
-    def run(name="store", *, source=picture_folder, spec=f"v=hf:{tiny_vision}", append=None, on_progress=None, **options):
+    def run(
+        name="store",
+        *,
+        source=picture_folder,
+        spec=f"v=hf:{tiny_vision}",
+        append=None,
+        on_progress=None,
+        **options,
+    ):
         wanted = {"batch_size": 8, "policy": "float32", "limit": 40, "device": "cpu", **options}
         if append is None:
             wanted = {"views": 2, "view": KIND, "view_seed": 7, **wanted}
