@@ -52,9 +52,20 @@ class HuggingFace:
         dtype: str | None = None,
         revision: str | None = None,
         layers: tuple[int, ...] = (-1,),
+        pooling: str | None = None,
     ) -> TextEncoder:
-        """Load a text model."""
+        """Load a text model.
+
+        `layers`: a feature each, 0 to the number of blocks, or from the back. `pooling`: `mean`, `cls`
+        (encoders) or `last` (decoders) instead of the library's own text embedding.
+        """
         from embedstore.encoders.hf_text import load
 
-        checkpoint = locate(name, revision)
-        return load(checkpoint, device=device, max_length=max_length, dtype=dtype, layers=layers)
+        return load(
+            locate(name, revision),
+            device=device,
+            max_length=max_length,
+            dtype=dtype,
+            layers=layers,
+            pooling=pooling,
+        )

@@ -127,6 +127,7 @@ CASES = {
     "deit": (transformers.DeiTModel, run_dino, 2, 0, 32, "cls"),
     "dinov3": (transformers.DINOv3ViTModel, run_dino, 3, 2, 32, "cls"),
     "dinov3-convnext": (transformers.DINOv3ConvNextModel, run_without_cls, 0, 0, 32, "mean+norm"),
+    "siglip": (transformers.SiglipVisionModel, run_model, 0, 0, 32, "attention"),
     "siglip-vision": (transformers.SiglipVisionModel, run_model, 0, 0, 32, "attention"),
     "siglip-headless": (transformers.SiglipVisionModel, run_model, 0, 0, 32, "mean"),
     "siglip2-vision": (transformers.Siglip2VisionModel, run_naflex, 0, 0, 32, "attention"),

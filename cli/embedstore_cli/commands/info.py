@@ -63,6 +63,11 @@ def _describe(card: EncoderCard) -> str:
         parts.append(f"view {card.view.number} of {card.view.kind}, seed {card.view.seed}")
     if card.tokenizer is not None:
         parts.append(f"up to {card.tokenizer.max_length} tokens")
+    if card.layer not in (None, -1):
+        parts.append(f"layer {card.layer}")
+    if card.positions is not None:
+        parts.append(f"positions {card.positions}")
+    parts.append(f"pooled {card.pooling}")
     return ", ".join(parts)
 
 
