@@ -23,6 +23,8 @@ SOURCES = Registry(
         "folder": "embedstore.sources.folder:FolderSource",
         "table": "embedstore.sources.table:TableSource",
         "webdataset": "embedstore.sources.webdataset:WebDatasetSource",
+        "hf": "embedstore.sources.hf:HfSource",
+        "laion": "embedstore.sources.laion:LaionSource",
         "scenes": "embedstore.sources.scenes:ScenesSource",
     },
     group="embedstore.sources",
@@ -30,6 +32,7 @@ SOURCES = Registry(
 """A kind is a class with `from_spec(rest, **options)`; it takes the options its `__init__` or it names."""
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
 _LOOK_AT = 10_000
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 _KIND = re.compile(r"([A-Za-z][A-Za-z0-9_-]*):(?!//)(.*)", re.DOTALL)
@@ -103,6 +106,8 @@ def _kind_of_path(path: Path, spec: str) -> str:
 
 
 def _kind_of_folder(path: Path) -> str:
+    if any((path / name).is_file() for name in DATASET_FILES):
+        return "hf"
     from embedstore.sources.folder import EXTENSIONS
 
     with os.scandir(path) as entries:
