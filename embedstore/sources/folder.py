@@ -59,7 +59,7 @@ class FolderSource:
             if not path.is_dir():
                 raise SourceError("there is no such folder", found=path)
             self._root = path.path.resolve()
-            names = sorted(_walk(self._root, "", self._root, dropped))
+            names = sorted(walk(self._root, "", self._root, dropped))
         else:
             self._root = path
             listed = _listed(path, dropped)
@@ -114,7 +114,11 @@ class FolderSource:
         return RemotePicture((self._root.child(name),), name, nbytes)
 
 
-def _walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
+def walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
+    """Paths of all pictures below `folder`, each behind `prefix`; what is passed over is counted.
+
+    `root` is what no link may leave, resolved. Raises `SourceError`.
+    """
     try:
         entries = list(os.scandir(folder))
     except OSError as bad:
@@ -129,7 +133,7 @@ def _walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Itera
             if entry.is_symlink():
                 dropped["links to folders"] += 1
             else:
-                yield from _walk(Path(entry.path), f"{name}/", root, dropped)
+                yield from walk(Path(entry.path), f"{name}/", root, dropped)
         elif not entry.name.lower().endswith(EXTENSIONS):
             dropped["other files"] += 1
         elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, cast
 
 from embedstore.errors import SourceError, UsageError
 from embedstore.registry import Registry
+from embedstore.sources.files import is_url
 from embedstore.sources.patterns import is_pattern
+from embedstore.sources.sniffing import kind_of_file
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
@@ -26,6 +28,14 @@ SOURCES = Registry(
         "hf": "embedstore.sources.hf:HfSource",
         "laion": "embedstore.sources.laion:LaionSource",
         "scenes": "embedstore.sources.scenes:ScenesSource",
+        "coco": "embedstore.sources.coco:CocoSource",
+        "karpathy": "embedstore.sources.karpathy:KarpathySource",
+        "flickr": "embedstore.sources.flickr:FlickrSource",
+        "imagenet": "embedstore.sources.imagenet:ImagenetSource",
+        "dci": "embedstore.sources.dci:DciSource",
+        "sugarcrepe": "embedstore.sources.sugarcrepe:SugarCrepeSource",
+        "xtd": "embedstore.sources.xtd:XtdSource",
+        "segmentation": "embedstore.sources.segmentation:SegmentationSource",
     },
     group="embedstore.sources",
 )
@@ -63,7 +73,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     """`(kind, rest)` of a SOURCE; looks at the disk where no kind is written."""
     if not spec:
         raise UsageError("no source is given", allowed="a path, or kind:rest as in scenes:500?seed=0")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spec):
+    if is_url(spec):
         return _kind_of_url(spec), spec
     there = Path(spec).expanduser().exists()
     written = _KIND.fullmatch(spec)
@@ -98,10 +108,15 @@ def _kind_of_path(path: Path, spec: str) -> str:
         return "table"
     if path.name.lower().endswith(TAR_ENDINGS):
         return "webdataset"
+    kind = kind_of_file(path)
+    if kind is not None:
+        return kind
     raise SourceError(
         "cannot tell what kind of source this is",
         found=spec,
-        allowed=f"a folder of pictures, a table ({', '.join(TABLE_ENDINGS)}) or tar shards",
+        allowed=f"a folder of pictures, a table ({', '.join(TABLE_ENDINGS)}), tar shards, a saved data set, "
+        "or a caption file of COCO, Karpathy or Flickr",
+        todo="name the kind: KIND:PATH",
     )
 
 

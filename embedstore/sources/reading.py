@@ -36,7 +36,7 @@ def read_rows(path: Path | File, columns: Mapping[str, str], needed: Needed) -> 
     if reader is None:
         raise SourceError("not a table of a known format", where=file.name, allowed=", ".join(_READERS))
     try:
-        return _clean(reader(file, columns, needed))
+        return clean_rows(reader(file, columns, needed))
     except OSError as bad:
         raise SourceError(f"cannot be read: {bad.strerror or bad}", where=file.name) from None
 
@@ -47,7 +47,8 @@ def ending(name: str) -> str:
     return name[dot:].lower() if dot > 0 else ""
 
 
-def _clean(rows: Rows) -> Rows:
+def clean_rows(rows: Rows) -> Rows:
+    """Every text trimmed, an empty one none; `SourceError` names the row of a NUL byte."""
     done: dict[str, Any] = {}
     for name, column in rows.columns.items():
         if name == "captions":
