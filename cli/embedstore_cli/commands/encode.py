@@ -20,7 +20,8 @@ def encode(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of pictures, table (csv, jsonl, parquet) or KIND:REST, e.g. scenes:500?seed=0.",
+            help="Folder of pictures, table, tar shards or data set, as a path or URL, or KIND:REST, e.g. "
+            "webdataset:s3://bucket/{000..123}.tar, hf:NAME, scenes:500?seed=0; docs/sources.md.",
             show_default=False,
         ),
     ],
@@ -78,7 +79,11 @@ def encode(
     thumbnails: Annotated[int, typer.Option(help="Longer side of kept thumbnails, pixels; 0: none.")] = 128,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS", help="Name of a table's column, e.g. caption=title; repeatable."),
+        typer.Option(
+            metavar="OURS=THEIRS",
+            help="Name of a column (table, data set) or member (tars), e.g. caption=title or "
+            "caption=json:title; empty: not read; repeatable.",
+        ),
     ] = None,
     image_root: Annotated[
         Path | None,
@@ -176,8 +181,9 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     columns = {}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise UsageError("bad column mapping", where="--column", found=pair, allowed="OURS=THEIRS")
+        if not (ours and equals):
+            allowed = "OURS=THEIRS; OURS= is not read"
+            raise UsageError("bad column mapping", where="--column", found=pair, allowed=allowed)
         columns[ours] = theirs
     return columns
 
