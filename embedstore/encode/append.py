@@ -87,8 +87,8 @@ def plan_appended(
 
     Encoders that are not given are found as everywhere else: by the memory of this user, or by the model's
     public name. `begun`: what is in the new store already. Raises `UsageError` for a name that the parent has
-    not, `EncoderError` with the differing fields for another encoder, `MismatchError` for a feature that could
-    not be read as one.
+    not, `EncoderError` with the differing fields for another encoder, `MismatchError` for a feature that
+    could not be read as one.
     """
     given = [named for text in (*image_encoders, *text_encoders) for named in named_features(text)]
     wanted: dict[str, str | None] = dict(given) if given else dict.fromkeys(parent.features())

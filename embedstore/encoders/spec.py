@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Option: TypeAlias = str | int | tuple[int, ...]
 
+# what the name of a file of weights ends with
+WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|npz|npy)$")
+
 _GRAMMAR = "KIND:NAME, for example hf:facebook/dinov2-large, st:all-MiniLM-L6-v2, hf:../my-folder"
 # `layer=12` is `layers=12`; an option of whole numbers may list several only where a feature each is meant.
 _WHOLE = {"image_size": r"[0-9]{1,9}", "max_length": r"[0-9]{1,9}", "layers": r"-?[0-9]{1,4}"}
@@ -100,6 +103,11 @@ def default_name(spec: str) -> str:
     """The feature name of a spec without one: the last part of its id, in the letters a name may have."""
     parsed = split_spec(spec)
     last = re.split(r"[/\\]", parsed.name.rstrip("/\\"))[-1]
+    if parsed.kind == "python":
+        last = last.rpartition(":")[2]
+    elif parsed.kind == "open_clip" and ":" not in parsed.name and not Path(parsed.name).is_dir():
+        # A tag alone, or the name of a file, says little.
+        last = f"{parsed.name.partition('/')[0]}-{WEIGHTS.sub('', last)}"
     if last.strip(".") == "":
         last = Path(parsed.name).resolve().name
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip(".-")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from embedstore.documents import FREE_FIELDS, differing_fields
 from embedstore.encoders import memory
 from embedstore.encoders.base import Limited, cards_of
-from embedstore.encoders.spec import EncoderSpec, split_spec
+from embedstore.encoders.spec import WEIGHTS, EncoderSpec, split_spec
 from embedstore.errors import EncoderError, UsageError
 from embedstore.registry import Registry
 
@@ -30,10 +30,19 @@ KINDS = Registry(
     {
         "demo": "embedstore.encoders.demo:Demo",
         "hf": "embedstore.encoders.hf:HuggingFace",
+        "open_clip": "embedstore.encoders.open_clip:OpenCLIP",
+        "python": "embedstore.encoders.python:Python",
         "st": "embedstore.encoders.st:SentenceTransformers",
+        "timm": "embedstore.encoders.timm:Timm",
     },
     group="embedstore.encoders",
 )
+_PUBLIC_KINDS = {
+    "transformers": "hf",
+    "sentence-transformers": "st",
+    "open_clip": "open_clip",
+    "timm": "timm",
+}
 # What may differ between the cards of two layers of one model: a stage of a ConvNeXt has its own grid.
 _OF_A_LAYER = {"layer", "final_norm", "width", "pooled_width", "pooling", "grid"}
 _CHOSEN_POOLINGS = ("cls", "mean", "last")
@@ -194,8 +203,9 @@ def _public_spec(card: EncoderCard) -> str | None:
 
     if card.model in MODELS:
         return f"demo:{MODELS[card.model]}"
-    kind = {"transformers": "hf", "sentence-transformers": "st"}.get(card.library)
-    if kind is None or "/" not in card.model:
+    kind = _PUBLIC_KINDS.get(card.library)
+    # Without a slash it is the name of a folder, but for timm; a file has a suffix that no tag has.
+    if kind is None or ("/" not in card.model and kind != "timm") or WEIGHTS.search(card.model):
         return None
     return f"{kind}:{card.model}" + (f"?revision={card.revision}" if card.revision else "")
 
@@ -208,8 +218,10 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
         chosen["pooling"] = card.pooling
     if card.tokenizer is not None:
         return chosen | {"max_length": card.tokenizer.max_length}
-    if card.processor is not None and card.processor.backend in ("pil", "torchvision"):
-        return chosen | {"image_size": card.processor.size, "backend": card.processor.backend}
+    if card.processor is not None:
+        backend = card.processor.backend
+        own = {"backend": backend} if backend in ("pil", "torchvision") else {}
+        return chosen | {"image_size": card.processor.size, **own}
     return chosen
 
 

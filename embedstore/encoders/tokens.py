@@ -59,7 +59,7 @@ class Tokens:
 
         Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD.
         """
-        encoded = self._tokenizer.encode_batch([_unicode(text) for text in texts])
+        encoded = self._tokenizer.encode_batch([unicode_text(text) for text in texts])
         return [np.asarray(e.ids, dtype=np.int64) for e in encoded], [bool(e.overflowing) for e in encoded]
 
 
@@ -79,7 +79,8 @@ def _length(limit: int | None, asked: int | None, *, least: int, where: str) -> 
     return length
 
 
-def _unicode(text: str) -> str:
+def unicode_text(text: str) -> str:
+    """A text that every encoding can hold: half of a surrogate pair becomes U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from embedstore.shapes import ByteArray
 
 ROLES = ("caption", "long", "negative")
+UNLABELLED = 255
+"""The mask id of pixels that nobody labelled; no task counts them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caption:
-    """One text of a sample. `role` is one of `ROLES`; `category` says what a negative altered."""
+    """One text of a sample. `role` is one of `ROLES`; `category` says what a negative altered.
+
+    A negative stands behind the caption that it alters: the nearest one before it in its language.
+    """
 
     text: str
     language: str = "en"
@@ -43,10 +48,10 @@ class Picture(Protocol):
 
 @runtime_checkable
 class Mask(Protocol):
-    """A per-pixel class map that is not decoded yet."""
+    """A per-pixel class map that is not decoded yet, in the geometry of the upright picture."""
 
     def open(self) -> ByteArray:
-        """Class ids `(h, w)` uint8; an id indexes the source's `classes`."""
+        """Class ids `(h, w)` uint8; an id indexes the source's `classes`, `UNLABELLED` says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

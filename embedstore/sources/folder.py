@@ -50,7 +50,7 @@ class FolderSource:
             raise SourceError("there is no such folder", found=path)
         self._root, language, columns = path.resolve(), check_language(language), dict(columns or {})
         dropped: Counter[str] = Counter()
-        names = sorted(_walk(self._root, "", self._root, dropped))
+        names = sorted(walk(self._root, "", self._root, dropped))
         if not names:
             others = ", ".join(f"{n} {what}" for what, n in sorted(dropped.items())) or "nothing"
             raise SourceError("no pictures in this folder", found=others, allowed=", ".join(EXTENSIONS))
@@ -96,7 +96,11 @@ class FolderSource:
         return bare if self._notes is None else self._notes.add_to(bare, index)
 
 
-def _walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
+def walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
+    """Paths of all pictures below `folder`, each behind `prefix`; what is passed over is counted.
+
+    `root` is what no link may leave, resolved. Raises `SourceError`.
+    """
     try:
         entries = list(os.scandir(folder))
     except OSError as bad:
@@ -111,7 +115,7 @@ def _walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Itera
             if entry.is_symlink():
                 dropped["links to folders"] += 1
             else:
-                yield from _walk(Path(entry.path), f"{name}/", root, dropped)
+                yield from walk(Path(entry.path), f"{name}/", root, dropped)
         elif not entry.name.lower().endswith(EXTENSIONS):
             dropped["other files"] += 1
         elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):

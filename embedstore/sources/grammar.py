@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from embedstore.errors import SourceError, UsageError
 from embedstore.registry import Registry
+from embedstore.sources.sniffing import kind_of_file
 
 if TYPE_CHECKING:
     from embedstore.sources.base import Source
@@ -19,6 +20,14 @@ SOURCES = Registry(
         "folder": "embedstore.sources.folder:FolderSource",
         "table": "embedstore.sources.table:TableSource",
         "scenes": "embedstore.sources.scenes:ScenesSource",
+        "coco": "embedstore.sources.coco:CocoSource",
+        "karpathy": "embedstore.sources.karpathy:KarpathySource",
+        "flickr": "embedstore.sources.flickr:FlickrSource",
+        "imagenet": "embedstore.sources.imagenet:ImagenetSource",
+        "dci": "embedstore.sources.dci:DciSource",
+        "sugarcrepe": "embedstore.sources.sugarcrepe:SugarCrepeSource",
+        "xtd": "embedstore.sources.xtd:XtdSource",
+        "segmentation": "embedstore.sources.segmentation:SegmentationSource",
     },
     group="embedstore.sources",
 )
@@ -74,10 +83,15 @@ def _kind_of_path(path: Path, spec: str) -> str:
         return "folder"
     if path.suffix.lower() in TABLE_ENDINGS:
         return "table"
+    kind = kind_of_file(path)
+    if kind is not None:
+        return kind
     raise SourceError(
         "cannot tell what kind of source this is",
         found=spec,
-        allowed=f"a folder of pictures, or a table ({', '.join(TABLE_ENDINGS)})",
+        allowed=f"a folder of pictures, a table ({', '.join(TABLE_ENDINGS)}), or a caption file of COCO, "
+        "Karpathy or Flickr",
+        todo="name the kind: KIND:PATH",
     )
 
 

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from re import compile as pattern
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from PIL import Image as PILImage
@@ -40,10 +40,14 @@ from PIL.WebPImagePlugin import WebPImageFile
 from embedstore.errors import UnreadableImage, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from PIL.Image import Image
     from PIL.ImageFile import ImageFile
+
+    from embedstore.shapes import ByteArray
+
+T = TypeVar("T")
 
 MAX_PIXELS = 178_956_970
 """The most pixels a picture may have: where Pillow itself raises, and 0.5 GB of RGB."""
@@ -121,14 +125,37 @@ def open_picture(data: bytes | Path) -> Image:
     "permission denied", "not a file", "empty file", "not an image of a known format", "truncated file",
     "damaged file", "decompression bomb: W×H pixels, allowed N", "unsupported pixel mode M".
     """
+    return _read(data, _upright_rgb)
+
+
+def stored_numbers(path: Path) -> ByteArray:
+    """The numbers of a grey or palette picture as they are stored `(h, w)`, neither turned nor converted.
+
+    Raises `UnreadableImage` as `open_picture` does, and for pictures in colour or of more than 8 bits.
+    """
+    return _read(path, _numbers)
+
+
+def stored_geometry(path: Path) -> tuple[tuple[int, int], int]:
+    """Width and height as stored, pixels, and EXIF orientation 1 to 8, from the header alone."""
+    return _read(path, lambda picture: (picture.size, _orientation(picture)))
+
+
+def turned_upright(numbers: ByteArray, orientation: int) -> ByteArray:
+    """Numbers `(h, w)` of stored pixels, turned and mirrored as `open_picture` does with the pixels."""
+    turn = _UPRIGHT.get(orientation)
+    return numbers if turn is None else np.asarray(PILImage.fromarray(numbers).transpose(turn))
+
+
+def _read(data: bytes | Path, take: Callable[[Image], T]) -> T:
     if not isinstance(data, Path):
-        return _decode(io.BytesIO(data))
+        return _decode(io.BytesIO(data), take)
     try:
         # A named pipe would block for ever, so the kind of file is asked before it is opened.
         if not stat.S_ISREG(data.stat().st_mode):
             raise UnreadableImage("not a file")
         with data.open("rb") as file:
-            return _decode(file)
+            return _decode(file, take)
     except OSError as bad:
         raise UnreadableImage(_os_reason(bad)) from None
     except ValueError:  # a NUL byte in the name
@@ -163,7 +190,7 @@ def _os_reason(bad: OSError) -> str:
     return f"cannot be read: {bad.strerror}"
 
 
-def _decode(file: IO[bytes]) -> Image:
+def _decode(file: IO[bytes], take: Callable[[Image], T]) -> T:
     first = file.read(16)
     if not first:
         raise UnreadableImage("empty file")
@@ -177,8 +204,7 @@ def _decode(file: IO[bytes]) -> Image:
             # can be asked, and tries formats that hand the bytes to other programs.
             with opener(file) as picture:
                 _refuse_bomb(picture.size)
-                picture.load()
-                return _upright_rgb(picture)
+                return take(picture)
         except (UnreadableImage, MemoryError):
             raise
         except PILImage.DecompressionBombError:
@@ -218,7 +244,16 @@ def _webp_is_cut(file: IO[bytes]) -> bool:
     return file.seek(0, io.SEEK_END) < 8 + int.from_bytes(first[4:8], "little")
 
 
+def _numbers(picture: Image) -> ByteArray:
+    picture.load()
+    if picture.mode not in ("L", "P", "1"):
+        raise UnreadableImage(f"not 8 bits a pixel of grey or palette: mode {picture.mode}")
+    # Pillow hands a picture of one bit over as True and False.
+    return np.array(picture, dtype=np.uint8)
+
+
 def _upright_rgb(picture: Image) -> Image:
+    picture.load()
     turn = _UPRIGHT.get(_orientation(picture))
     rgb = _to_rgb(picture)
     upright = rgb.transpose(turn) if turn is not None else rgb

@@ -32,12 +32,13 @@ def read_rows(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows:
     if reader is None:
         raise SourceError("not a table of a known format", where=path.name, allowed=", ".join(_READERS))
     try:
-        return _clean(reader(path, columns, needed))
+        return clean_rows(reader(path, columns, needed))
     except OSError as bad:
         raise SourceError(f"cannot be read: {bad.strerror or bad}", where=path.name) from None
 
 
-def _clean(rows: Rows) -> Rows:
+def clean_rows(rows: Rows) -> Rows:
+    """Every text trimmed, an empty one none; `SourceError` names the row of a NUL byte."""
     done: dict[str, Any] = {}
     for name, column in rows.columns.items():
         if name == "captions":

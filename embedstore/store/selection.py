@@ -51,6 +51,27 @@ def texts_with(store: Store, *, role: str, language: str) -> Bools:
     return wanted
 
 
+def altered(store: Store, language: str) -> tuple[IntArray, IntArray]:
+    """Text rows of the negatives in a language `(k,)`, and of the caption that each alters `(k,)`, int64.
+
+    A negative alters the nearest text of role `caption` before it that has its image and language; where
+    there is none, the nearest one of role `long`. Negatives without either are left out. `UsageError` where
+    the store has no negatives in that language.
+    """
+    texts_with(store, role="negative", language=language)
+    table = store.texts(["image", "language", "role"])
+    image = table["image"].fill_null(-1).to_numpy()
+    here = equal(table["language"], language)
+    own = np.full(len(image), -1, dtype=np.int64)
+    for role in ("long", "caption"):
+        # The last row so far with this role; of another image it is none.
+        last = np.maximum.accumulate(np.where(equal(table["role"], role) & here, np.arange(len(image)), -1))
+        fits = (last >= 0) & (image[last] == image)
+        own[fits] = last[fits]
+    negatives = np.flatnonzero(equal(table["role"], "negative") & here & (own >= 0) & (image >= 0))
+    return negatives, own[negatives]
+
+
 def readable(feature: Feature) -> Bools:
     """Which rows `(n,)` of a feature hold something: not quarantined, and of texts those with a token."""
     good: Bools = feature.status() == 0

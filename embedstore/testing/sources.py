@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore.errors import UnreadableImage
-from embedstore.sources.base import ROLES
+from embedstore.sources.base import ROLES, UNLABELLED
 
 if TYPE_CHECKING:
     from embedstore.sources.base import Picture, Source
@@ -92,7 +92,7 @@ class SourceContract:
                 _opens_or_says_why(picture)
 
     def test_masks_lie_on_their_pictures(self, source: Source) -> None:
-        """A mask is `(h, w)` uint8 of its picture's size, its ids are classes."""
+        """A mask is `(h, w)` uint8 of its upright picture's size; its ids are classes, or `UNLABELLED`."""
         for i in range(len(source)):
             sample = source[i]
             if sample.mask is None or sample.picture is None:
@@ -100,7 +100,8 @@ class SourceContract:
             mask, (width, height) = sample.mask.open(), sample.picture.open().size
             _require(str(mask.dtype) == "uint8", f"a mask of type {mask.dtype}")
             _require(mask.shape == (height, width), f"a mask {mask.shape} on a picture {(height, width)}")
-            _require(int(mask.max()) < len(source.classes), "a mask id that is no class")
+            ids = mask[mask != UNLABELLED]
+            _require(not ids.size or int(ids.max()) < len(source.classes), "a mask id that is no class")
 
 
 def _require(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - reads as a sentence

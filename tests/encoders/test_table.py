@@ -30,7 +30,7 @@ def test_importing_the_package_loads_no_torch():
 
 
 def test_every_kind_of_the_table_loads():
-    for name in ("demo", "hf", "st"):
+    for name in ("demo", "hf", "open_clip", "st", "timm"):
         kind = KINDS.load(name)()
         assert hasattr(kind, "text") or hasattr(kind, "image")
 

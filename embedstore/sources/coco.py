@@ -1,0 +1,139 @@
+"""The source `coco:PATH`: COCO captions json, `captions_val2017.json` and what is written like it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from embedstore.errors import SourceError
+from embedstore.sources.grouping import check_language
+from embedstore.sources.json_stream import an_object, json_parts, number_of, text_of
+from embedstore.sources.listed import Columns, ListedSource, NearPlaces, joined, local_path, refuse_twice
+from embedstore.sources.rows import TEXT
+from embedstore.sources.wording import split_options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from embedstore.sources.rows import Rows
+
+UNLISTED = "captions of images that the file does not list"
+_SPLIT = re.compile(r"(?:^|_)(train|val|valid|validation|test|minival|restval)(?=\d|_|$)")
+_SET = re.compile(r"(?:^|_)((?:train|val|test)\d*)(?=_|$)")
+
+
+class CocoSource(ListedSource):
+    """Images and captions of COCO json files: `{"images": [...], "annotations": [...]}`.
+
+    An image needs `id` and `file_name`, an annotation `image_id` and `caption`; everything else is passed
+    over. The sample's id is the `file_name`, captions stand in the order of the file, images without captions
+    stay. The split is the word in the file's name (`captions_val2017.json`: val) unless `split` says another
+    one. Annotations of images that are not listed are left out and counted; an image id or a
+    file name that stands twice is refused. `path` may be the folder of COCO: all its `captions_*.json`,
+    there or in `annotations`, are read as one.
+
+    Pictures are looked for beside the file, in `images` and in the folder that the file's name says
+    (`val2017`), there and beside its folder; or in the same places below `image_root`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        image_root: Path | None = None,
+        split: str | None = None,
+        language: str = "en",
+    ) -> None:
+        language = check_language(language)
+        files = _files(path)
+        read = [_read(file, split or _split_of(file)) for file in files]
+        rows = joined([one for one, _ in read])
+        refuse_twice(rows, "image", "one picture is listed twice")
+        super().__init__(
+            rows,
+            NearPlaces(files[0].parent, image_root, _folders(files)),
+            where=path.name,
+            language=language,
+            identity={"kind": "coco", **({} if split is None else {"split": split})},
+            dropped={UNLISTED: sum(unlisted for _, unlisted in read)},
+        )
+
+    @classmethod
+    def from_spec(cls, rest: str, **options: Any) -> CocoSource:
+        """The source of `coco:PATH?split=NAME`."""
+        place, written = split_options(rest, {"split": None})
+        return cls(local_path(place, "file or folder"), **{**options, **written})
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted({*path.glob("captions_*.json"), *path.glob("annotations/captions_*.json")})
+    if not found:
+        raise SourceError(
+            "no captions_*.json in this folder or in its annotations",
+            found=path,
+            todo="name the json file itself",
+        )
+    return found
+
+
+def _split_of(path: Path) -> str | None:
+    found = _SPLIT.search(path.stem)
+    return found[1] if found else None
+
+
+def _folders(files: Sequence[Path]) -> list[str]:
+    sets = [found[1] for file in files if (found := _SET.search(file.stem))]
+    inside = ["images", *(f"{parent}{name}" for name in sets for parent in ("", "images/"))]
+    return [*inside, "..", *(f"../{name}" for name in inside)]
+
+
+def _read(path: Path, split: str | None) -> tuple[Rows, int]:
+    # The rows of one file, one an image with all its captions, and how many captions have no image.
+    row_of: dict[str, int] = {}
+    names, texts = Columns("image"), Columns("caption")
+    image_of: list[str] = []
+    there: set[str | int] = set()
+    for at, value in json_parts(path):
+        if at.index is None:
+            there.add(at.key)
+        elif at.key == "images":
+            item = an_object(value, at)
+            number = number_of(item, "id", at)
+            if number in row_of:
+                raise SourceError("an image id stands twice", where=at, found=number)
+            row_of[number] = names.count
+            names.add(image=text_of(item, "file_name", at))
+        elif at.key == "annotations":
+            item = an_object(value, at)
+            image_of.append(sys.intern(number_of(item, "image_id", at)))
+            texts.add(caption=text_of(item, "caption", at))
+    _refuse_other_format(path, there, names.count)
+    owner = np.fromiter((row_of.get(number, -1) for number in image_of), np.int64, len(image_of))
+    captions = texts.rows(str).columns["caption"]
+    order = np.argsort(owner, kind="stable")[int((owner < 0).sum()) :]
+    offsets = np.searchsorted(owner[order], np.arange(names.count + 1))
+    rows = names.rows(lambda row: f"{path.name}, images[{row}]")
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), captions.take(pa.array(order)))
+    columns = {**rows.columns, "captions": lists, "split": pa.array([split] * names.count, TEXT)}
+    return replace(rows, columns=columns), int((owner < 0).sum())
+
+
+def _refuse_other_format(path: Path, there: set[str | int], images: int) -> None:
+    missing = [key for key in ("images", "annotations") if key not in there]
+    if missing:
+        raise SourceError(
+            f"no {missing[0]!r}",
+            where=path.name,
+            found=", ".join(sorted(map(str, there))[:8]) or "an empty file",
+            allowed='COCO captions: {"images": [...], "annotations": [...]}',
+        )
+    if not images:
+        raise SourceError("'images' is empty, or no list", where=path.name)
