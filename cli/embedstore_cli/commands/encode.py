@@ -117,6 +117,12 @@ def encode(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell bytes, time and rate, from a probe.")
     ] = False,
+    tokenize_all: Annotated[
+        bool,
+        typer.Option(
+            "--tokenize-all", help="With --dry-run: count the tokens of every text, for exact bytes."
+        ),
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Run frozen encoders once over pictures and texts into a store.
@@ -153,7 +159,9 @@ def encode(
     render.warn_of_idle_gpu(device)
     encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
     if dry_run:
-        plan = dry_run_source(source, store, options=chosen, append=append, **encoders)
+        plan = dry_run_source(
+            source, store, options=chosen, append=append, tokenize_all=tokenize_all, **encoders
+        )
         render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
         return
     with render.bars(quiet=json) as bars:
@@ -247,6 +255,8 @@ def _show_dry_run(plan: DryRun) -> None:
     )
     free = "" if plan.free_bytes is None else f"; free on this disk: {render.size(plan.free_bytes)}"
     render.say(f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}{free}")
+    if not all(f.exact for f in plan.features):
+        render.say("sizes of texts and thumbnails are from a sample; --tokenize-all counts every text")
     for feature in plan.features:
         if feature.calibration_rows:
             seconds = feature.calibration_rows / feature.rate
