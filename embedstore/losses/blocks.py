@@ -110,7 +110,7 @@ def negative_lse(image: Tensor, text: Tensor, scale: Tensor, negatives: Negative
 
 class _NegativeSoftplus(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917 - autograd passes by place
         ctx: Any, image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, negatives: Negatives
     ) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), dtype=torch.float64, device=image.device)

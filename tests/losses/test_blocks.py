@@ -1,4 +1,4 @@
-"""Losses in blocks against slow float64 sums written entry by entry, against the plain one, and their gradients."""
+"""Losses in blocks against slow sums written entry by entry and against plain ones; their gradients."""
 
 from __future__ import annotations
 
