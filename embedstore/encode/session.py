@@ -20,9 +20,9 @@ from embedstore.store.remote_plan import log_place, publish_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Executor
     from pathlib import Path
 
+    from embedstore.encode.decoding import Decoders
     from embedstore.encode.plan import PlannedSource
     from embedstore.encode.progress import Progress
     from embedstore.encode.unit import EncodedUnit
@@ -60,7 +60,7 @@ class Session:
         together: Sequence[FeatureJob],
         units: Iterable[int],
         *,
-        decoders: Executor,
+        decoders: Decoders,
         on_rows: Callable[[int], None],
     ) -> Iterator[EncodedUnit]:
         """Encode `units` of the jobs of one pass in their order, asking for each a little ahead of its turn.
@@ -85,7 +85,6 @@ class Session:
                 units,
                 batch_size=batch_size,
                 decoders=decoders,
-                ahead=2 * batch_size + options.decoders,
                 on_rows=on_rows,
             )
         column = open_store(self.place).texts(["text"])["text"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedstore.encode.decoding import open_decoders
 from embedstore.encode.engines.storing import PassStoring
 from embedstore.encode.engines.work import WorkOnPass
 from embedstore.encode.progress import EncodeSummary
@@ -75,8 +75,7 @@ def _make(
 
     work.start()
     on_rows(0)
-    decoding = ThreadPoolExecutor(options.decoders, "decode")
-    with PassStoring(work.features, on_stored=on_stored) as storing, decoding as decoders:
+    with PassStoring(work.features, on_stored=on_stored) as storing, open_decoders(options) as decoders:
         for made in session.encoded(together, work.units, decoders=decoders, on_rows=on_rows):
             storing.put(made)
     return work.finish(log=log_place(session.request.store))

@@ -109,6 +109,7 @@ class LocalTransport:
         """Why a process ended; it is removed from here."""
         self._pipes.pop(worker).close()
         process = self._processes.pop(worker)
+        _end_group(process)
         try:
             code = process.wait(_LAST_SECONDS)
         except subprocess.TimeoutExpired:
@@ -123,17 +124,23 @@ class LocalTransport:
                 if worker in told:
                     self.send(worker, say.Stop())
                 else:
-                    self._processes[worker].kill()
+                    _end_group(self._processes[worker])
             deadline = time.monotonic() + _LAST_SECONDS
             while self._pipes and (left := deadline - time.monotonic()) > 0:
                 self.wait(left)
         finally:
             for process in self._processes.values():
-                process.kill()
+                _end_group(process)
             for process in self._processes.values():
                 process.wait()
             for pipe in self._pipes.values():
                 pipe.close()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a worker and the processes that decode for it, which may outlive it; also one that is dead."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def main(handle: int) -> None:
@@ -158,5 +165,6 @@ def _listen(pipe: Connection, worker: Worker) -> None:
         try:
             message = pipe.recv()
         except (EOFError, OSError):
-            os._exit(1)
+            # With those who decode for this worker: they are of its group, and of nobody else's.
+            os.killpg(os.getpgrp(), signal.SIGKILL)
         worker.deliver(message)

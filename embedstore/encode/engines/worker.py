@@ -7,7 +7,6 @@ import socket
 import sys
 import threading
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
@@ -17,8 +16,8 @@ from embedstore.errors import EmbedstoreError, RemoteError, StoreNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Executor
 
+    from embedstore.encode.decoding import Decoders
     from embedstore.encode.engines.work import WorkOnFeature
     from embedstore.encode.session import Session
 
@@ -57,8 +56,9 @@ class Worker:
                 traceback.print_exc()
             if self._stopping.is_set():
                 return
-            # Where a place cannot be reached for a while, another worker may well reach it.
-            everywhere = isinstance(bad, EmbedstoreError) and not isinstance(bad, RemoteError)
+            # A place that cannot be reached for a while, or an error of no certain kind, may be of this
+            # worker alone.
+            everywhere = isinstance(bad, EmbedstoreError) and type(bad) not in {EmbedstoreError, RemoteError}
             self._send(say.Failed(_portable(bad), everywhere))
 
     def _tell(self, progress: say.Rows | say.Told) -> None:
@@ -85,6 +85,7 @@ class Worker:
         sys.path += [p for p in setup.paths if p not in sys.path]
         import torch
 
+        from embedstore.encode.decoding import open_decoders
         from embedstore.encode.session import prepare
         from embedstore.store.remote_plan import written_at
 
@@ -104,10 +105,10 @@ class Worker:
                     dropped=dict(session.planned.source.dropped),
                 )
             )
-            with ThreadPoolExecutor(request.options.decoders, "decode") as decoders:
+            with open_decoders(request.options) as decoders:
                 self._make_units(session, decoders)
 
-    def _make_units(self, session: Session, decoders: Executor) -> None:
+    def _make_units(self, session: Session, decoders: Decoders) -> None:
         from embedstore.encode.engines.work import WorkOnFeature
 
         begun: dict[int, list[WorkOnFeature]] = {}
@@ -120,7 +121,7 @@ class Worker:
             self._stream(session, lease, begun[lease.of_pass], decoders)
 
     def _stream(
-        self, session: Session, lease: say.Lease, features: list[WorkOnFeature], decoders: Executor
+        self, session: Session, lease: say.Lease, features: list[WorkOnFeature], decoders: Decoders
     ) -> None:
         """Make a unit, and the next ones of the same pass as long as there are any; store meanwhile."""
         from embedstore.encode.engines.storing import PassStoring
