@@ -6,7 +6,8 @@ manifests. A moment is drawn out of all that an undisturbed run passes: every ef
 batch that is computed. The child then dies by SIGKILL in one of three ways: by its own hand at that moment,
 in the middle of a vector write, or by the hand of its parent, which hears of the moment through a pipe and so
 strikes while the child is anywhere behind it: decoding, computing, storing. With DEVICES (`cpu,cpu`) the
-encode has workers; its parent then kills the coordinator or one worker.
+encode has workers; its parent then kills the coordinator or one worker. A last line is of three parts of a
+job array that run at once.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import transformers
 
-from embedstore.encode import EncodeOptions, EngineOptions, encode_source
+from embedstore.encode import EncodeOptions, EngineOptions, Part, encode_source
 from embedstore.store import open_store, verify_store
 from embedstore.store.failpoints import listening
 
@@ -42,7 +43,9 @@ OPTIONS = EncodeOptions(batch_size=4, shard_rows=8, limit=40, thumbnails=16, pol
 LOADED = (transformers.Dinov2Model, transformers.BitImageProcessor, transformers.BertModel)
 
 
-def encode(store: Path, tell: Callable[[str], None], devices: str | None = None) -> EncodeSummary:
+def encode(
+    store: Path, tell: Callable[[str], None], devices: str | None = None, part: Part | None = None
+) -> EncodeSummary:
     """The whole encode: two features, 5 and 10 units, under a policy that learns."""
     source, vision, words = sys.argv[2:5]
     with listening(tell):
@@ -52,7 +55,7 @@ def encode(store: Path, tell: Callable[[str], None], devices: str | None = None)
             image_encoders=[f"vision=hf:{vision}"],
             text_encoders=[f"words=hf:{words}"],
             options=OPTIONS,
-            engine=EngineOptions(devices=devices),
+            engine=EngineOptions(devices=devices, part=part or Part()),
             on_progress=lambda _: tell("batch"),
         )
 
@@ -261,6 +264,11 @@ def main() -> None:
         sys.stdout.write(json.dumps(say) + "\n")
         sys.stdout.flush()
         shutil.rmtree(store)
+    store = root / "parts"
+    parts = [Part(index=k, count=3) for k in (1, 2, 3)]
+    children = [forked(partial(encode, store, nothing, part=part)) for part in parts]
+    codes = [outcome(child) for child in children]
+    sys.stdout.write(json.dumps({"parts": codes, "same": tree(store) == reference}) + "\n")
 
 
 def verify_in_a_child(store: Path) -> bool:

@@ -90,19 +90,6 @@ def test_parts_fill_one_store(small, tmp_path):
     assert [f.fresh for f in again.features] == [0, 0]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_parts_at_the_same_time_know_nothing_of_each_other(small, tmp_path):
-    store = tmp_path / "parts"
-    command = [sys.executable, "-m", "embedstore_cli"]
-    jobs = [
-        subprocess.Popen([*command, *small.command(store, "--part", f"{k}/2")], stdout=subprocess.DEVNULL)
-        for k in (1, 2)
-    ]
-    assert [job.wait() for job in jobs] == [0, 0]
-    small.run(tmp_path / "whole")
-    assert small.tree(store) == small.tree(tmp_path / "whole")
-
-
 def _lives(process):
     try:
         os.kill(process, 0)
