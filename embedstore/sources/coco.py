@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +99,8 @@ def _read(path: Path, split: str | None) -> tuple[Rows, int]:
     # The rows of one file, one an image with all its captions, and how many captions have no image.
     row_of: dict[str, int] = {}
     names, texts = Columns("image"), Columns("caption")
-    image_of: list[str] = []
+    owners = array("q")
+    early: list[tuple[int, str]] = []
     there: set[str | int] = set()
     for at, value in json_parts(path):
         if at.index is None:
@@ -113,10 +114,15 @@ def _read(path: Path, split: str | None) -> tuple[Rows, int]:
             names.add(image=text_of(item, "file_name", at))
         elif at.key == "annotations":
             item = an_object(value, at)
-            image_of.append(sys.intern(number_of(item, "image_id", at)))
+            number = number_of(item, "image_id", at)
+            owners.append(row_of.get(number, -1))
+            if owners[-1] < 0:
+                early.append((texts.count, number))
             texts.add(caption=text_of(item, "caption", at))
     _refuse_other_format(path, there, names.count)
-    owner = np.fromiter((row_of.get(number, -1) for number in image_of), np.int64, len(image_of))
+    for text, number in early:
+        owners[text] = row_of.get(number, -1)
+    owner = np.asarray(owners, dtype=np.int64)
     captions = texts.rows(str).columns["caption"]
     order = np.argsort(owner, kind="stable")[int((owner < 0).sum()) :]
     offsets = np.searchsorted(owner[order], np.arange(names.count + 1))

@@ -21,6 +21,7 @@ MOST_CHARACTERS = 1 << 24
 """The longest single value: long descriptions with masks pass, a file that is one endless value does not."""
 
 _CHUNK = 1 << 20
+_BLANKS = " \t\n\r"
 _BLANK = re.compile(r"[ \t\n\r]*")
 _BEHIND = frozenset(",:]} \t\n\r")
 _DECODER = json.JSONDecoder()
@@ -206,11 +207,15 @@ class _Window:
     def _next(self) -> str:
         # The next character that is not blank; empty at the end of the file.
         while True:
+            found = self._text[self._at : self._at + 1]
+            if found and found not in _BLANKS:
+                return found
             match = _BLANK.match(self._text, self._at)
             self._at = match.end() if match else self._at
-            if self._at < len(self._text) or self._ended:
-                return self._text[self._at : self._at + 1]
-            self._more()
+            if self._at == len(self._text):
+                if self._ended:
+                    return ""
+                self._more()
 
     def _more(self) -> None:
         rest = self._text[self._at :]
