@@ -1,4 +1,7 @@
-"""zarr-python: a sharded array in shards of 64 MB, its chunks larger than ours, which suits it better."""
+"""zarr-python: a sharded array in shards of 64 MB, its chunks larger than ours, which suits it better.
+
+`write` takes other sizes, to compare the writing of one layout.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +23,17 @@ SETTING = "chunks of 512 KB, blocks in threads, default pipeline"
 SHARD_BYTES, CHUNK_BYTES = 64 << 20, 512 << 10
 
 
-def write(folder: Path, parts: Iterable[np.ndarray], shape: tuple[int, ...]) -> None:
-    """The array shard after shard; parts are as long as several shards."""
+def write(
+    folder: Path,
+    parts: Iterable[np.ndarray],
+    shape: tuple[int, ...],
+    sizes: tuple[int, int] | None = None,
+) -> None:
+    """The array shard after shard; parts are as long as several shards. `sizes`: rows a shard and a chunk."""
     row = 2 * math.prod(shape[1:])
-    shard, chunk = (1 << max(0, (most // row).bit_length() - 1) for most in (SHARD_BYTES, CHUNK_BYTES))
+    shard, chunk = sizes or tuple(
+        1 << max(0, (most // row).bit_length() - 1) for most in (SHARD_BYTES, CHUNK_BYTES)
+    )
     array = zarr.create_array(
         str(folder),
         shape=shape,

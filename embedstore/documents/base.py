@@ -110,12 +110,15 @@ def load_document(kind: type[D], path: Path, error: type[EmbedstoreError] = Embe
 
 
 def parse_named(text: str) -> tuple[str | None, str]:
-    """Split `[NAME=]SPEC`: NAME is `[A-Za-z0-9_.-]+` before the first `=` that precedes any of `: / ?`."""
+    """Split `[NAME=]SPEC`: NAME is `[A-Za-z0-9_.-]+` before the first `=` that precedes any of `: / ?`.
+
+    An encoder that makes several features may have several names, with commas between them.
+    """
     stop = min((i for i in (text.find(c) for c in ":/?") if i >= 0), default=len(text))
     at = text.find("=")
     if not 0 <= at < stop:
         return None, text
     name, spec = text[:at], text[at + 1 :]
-    if not name or any(not (c.isascii() and (c.isalnum() or c in "_.-")) for c in name):
+    if not name or any(not (c.isascii() and (c.isalnum() or c in "_.-,")) for c in name):
         raise UsageError("bad feature name", where=text, found=name, allowed="letters, digits, '_', '.', '-'")
     return name, spec

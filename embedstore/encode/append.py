@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedstore.documents import parse_named
-from embedstore.encode.features import FeatureJob, ImageJob, TextJob
-from embedstore.encoders import default_name, encoder_for_card
+from embedstore.encode.features import FeatureJob, ImageJob, TextJob, plan_pass
+from embedstore.encoders import cards_of, encoder_for_cards, named_features, same_pass, split_spec
 from embedstore.errors import MismatchError, UsageError
-from embedstore.store import files, layout, open_store, plan_feature
+from embedstore.store import files, layout, open_store
 from embedstore.store.geometry import effective_policy
 from embedstore.store.ids import places_of, shown
 from embedstore.store.joined_feature import refuse_other_feature
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
     from pathlib import Path
 
-    from embedstore.documents import Plan
+    from embedstore.documents import FeatureHeader, Plan
     from embedstore.encode.options import EncodeOptions
     from embedstore.encode.plan import PlannedSource
     from embedstore.store import Store
@@ -80,27 +79,42 @@ def plan_appended(
     parent: Store,
     image_encoders: Sequence[str],
     text_encoders: Sequence[str],
+    *,
     options: EncodeOptions,
+    begun: Mapping[str, FeatureHeader],
 ) -> list[FeatureJob]:
     """The parent's features to be made over new rows: all, or those that are named by `[NAME=]SPEC`.
 
     Encoders that are not given are found as everywhere else: by the memory of this user, or by the model's
-    public name. Raises `UsageError` for a name that the parent has not, `EncoderError` with the differing
-    fields for another encoder, `MismatchError` for a feature that could not be read as one.
+    public name. `begun`: what is in the new store already. Raises `UsageError` for a name that the parent has
+    not, `EncoderError` with the differing fields for another encoder, `MismatchError` for a feature that
+    could not be read as one.
     """
-    given = [_named(text) for text in (*image_encoders, *text_encoders)]
+    given = [named for text in (*image_encoders, *text_encoders) for named in named_features(text)]
     wanted: dict[str, str | None] = dict(given) if given else dict.fromkeys(parent.features())
     if not wanted:
         raise UsageError(
             "the store has no feature to continue", where=parent.path, todo="encode its own rows first"
         )
-    return [job for name, spec in wanted.items() if (job := _continued(plan, parent, name, spec, options))]
+    passes: list[list[tuple[FeatureHeader, str | None]]] = []
+    for name, spec in wanted.items():
+        old = _to_continue(plan, parent, name, options)
+        if old is not None:
+            together = next((p for p in passes if _one_pass(p[0], (old, spec))), None)
+            if together is None:
+                passes.append([(old, spec)])
+            else:
+                together.append((old, spec))
+    return [job for features in passes for job in _continued(plan, parent, features, options, begun)]
 
 
-def _continued(
-    plan: Plan, parent: Store, name: str, spec: str | None, options: EncodeOptions
-) -> FeatureJob | None:
-    """The job of one feature; none where there are no new rows for its table."""
+def _one_pass(one: tuple[FeatureHeader, str | None], other: tuple[FeatureHeader, str | None]) -> bool:
+    specs = {None if spec is None else str(split_spec(spec).without("layers")) for _, spec in (one, other)}
+    return len(specs) == 1 and same_pass(one[0].card, other[0].card)
+
+
+def _to_continue(plan: Plan, parent: Store, name: str, options: EncodeOptions) -> FeatureHeader | None:
+    """The parent's feature of a name; none where there are no new rows for its table."""
     if name not in parent.features():
         raise UsageError(
             f"no feature {name!r} to continue",
@@ -126,19 +140,33 @@ def _continued(
             todo="name the features to continue with --image-encoder or --text-encoder NAME=SPEC, and import "
             "this one into the new store",
         )
-    encoder = encoder_for_card(old.card, spec, device=options.device)
-    header = plan_feature(
-        name=name,
-        plan=plan,
-        card=encoder.card,
-        policy=old.policy,
-        shard_rows=options.shard_rows,
-        thumbnails=old.thumbnails,
-        calibration_sha256=old.calibration_sha256,
+    return old
+
+
+def _continued(
+    plan: Plan,
+    parent: Store,
+    features: Sequence[tuple[FeatureHeader, str | None]],
+    options: EncodeOptions,
+    begun: Mapping[str, FeatureHeader],
+) -> list[FeatureJob]:
+    """The jobs of features that one encoder makes in one pass."""
+    olds = [old for old, _ in features]
+    # A feature and its recoded twin are the same output of the encoder.
+    wanted = list({old.card.fingerprint: old.card for old in olds}.values())
+    outputs = [wanted.index(old.card) for old in olds]
+    encoder = encoder_for_cards(wanted, features[0][1], device=options.device)
+    cards = cards_of(encoder)
+    headers = plan_pass(
+        [old.name for old in olds], [cards[k] for k in outputs], plan, options, begun=begun, like=olds
     )
-    refuse_other_feature(old, header, where=parent.path, todo="continue it with the encoder that made it")
-    kind = ImageJob if old.table == "images" else TextJob
-    return kind(header=header, encoder=encoder, continues=parent[name].path)
+    for old, header in zip(olds, headers, strict=True):
+        refuse_other_feature(old, header, where=parent.path, todo="continue it with the encoder that made it")
+    kind = ImageJob if olds[0].table == "images" else TextJob
+    return [
+        kind(header=header, encoder=encoder, output=output, continues=parent[header.name].path)
+        for output, header in zip(outputs, headers, strict=True)
+    ]
 
 
 def copy_calibration(job: FeatureJob, store: Path) -> None:
@@ -146,8 +174,3 @@ def copy_calibration(job: FeatureJob, store: Path) -> None:
     if job.continues is not None and job.header.calibration_sha256 is not None:
         learnt = layout.of_feature(job.continues, layout.CALIBRATION)
         files.commit(layout.feature(store, job.header.name) / layout.CALIBRATION, learnt.read_bytes())
-
-
-def _named(text: str) -> tuple[str, str]:
-    name, spec = parse_named(text)
-    return name or default_name(spec), spec

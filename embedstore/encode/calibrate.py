@@ -19,6 +19,7 @@ from embedstore.encode.images import encode_image_units
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE
 from embedstore.encode.progress import Progress, log_event, too_many_failed
 from embedstore.encode.texts import encode_text_units
+from embedstore.encode.unit import Target
 from embedstore.store import calibration as learning
 from embedstore.store import layout, open_store, plan_feature
 from embedstore.store.coder import Coder
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from embedstore.documents import ArrayName, FeatureHeader, Plan
+    from embedstore.documents import ArrayName, Plan
     from embedstore.encode.features import FeatureJob, TextJob
     from embedstore.encode.options import EncodeOptions
     from embedstore.encode.plan import PlannedSource
@@ -133,27 +134,26 @@ class _Sample:
             )
         )
 
-    def _plain(self) -> tuple[FeatureHeader, Coder]:
+    def _plain(self) -> Target:
         """The feature as it would be with every number kept."""
         header = self.job.header
         plain = plan_feature(name=header.name, plan=self.planned.plan, card=header.card, policy="float32")
-        return plain, Coder.of(plain)
+        return Target(header=plain, coder=Coder.of(plain), output=self.job.output)
 
     def _images(self, job: ImageJob) -> Iterator[dict[ArrayName, AnyArray]]:
         """Good rows, one batch at a time."""
-        size, (header, coder) = self.options.batch_for(job.header.card), self._plain()
+        size = self.options.batch_for(job.header.card)
         failed = 0
         with ThreadPoolExecutor(self.options.decoders, "decode") as decoders:
             for batch in encode_image_units(
                 self.planned,
                 job.encoder,
-                header,
+                [self._plain()],
                 list(range(-(-len(self.rows) // size))),
                 batch_size=size,
                 decoders=decoders,
                 ahead=2 * size + self.options.decoders,
                 on_rows=self._on_rows,
-                coder=coder,
                 rows_of=lambda unit: self.rows[unit * size : (unit + 1) * size].tolist(),
             ):
                 failed += len(batch.quarantined)
@@ -163,19 +163,17 @@ class _Sample:
                 rows = self.rows[batch.unit * size : (batch.unit + 1) * size].tolist()
                 good = [row not in bad for row in rows]
                 if any(good):
-                    yield {name: values[good] for name, values in batch.arrays.items()}
+                    yield {name: values[good] for name, values in batch.arrays[0].items()}
 
     def _texts(self, job: TextJob) -> Iterator[dict[ArrayName, AnyArray]]:
-        header, coder = self._plain()
         column = open_store(self.store).texts(["text"])["text"]
         for unit in encode_text_units(
             lambda rows: column.take(rows).to_pylist(),
             job.encoder,
-            header,
+            [self._plain()],
             [0],
             token_budget=TEXT_TOKENS_PER_PICTURE * self.options.batch_for(job.header.card),
             on_rows=self._on_rows,
-            coder=coder,
             rows_of=lambda _: self.rows.tolist(),
         ):
-            yield unit.arrays
+            yield unit.arrays[0]

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.encode.calibrate import rows_to_learn_from
-from embedstore.encode.features import FeatureJob, ImageJob, TextJob
+from embedstore.encode.features import FeatureJob, ImageJob, TextJob, passes_of
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
 from embedstore.encode.texts import encode_text_units
+from embedstore.encode.unit import Target
 from embedstore.store import FeatureWriter, feature_nbytes
 from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.calibration import learnt_shapes
@@ -26,13 +27,12 @@ from embedstore.store.remote_writer import RemoteWriter
 from embedstore.store.space import OFFERED, free_nbytes, nbytes_under
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from os import PathLike
     from pathlib import Path
 
-    from embedstore.documents import Plan
+    from embedstore.documents import FeatureHeader, Plan
     from embedstore.encode.plan import PlannedSource
-    from embedstore.encode.unit import EncodedUnit
 
 PROBED_BATCHES = 3
 COUNTED_TEXTS = 4096
@@ -42,6 +42,7 @@ COUNTED_TEXTS = 4096
 class FeaturePrediction:
     """One feature: rows, bytes of the whole feature, rows a second, seconds for what is missing.
 
+    `made_with`: the feature whose pass makes this one too, in whose seconds it is counted.
     `calibration_rows` are encoded first, once more than the others, for the policy to learn from; the seconds
     of that are counted in.
     """
@@ -53,6 +54,7 @@ class FeaturePrediction:
     rate: float
     seconds: float
     calibration_rows: int = 0
+    made_with: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,10 @@ def dry_run_source(
         planned, jobs = plan_jobs(
             source, place, image_encoders, text_encoders, options=options, append=append
         )
-        predictions = [_predict(job, planned, place, options) for job in jobs]
+        found = {
+            p.name: p for together in passes_of(jobs) for p in _predict(together, planned, place, options)
+        }
+        predictions = [found[job.header.name] for job in jobs]
         free = None if is_mirrored(place) else free_nbytes(place)
     missing_bytes = sum(p.nbytes * p.missing // max(1, p.rows) for p in predictions)
     return DryRun(
@@ -121,31 +126,50 @@ def _advice(
 
 
 def _predict(
-    job: FeatureJob, planned: PlannedSource, store: Path, options: EncodeOptions
-) -> FeaturePrediction:
-    header = job.header
+    jobs: Sequence[FeatureJob], planned: PlannedSource, store: Path, options: EncodeOptions
+) -> list[FeaturePrediction]:
+    """The features of one pass: it is probed once."""
     writer = RemoteWriter if is_mirrored(store) else FeatureWriter
-    missing_units = writer(store, header).missing_units()
-    missing = sum(len(header.unit_rows(u)) for u in missing_units)
-    sampled = len(rows_to_learn_from(job, planned.plan, store)) if missing else 0
-    batch_size = options.batch_for(header.card)
-    if isinstance(job, ImageJob):
-        rate, unit = _probe_images(job, planned, options, batch_size)
-        kept = [t for t in unit.thumbnails or () if t is not None]
-        extra = round(sum(map(len, kept)) / max(1, len(kept)) * header.rows)
-        nbytes = feature_nbytes(header) + extra
+    missing = [set(writer(store, job.header).missing_units()) for job in jobs]
+    sampled = [
+        len(rows_to_learn_from(job, planned.plan, store)) if units else 0
+        for job, units in zip(jobs, missing, strict=True)
+    ]
+    first = jobs[0]
+    batch_size = options.batch_for(first.header.card)
+    tokens, thumbnail = 0.0, 0.0
+    if isinstance(first, ImageJob):
+        rate, thumbnail = _probe_images(jobs, first, planned, options, batch_size)
     else:
-        rate, tokens = _probe_texts(job, planned, batch_size)
-        nbytes = feature_nbytes(header, tokens_per_row=tokens)
-    return FeaturePrediction(
-        name=job.header.name,
-        rows=header.rows,
-        missing=missing,
-        nbytes=nbytes,
-        rate=rate,
-        seconds=(missing + sampled) / rate,
-        calibration_rows=sampled,
-    )
+        rate, tokens = _probe_texts(jobs, first, planned, batch_size)
+    in_pass = _rows(first.header, set().union(*missing)) + sum(sampled)
+    return [
+        FeaturePrediction(
+            name=job.header.name,
+            rows=job.header.rows,
+            missing=_rows(job.header, units),
+            nbytes=feature_nbytes(job.header, tokens_per_row=tokens)
+            + (round(thumbnail * job.header.rows) if job.header.thumbnails else 0),
+            rate=rate,
+            seconds=in_pass / rate if job is first else 0.0,
+            calibration_rows=rows,
+            made_with=None if job is first else first.header.name,
+        )
+        for job, units, rows in zip(jobs, missing, sampled, strict=True)
+    ]
+
+
+def _rows(header: FeatureHeader, units: Iterable[int]) -> int:
+    return sum(len(header.unit_rows(unit)) for unit in units)
+
+
+def _targets(jobs: Sequence[FeatureJob], rows: int) -> list[Target]:
+    """The features cut to one unit of their first rows."""
+    update = {"shard_rows": rows, "rows": rows}
+    return [
+        Target(header=job.header.model_copy(update=update), coder=_probe_coder(job), output=job.output)
+        for job in jobs
+    ]
 
 
 def _probe_coder(job: FeatureJob) -> Coder:
@@ -157,11 +181,17 @@ def _probe_coder(job: FeatureJob) -> Coder:
 
 
 def _probe_images(
-    job: ImageJob, planned: PlannedSource, options: EncodeOptions, batch_size: int
-) -> tuple[float, EncodedUnit]:
-    """Pictures a second of the real pipeline over the first rows, after one batch to warm up."""
-    rows = min(job.header.rows, batch_size * (PROBED_BATCHES + 1))
-    header = job.header.model_copy(update={"shard_rows": rows, "rows": rows})
+    jobs: Sequence[FeatureJob],
+    first: ImageJob,
+    planned: PlannedSource,
+    options: EncodeOptions,
+    batch_size: int,
+) -> tuple[float, float]:
+    """Pictures a second of the real pipeline over the first rows, after one batch to warm up.
+
+    And the bytes of a thumbnail.
+    """
+    rows = min(first.header.rows, batch_size * (PROBED_BATCHES + 1))
     marks: list[float] = []
     counts: list[int] = []
 
@@ -173,27 +203,29 @@ def _probe_images(
     with ThreadPoolExecutor(options.decoders) as decoders:
         (unit,) = encode_image_units(
             planned,
-            job.encoder,
-            header,
+            first.encoder,
+            _targets(jobs, rows),
             [0],
             batch_size=batch_size,
             decoders=decoders,
             ahead=2 * batch_size + options.decoders,
             on_rows=on_rows,
-            coder=_probe_coder(job),
         )
+    kept = [t for t in unit.thumbnails or () if t is not None]
+    thumbnail = sum(map(len, kept)) / max(1, len(kept))
     if len(marks) > 1:
-        return sum(counts[1:]) / (marks[-1] - marks[0]), unit
-    return rows / (marks[-1] - started), unit
+        return sum(counts[1:]) / (marks[-1] - marks[0]), thumbnail
+    return rows / (marks[-1] - started), thumbnail
 
 
-def _probe_texts(job: TextJob, planned: PlannedSource, batch_size: int) -> tuple[float, float]:
+def _probe_texts(
+    jobs: Sequence[FeatureJob], first: TextJob, planned: PlannedSource, batch_size: int
+) -> tuple[float, float]:
     """Texts a second over the first rows after a warm-up, and tokens a text over more of them."""
-    encoder = job.encoder
+    encoder = first.encoder
     texts = [row["text"] for row in islice(planned.text_rows(), COUNTED_TEXTS)]
     ids, _ = encoder.prepare(texts)
     rows = min(len(texts), batch_size * PROBED_BATCHES)
-    header = job.header.model_copy(update={"shard_rows": rows, "rows": rows})
     seconds = 0.0
     for _ in range(2):
         started = time.perf_counter()
@@ -201,11 +233,10 @@ def _probe_texts(job: TextJob, planned: PlannedSource, batch_size: int) -> tuple
             encode_text_units(
                 lambda span: texts[span[0] : span[0] + len(span)],
                 encoder,
-                header,
+                _targets(jobs, rows),
                 [0],
                 token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
                 on_rows=lambda _: None,
-                coder=_probe_coder(job),
             )
         )
         seconds = time.perf_counter() - started

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from embedstore.documents import FeatureHeader, parse_named
-from embedstore.encoders import default_name, load_image_encoder, load_text_encoder
+from embedstore.encoders import cards_of, load_image_pass, load_text_passes, named_features
 from embedstore.errors import UsageError
 from embedstore.store import begun_headers, plan_feature
+from embedstore.store.geometry import shared_shard_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from embedstore.documents import Plan
+    from embedstore.documents import EncoderCard, Plan
     from embedstore.encode.options import EncodeOptions
     from embedstore.encoders.base import ImageEncoder, TextEncoder
 
@@ -23,27 +24,38 @@ if TYPE_CHECKING:
 class ImageJob:
     """An image feature to be made, and the encoder that makes it.
 
-    `spec`: what the user called the encoder, where they did. `continues`: folder of the feature that it
-    continues, whose calibration it shares.
+    `output`: which of the encoder's features it is; jobs that share an encoder are made by one pass.
+    `spec`: what gives this feature alone, where the user named the encoder. `continues`: folder of the
+    feature that it continues, whose calibration it shares.
     """
 
     header: FeatureHeader
     encoder: ImageEncoder
+    output: int = 0
     spec: str | None = None
     continues: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextJob:
-    """A text feature to be made, and the encoder that makes it; `continues` as of an `ImageJob`."""
+    """A text feature to be made, and the encoder that makes it; the rest as of an `ImageJob`."""
 
     header: FeatureHeader
     encoder: TextEncoder
+    output: int = 0
     spec: str | None = None
     continues: Path | None = None
 
 
 FeatureJob: TypeAlias = ImageJob | TextJob
+
+
+def passes_of(jobs: Iterable[FeatureJob]) -> list[list[FeatureJob]]:
+    """The jobs that one forward pass makes together: of one encoder and of equal units, in their order."""
+    passes: dict[tuple[int, int], list[FeatureJob]] = {}
+    for job in jobs:
+        passes.setdefault((id(job.encoder), job.header.shard_rows), []).append(job)
+    return list(passes.values())
 
 
 def plan_features(
@@ -57,48 +69,87 @@ def plan_features(
 
     Raises `UsageError` where two features share a name or the store has no rows for an encoder.
     """
-    images = [_named(text) for text in image_encoders]
-    texts = [_named(text) for text in text_encoders]
-    names = [name for name, _ in images + texts]
+    named = {text: named_features(text) for text in (*image_encoders, *text_encoders)}
+    names = [name for text in (*image_encoders, *text_encoders) for name, _ in named[text]]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
                 "two features share a name", found=name, todo="give one of them another: NAME=SPEC"
             )
-    if images and not plan.images:
+    if image_encoders and not plan.images:
         raise UsageError("the source has no pictures", todo="leave out --image-encoder")
-    if texts and not plan.texts:
+    if text_encoders and not plan.texts:
         raise UsageError("the source has no captions", todo="leave out --text-encoder")
     begun = begun_headers(store)
     jobs: list[FeatureJob] = []
-    for name, spec in images:
-        vision = load_image_encoder(spec, device=options.device, image_size=options.image_size)
-        header = plan_feature(
-            name=name,
-            plan=plan,
-            card=vision.card,
-            policy=options.policy,
-            shard_rows=options.shard_rows,
-            thumbnails=_thumbnails(name, begun, options),
-        )
-        begun = begun | {name: header}
-        jobs.append(ImageJob(spec=spec, header=header, encoder=vision))
-    for name, spec in texts:
-        words = load_text_encoder(spec, device=options.device, max_length=options.max_length)
-        header = plan_feature(
-            name=name, plan=plan, card=words.card, policy=options.policy, shard_rows=options.shard_rows
-        )
-        jobs.append(TextJob(spec=spec, header=header, encoder=words))
+    for text in image_encoders:
+        _, spec = parse_named(text)
+        vision = load_image_pass(spec, device=options.device, image_size=options.image_size)
+        features = named[text]
+        names = [name for name, _ in features]
+        thumbnails = _thumbnails(names, begun, options)
+        headers = plan_pass(names, cards_of(vision), plan, options, begun=begun, thumbnails=thumbnails)
+        begun = begun | {header.name: header for header in headers}
+        jobs += [
+            ImageJob(header=header, encoder=vision, output=output, spec=alone)
+            for output, (header, (_, alone)) in enumerate(zip(headers, features, strict=True))
+        ]
+    for text in text_encoders:
+        _, spec = parse_named(text)
+        features = list(named[text])
+        for words in load_text_passes(spec, device=options.device, max_length=options.max_length):
+            cards = cards_of(words)
+            some, features = features[: len(cards)], features[len(cards) :]
+            headers = plan_pass([name for name, _ in some], cards, plan, options, begun=begun)
+            jobs += [
+                TextJob(header=header, encoder=words, output=output, spec=alone)
+                for output, (header, (_, alone)) in enumerate(zip(headers, some, strict=True))
+            ]
     return jobs
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, spec = parse_named(text)
-    return name or default_name(spec), spec
+def plan_pass(
+    names: Sequence[str],
+    cards: Sequence[EncoderCard],
+    plan: Plan,
+    options: EncodeOptions,
+    *,
+    begun: Mapping[str, FeatureHeader],
+    thumbnails: Sequence[int] = (),
+    like: Sequence[FeatureHeader] = (),
+) -> list[FeatureHeader]:
+    """The headers of the features of one pass: their units are of the same rows, so that they share batches.
+
+    `begun`: those that are in the store, which keep the units that they have.
+    `like`: the features that they continue, whose policy, thumbnails and calibration they share.
+    """
+
+    def header(place: int, shard_rows: int | None) -> FeatureHeader:
+        old = like[place] if like else None
+        return plan_feature(
+            name=names[place],
+            plan=plan,
+            card=cards[place],
+            policy=options.policy if old is None else old.policy,
+            shard_rows=shard_rows,
+            thumbnails=old.thumbnails if old else thumbnails[place] if thumbnails else 0,
+            calibration_sha256=None if old is None else old.calibration_sha256,
+        )
+
+    if options.shard_rows is not None:
+        return [header(place, options.shard_rows) for place in range(len(names))]
+    held = {begun[name].shard_rows for name in names if name in begun}
+    common = held.pop() if len(held) == 1 else shared_shard_rows([header(k, None) for k in range(len(names))])
+    return [
+        header(place, begun[name].shard_rows if name in begun else common) for place, name in enumerate(names)
+    ]
 
 
-def _thumbnails(name: str, begun: dict[str, FeatureHeader], options: EncodeOptions) -> int:
+def _thumbnails(names: Sequence[str], begun: dict[str, FeatureHeader], options: EncodeOptions) -> list[int]:
     """The first image feature of a store keeps the thumbnails; a feature that is begun goes on as it was."""
-    if name in begun:
-        return begun[name].thumbnails
-    return 0 if any(h.thumbnails for h in begun.values()) else options.thumbnails
+    kept: list[int] = []
+    for name in names:
+        elsewhere = any(kept) or any(h.thumbnails for h in begun.values())
+        new = 0 if elsewhere else options.thumbnails
+        kept.append(begun[name].thumbnails if name in begun else new)
+    return kept

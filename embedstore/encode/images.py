@@ -11,9 +11,9 @@ import numpy as np
 from embedstore.documents import QuarantinedRow
 from embedstore.encode.convert import to_stored
 from embedstore.encode.unit import EncodedUnit
+from embedstore.encoders import encode_all
 from embedstore.errors import UnreadableImage
 from embedstore.sources.pictures import thumbnail
-from embedstore.store.coder import Coder
 from embedstore.store.geometry import fill_value
 
 if TYPE_CHECKING:
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from embedstore.documents import ArrayName, FeatureHeader
+    from embedstore.documents import ArrayName
     from embedstore.encode.plan import PlannedSource
+    from embedstore.encode.unit import Target
     from embedstore.encoders.base import ImageBatch, ImageEncoder
     from embedstore.shapes import AnyArray, Float32Array
     from embedstore.sources.base import Picture
@@ -43,28 +44,28 @@ class _Prepared:
 def encode_image_units(
     planned: PlannedSource,
     encoder: ImageEncoder,
-    header: FeatureHeader,
+    targets: Sequence[Target],
     units: list[int],
     *,
     batch_size: int,
     decoders: Executor,
     ahead: int,
     on_rows: Callable[[int], None],
-    coder: Coder | None = None,
     rows_of: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[EncodedUnit]:
-    """Yield the missing `units` of an image feature in order.
+    """Yield the missing `units` of the image features of one pass in order.
 
     `decoders` decode and prepare at most `ahead` pictures before they are needed, so memory does not grow
-    with the source. A batch never spans two units: a unit's bytes depend on its own rows only. `coder` where
-    the policy has learnt something; `rows_of(unit)` where units are of other table rows than the header's.
+    with the source. A batch never spans two units: a unit's bytes depend on its own rows only.
+    `rows_of(unit)` where units are of other table rows than the headers'.
     """
+    thumbnail_size = max(target.header.thumbnails for target in targets)
 
     def prepare(row: int) -> _Prepared:
         id_, picture = planned.picture(row)
-        return _prepare(row, id_, picture, encoder, header.thumbnails)
+        return _prepare(row, id_, picture, encoder, thumbnail_size)
 
-    rows_of = rows_of or header.unit_rows
+    rows_of = rows_of or targets[0].header.unit_rows
     rows = (row for unit in units for row in rows_of(unit))
     prepared = _ahead(decoders, prepare, rows, ahead)
     for unit in units:
@@ -73,10 +74,9 @@ def encode_image_units(
             rows_of(unit),
             prepared,
             encoder,
-            header,
+            targets,
             batch_size=batch_size,
             on_rows=on_rows,
-            coder=coder or Coder.of(header),
         )
 
 
@@ -111,17 +111,19 @@ def _encode_unit(
     rows: Sequence[int],
     prepared: Iterator[_Prepared],
     encoder: ImageEncoder,
-    header: FeatureHeader,
+    targets: Sequence[Target],
     *,
     batch_size: int,
     on_rows: Callable[[int], None],
-    coder: Coder,
 ) -> EncodedUnit:
-    arrays: dict[ArrayName, AnyArray] = {
-        spec.name: np.full((len(rows), *spec.shape[1:]), fill_value(spec), spec.dtype)
-        for spec in header.arrays
-        if spec.name != "status"
-    }
+    arrays: tuple[dict[ArrayName, AnyArray], ...] = tuple(
+        {
+            spec.name: np.full((len(rows), *spec.shape[1:]), fill_value(spec), spec.dtype)
+            for spec in target.header.arrays
+            if spec.name != "status"
+        }
+        for target in targets
+    )
     quarantined: list[QuarantinedRow] = []
     thumbnails: list[bytes | None] = []
     for first in range(0, len(rows), batch_size):
@@ -132,17 +134,19 @@ def _encode_unit(
             QuarantinedRow(row=s.row, id=s.id, reason=s.reason) for s in samples if s.reason is not None
         ]
         if good:
-            batch = encoder.encode([p for s in samples if (p := s.pixels) is not None])
+            batches = encode_all(encoder, [p for s in samples if (p := s.pixels) is not None])
             places = first + np.asarray(good)
             of = np.asarray(rows, np.int64)[places]
-            for name, values in to_stored(_tensors(batch), coder, rows=of).items():
-                arrays[name][places] = values
+            for target, filled in zip(targets, arrays, strict=True):
+                tensors = _tensors(batches[target.output])
+                for name, values in to_stored(tensors, target.coder, rows=of).items():
+                    filled[name][places] = values
         on_rows(len(samples))
     return EncodedUnit(
         unit=unit,
         arrays=arrays,
         quarantined=tuple(quarantined),
-        thumbnails=tuple(thumbnails) if header.thumbnails else None,
+        thumbnails=tuple(thumbnails) if any(t.header.thumbnails for t in targets) else None,
     )
 
 

@@ -41,7 +41,14 @@ def plan_jobs(
         jobs = plan_features(planned.plan, store, image_encoders, text_encoders, options)
     else:
         refuse_known_rows(planned, parent)
-        jobs = plan_appended(planned.plan, parent, image_encoders, text_encoders, options)
+        jobs = plan_appended(
+            planned.plan,
+            parent,
+            image_encoders,
+            text_encoders,
+            options=options,
+            begun=begun_headers(store),
+        )
     return planned, [_going_on(job, store) for job in jobs]
 
 

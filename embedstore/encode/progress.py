@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from embedstore.errors import TooManyFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from embedstore.documents import FeatureHeader, FeatureManifest
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Rows of one feature that are encoded; `fresh` of them by this run, in `seconds`.
+    """Rows of a feature that are encoded; `fresh` of them by this run, in `seconds`.
 
+    `feature` names several where one pass makes them together (`name_of_pass`).
     `step` "calibrate": rows of the sample from which its policy learns, before any row is stored.
     """
 
@@ -37,6 +38,7 @@ class Progress:
 class FeatureSummary:
     """What one feature of the command came to. `fresh` rows were encoded by this run in `seconds`.
 
+    Features of one pass share its time: each has all of it.
     `sampled` rows were encoded before that, for its policy to learn from.
     """
 
@@ -86,6 +88,11 @@ class EncodeSummary:
             "features": [f.to_dict() for f in self.features],
             "dropped": dict(self.dropped),
         }
+
+
+def name_of_pass(names: Sequence[str]) -> str:
+    """How features that one pass makes are called together."""
+    return ", ".join(names) if len(names) <= 2 else f"{names[0]}, …, {names[-1]} ({len(names)} features)"
 
 
 def too_many_failed(header: FeatureHeader, quarantined: int, share: float) -> TooManyFailedError:

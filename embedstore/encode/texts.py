@@ -8,7 +8,7 @@ import numpy as np
 
 from embedstore.encode.convert import to_stored
 from embedstore.encode.unit import EncodedUnit
-from embedstore.store.coder import Coder
+from embedstore.encoders import encode_all
 from embedstore.store.geometry import is_packed
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from embedstore.documents import ArrayName, FeatureHeader
+    from embedstore.documents import ArrayName
+    from embedstore.encode.unit import Target
     from embedstore.encoders.base import TextEncoder
     from embedstore.shapes import AnyArray, IntArray
 
@@ -24,21 +25,20 @@ if TYPE_CHECKING:
 def encode_text_units(
     texts: Callable[[Sequence[int]], Sequence[str]],
     encoder: TextEncoder,
-    header: FeatureHeader,
+    targets: Sequence[Target],
     units: list[int],
     *,
     token_budget: int,
     on_rows: Callable[[int], None],
-    coder: Coder | None = None,
     rows_of: Callable[[int], Sequence[int]] | None = None,
 ) -> Iterator[EncodedUnit]:
-    """Yield the missing `units` of a text feature in order.
+    """Yield the missing `units` of the text features of one pass in order.
 
     `texts(rows)` reads the texts of some rows. `token_budget` bounds texts × longest text of a batch,
-    padding included. A batch never spans two units. `coder` where the policy has learnt something;
-    `rows_of(unit)` where units are of other table rows than the header's.
+    padding included. A batch never spans two units. `rows_of(unit)` where units are of other table rows than
+    the headers'.
     """
-    rows_of = rows_of or header.unit_rows
+    rows_of = rows_of or targets[0].header.unit_rows
     for unit in units:
         ids, cut = encoder.prepare(texts(rows_of(unit)))
         batches = token_batches(np.array([len(i) for i in ids]), token_budget)
@@ -46,10 +46,9 @@ def encode_text_units(
             rows_of(unit),
             ids,
             encoder,
-            header,
+            targets,
             batches=batches,
             on_rows=on_rows,
-            coder=coder or Coder.of(header),
         )
         yield EncodedUnit(unit=unit, arrays=arrays, truncated=sum(cut))
 
@@ -58,32 +57,38 @@ def _encode_unit(
     rows: Sequence[int],
     ids: Sequence[IntArray],
     encoder: TextEncoder,
-    header: FeatureHeader,
+    targets: Sequence[Target],
     *,
     batches: Iterator[IntArray],
     on_rows: Callable[[int], None],
-    coder: Coder,
-) -> dict[ArrayName, AnyArray]:
+) -> tuple[dict[ArrayName, AnyArray], ...]:
     numbers = np.asarray(rows, np.int64)
     lengths = np.array([len(i) for i in ids], np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    arrays: dict[ArrayName, AnyArray] = {
-        spec.name: np.empty(
-            (int(offsets[-1]) if is_packed(header, spec) else len(ids), *spec.shape[1:]), spec.dtype
-        )
-        for spec in header.arrays
-        if spec.name not in ("lengths", "status")
-    }
+    arrays: tuple[dict[ArrayName, AnyArray], ...] = tuple(
+        {
+            spec.name: np.empty(
+                (int(offsets[-1]) if is_packed(target.header, spec) else len(ids), *spec.shape[1:]),
+                spec.dtype,
+            )
+            for spec in target.header.arrays
+            if spec.name not in ("lengths", "status")
+        }
+        for target in targets
+    )
     for batch in batches:
-        out = encoder.encode([ids[k] for k in batch])
+        outputs = encode_all(encoder, [ids[k] for k in batch])
         places = np.concatenate([np.arange(offsets[k], offsets[k + 1]) for k in batch])
-        real: dict[ArrayName, Tensor] = {"tokens": out.tokens[out.mask]}
-        for name, values in to_stored(real, coder, rows=np.repeat(numbers[batch], lengths[batch])).items():
-            arrays[name][places] = values
-        for name, values in to_stored({"pooled": out.pooled}, coder, rows=numbers[batch]).items():
-            arrays[name][batch] = values
+        of = np.repeat(numbers[batch], lengths[batch])
+        for target, filled in zip(targets, arrays, strict=True):
+            out, coder = outputs[target.output], target.coder
+            real: dict[ArrayName, Tensor] = {"tokens": out.tokens[out.mask]}
+            for name, values in to_stored(real, coder, rows=of).items():
+                filled[name][places] = values
+            for name, values in to_stored({"pooled": out.pooled}, coder, rows=numbers[batch]).items():
+                filled[name][batch] = values
         on_rows(len(batch))
-    return arrays | {"lengths": lengths}
+    return tuple(filled | {"lengths": lengths} for filled in arrays)
 
 
 def token_batches(lengths: AnyArray, token_budget: int) -> Iterator[IntArray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, overload, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,3 +69,54 @@ class TextEncoder(Protocol):
 
     def encode(self, ids: Sequence[IntArray]) -> TextBatch:
         """Prepared texts to tokens, padded to the longest of the batch."""
+
+
+@runtime_checkable
+class ManyImages(ImageEncoder, Protocol):
+    """An image encoder that makes several features in one forward pass, e.g. of several layers.
+
+    `card` and `encode` are those of the first.
+    """
+
+    @property
+    def cards(self) -> tuple[EncoderCard, ...]:
+        """The identity of each feature."""
+
+    def encode_all(self, pixels: Sequence[Float32Array]) -> tuple[ImageBatch, ...]:
+        """What `encode` gives, for each of `cards`."""
+
+
+@runtime_checkable
+class ManyTexts(TextEncoder, Protocol):
+    """A text encoder that makes several features in one forward pass; `card` and `encode` of the first."""
+
+    @property
+    def cards(self) -> tuple[EncoderCard, ...]:
+        """The identity of each feature."""
+
+    def encode_all(self, ids: Sequence[IntArray]) -> tuple[TextBatch, ...]:
+        """What `encode` gives, for each of `cards`."""
+
+
+@runtime_checkable
+class Limited(TextEncoder, Protocol):
+    """A text encoder that gives its twin with another limit and the same weights in memory."""
+
+    def limited(self, max_length: int) -> TextEncoder:
+        """The encoder that cuts at `max_length` tokens; `UsageError` where the model cannot take them."""
+
+
+def cards_of(encoder: ImageEncoder | TextEncoder) -> tuple[EncoderCard, ...]:
+    """The card of each feature that an encoder makes: one, unless it says that it makes several."""
+    return encoder.cards if isinstance(encoder, (ManyImages, ManyTexts)) else (encoder.card,)
+
+
+@overload
+def encode_all(encoder: ImageEncoder, inputs: Sequence[Float32Array]) -> tuple[ImageBatch, ...]: ...
+@overload
+def encode_all(encoder: TextEncoder, inputs: Sequence[IntArray]) -> tuple[TextBatch, ...]: ...
+def encode_all(encoder, inputs):  # type: ignore[no-untyped-def]  # the overloads say it
+    """One forward pass: a batch for each card of `cards_of(encoder)`, in their order."""
+    if isinstance(encoder, (ManyImages, ManyTexts)):
+        return encoder.encode_all(inputs)
+    return (encoder.encode(inputs),)

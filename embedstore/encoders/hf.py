@@ -22,12 +22,15 @@ class HuggingFace:
         dtype: str | None = None,
         backend: str | None = None,
         revision: str | None = None,
+        layers: tuple[int, ...] = (-1,),
     ) -> ImageEncoder:
         """Load an image model; `backend` replaces the pinned backend of its processor."""
         from embedstore.encoders.hf_image import load
 
         checkpoint = locate(name, revision)
-        return load(checkpoint, device=device, image_size=image_size, dtype=dtype, backend=backend)
+        return load(
+            checkpoint, device=device, image_size=image_size, dtype=dtype, backend=backend, layers=layers
+        )
 
     def text(
         self,
@@ -37,8 +40,10 @@ class HuggingFace:
         max_length: int | None = None,
         dtype: str | None = None,
         revision: str | None = None,
+        layers: tuple[int, ...] = (-1,),
     ) -> TextEncoder:
         """Load a text model."""
         from embedstore.encoders.hf_text import load
 
-        return load(locate(name, revision), device=device, max_length=max_length, dtype=dtype)
+        checkpoint = locate(name, revision)
+        return load(checkpoint, device=device, max_length=max_length, dtype=dtype, layers=layers)

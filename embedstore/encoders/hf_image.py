@@ -18,6 +18,7 @@ from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
 from embedstore.encoders.hf_model import choose_family, load_frozen, read_config
 from embedstore.encoders.hf_processor import Preparation, Size, load_preparation
+from embedstore.encoders.layers import LAST, Layers
 from embedstore.errors import EncoderError, UsageError
 
 if TYPE_CHECKING:
@@ -73,11 +74,13 @@ class HFImageEncoder:
         model: Any,
         preparation: Preparation,
         *,
+        layers: Sequence[int],
         device: torch.device,
         dtype: ComputeType,
     ) -> None:
         self._family, self._preparation, self._device, self._dtype = family, preparation, device, dtype
         self.model = model.to(device)
+        self._layers = Layers(model, layers, where=checkpoint.model)
         height, width = preparation.card.size
         patch, trained = _pair(model.config.patch_size), _pair(model.config.image_size)
         self._grid = height // patch[0], width // patch[1]
@@ -86,12 +89,17 @@ class HFImageEncoder:
             {"interpolate_pos_encoding": True} if family.interpolate and trained != (height, width) else {}
         )
         self._norm = _submodule(model, family.norm) if family.norm else None
-        self._card = self._make_card(checkpoint)
+        self.cards = self._make_cards(checkpoint)
 
     @property
     def card(self) -> EncoderCard:
-        """The identity of the features this encoder makes."""
-        return self._card
+        """The identity of the first of the features that this encoder makes."""
+        return self.cards[0]
+
+    @property
+    def preparation(self) -> Preparation:
+        """What `prepare` calls, without the model: another process may be given it."""
+        return self._preparation
 
     def prepare(self, picture: Image) -> Float32Array:
         """An RGB picture to the pixels the model sees, `(3, h, w)` float32, by the checkpoint's processor."""
@@ -99,24 +107,47 @@ class HFImageEncoder:
 
     def encode(self, pixels: Sequence[Float32Array]) -> ImageBatch:
         """Prepared pictures to tokens `(b, t, d)`, prefix `(b, p, d)` and pooled `(b, w)`."""
+        return self.encode_all(pixels)[0]
+
+    def encode_all(self, pixels: Sequence[Float32Array]) -> tuple[ImageBatch, ...]:
+        """What `encode` gives, for each layer."""
         batch = torch.empty((len(pixels), *pixels[0].shape), pin_memory=self._device.type == "cuda")
         np.stack(pixels, out=batch.numpy())
         with frozen_forward(self._device, self._dtype):
-            return self._forward(batch.to(self._device, non_blocking=True))
+            inputs = {"pixel_values": batch.to(self._device, non_blocking=True), **self._options}
+            output, seen = self._layers.run(self.model, **inputs)
+            return tuple(
+                self._last(output) if number == LAST else self._inner(seen[number])
+                for number in self._layers.numbers
+            )
 
-    def _forward(self, batch: Tensor) -> ImageBatch:
-        output = self.model(pixel_values=batch, **self._options)
+    def _last(self, output: Any) -> ImageBatch:
         hidden = output.last_hidden_state if self._norm is None else self._norm(output.last_hidden_state)
-        prefix = hidden[:, : self._prefix]
         pooled = output.image_embeds if self._family.pooled == "image_embeds" else hidden[:, 0]
+        return self._split(hidden, pooled)
+
+    def _inner(self, hidden: Tensor) -> ImageBatch:
+        return self._split(hidden, hidden[:, 0])
+
+    def _split(self, hidden: Tensor, pooled: Tensor) -> ImageBatch:
+        prefix = hidden[:, : self._prefix]
         return ImageBatch(
             tokens=hidden[:, self._prefix :], prefix=prefix if self._prefix else None, pooled=pooled
         )
 
-    def _make_card(self, checkpoint: Checkpoint) -> EncoderCard:
+    def _make_cards(self, checkpoint: Checkpoint) -> tuple[EncoderCard, ...]:
         """Every width is read from one forward pass, which must agree with the configuration."""
+        unused = set(self._family.unused)
+        used = [tensor for name, tensor in self.model.state_dict().items() if name not in unused]
+        weights = weights_sha256(used)
         size = self._preparation.card.size
-        probe = self.encode([np.zeros((3, *size), dtype=np.float32)])
+        probes = self.encode_all([np.zeros((3, *size), dtype=np.float32)])
+        return tuple(
+            self._make_card(checkpoint, weights, number, probe)
+            for number, probe in zip(self._layers.numbers, probes, strict=True)
+        )
+
+    def _make_card(self, checkpoint: Checkpoint, weights: str, number: int, probe: ImageBatch) -> EncoderCard:
         rows, columns = self._grid
         if probe.tokens.shape[1] != rows * columns:
             raise EncoderError(
@@ -124,19 +155,18 @@ class HFImageEncoder:
                 where=checkpoint.model,
                 found=f"{probe.tokens.shape[1]} tokens for a grid of {rows}x{columns}",
             )
-        unused = set(self._family.unused)
-        used = [tensor for name, tensor in self.model.state_dict().items() if name not in unused]
         return EncoderCard(
             modality="image",
             library="transformers",
             architecture=type(self.model).__name__,
             model=checkpoint.model,
             revision=checkpoint.revision,
-            weights_sha256=weights_sha256(used),
-            final_norm=True,
+            weights_sha256=weights,
+            layer=number,
+            final_norm=number == LAST,
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
-            pooling=self._family.pooled,
+            pooling=self._family.pooled if number == LAST else "cls",
             grid=self._grid,
             prefix=self._prefix,
             registers=self._prefix - self._family.cls,
@@ -158,6 +188,7 @@ def load(
     image_size: int | Size | None,
     dtype: str | None,
     backend: str | None,
+    layers: Sequence[int] = (LAST,),
 ) -> HFImageEncoder:
     """Load an image model of a known family with its processor; `EncoderError` where it is none."""
     where = pick_device(device)
@@ -168,7 +199,7 @@ def load(
     if image_size is not None:
         _check_size(preparation.card.size, _pair(model.config.patch_size))
     return HFImageEncoder(
-        checkpoint, family, model, preparation, device=where, dtype=pick_dtype(dtype, where)
+        checkpoint, family, model, preparation, layers=layers, device=where, dtype=pick_dtype(dtype, where)
     )
 
 

@@ -7,9 +7,11 @@ import json
 import os
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedstore.encoders.spec import split_spec
 from embedstore.errors import StoreError
 from embedstore.store import files
 
@@ -61,7 +63,14 @@ def _key(card: EncoderCard) -> str:
 
 
 def _absolute(spec: str) -> str:
-    kind, colon, rest = spec.partition(":")
-    name, mark, options = rest.partition("?")
-    folder = Path(name).expanduser()
-    return f"{kind}{colon}{folder.resolve()}{mark}{options}" if folder.is_dir() else spec
+    parsed = split_spec(spec)
+    # An open_clip name is an architecture, a slash and perhaps a file of weights.
+    architecture, slash, weights = parsed.name.partition("/")
+    name, options = parsed.name, dict(parsed.options)
+    if Path(name).expanduser().is_dir():
+        name = str(Path(name).expanduser().resolve())
+    elif slash and Path(weights).expanduser().is_file():
+        name = f"{architecture}/{Path(weights).expanduser().resolve()}"
+    if "checkpoint" in options:
+        options["checkpoint"] = str(Path(str(options["checkpoint"])).expanduser().resolve())
+    return str(replace(parsed, name=name, options=options))

@@ -5,6 +5,7 @@ Only module types of the library itself that we know are loaded; code inside a c
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,6 +66,13 @@ class STTextEncoder:
     def card(self) -> EncoderCard:
         """The identity of the features this encoder makes."""
         return self._card
+
+    def limited(self, max_length: int) -> STTextEncoder:
+        """The encoder that cuts at `max_length` tokens, with the same weights in memory."""
+        twin = copy.copy(self)
+        twin._tokens = self._tokens.limited(max_length)
+        twin._card = self._card.model_copy(update={"tokenizer": twin._tokens.card})
+        return twin
 
     def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
         """Texts to token ids `(l,)` int64, cut at the card's `max_length`, and whether each text was cut."""

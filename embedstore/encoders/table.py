@@ -1,25 +1,23 @@
 """The kinds of encoders, and loading one from its spec or for a card.
 
 A spec is `KIND:NAME[?option=value&...]`: `hf:facebook/dinov2-large`, `st:../my-encoder`, `demo:minilm`.
-Options: `revision` (hub ids), `image_size` and `backend` (images), `max_length` (texts), `dtype`.
+Options: `revision` (hub ids), `image_size` and `backend` (images), `max_length` (texts), `dtype`, `layer`.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-from urllib.parse import parse_qsl
 
 from embedstore.documents import FREE_FIELDS, differing_fields
 from embedstore.encoders import memory
+from embedstore.encoders.base import Limited, cards_of
+from embedstore.encoders.spec import WEIGHTS, EncoderSpec, split_spec
 from embedstore.errors import EncoderError, UsageError
 from embedstore.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from embedstore.documents import EncoderCard
     from embedstore.encoders.base import ImageEncoder, TextEncoder
@@ -32,51 +30,22 @@ KINDS = Registry(
     {
         "demo": "embedstore.encoders.demo:Demo",
         "hf": "embedstore.encoders.hf:HuggingFace",
+        "open_clip": "embedstore.encoders.open_clip:OpenCLIP",
+        "python": "embedstore.encoders.python:Python",
         "st": "embedstore.encoders.st:SentenceTransformers",
+        "timm": "embedstore.encoders.timm:Timm",
     },
     group="embedstore.encoders",
 )
-
-_GRAMMAR = "KIND:NAME, for example hf:facebook/dinov2-large, st:all-MiniLM-L6-v2, hf:../my-folder"
-_WHOLE_NUMBERS = ("image_size", "max_length")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderSpec:
-    """A parsed spec: kind, name (hub id, folder or short name) and options."""
-
-    kind: str
-    name: str
-    options: Mapping[str, str | int] = field(default_factory=dict)
-
-
-def split_spec(spec: str) -> EncoderSpec:
-    """Parse `KIND:NAME[?option=value&...]`; `UsageError` with the grammar otherwise."""
-    kind, colon, rest = spec.partition(":")
-    name, mark, query = rest.partition("?")
-    if not colon or not kind or not name or "/" in kind:
-        raise UsageError("an encoder needs a kind and a name", found=spec, allowed=_GRAMMAR)
-    options: dict[str, str | int] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key in _WHOLE_NUMBERS:
-            if not re.fullmatch(r"[0-9]{1,9}", value):
-                raise UsageError(f"{key} must be a whole number", where=spec, found=value)
-            options[key] = int(value)
-        else:
-            options[key] = value
-    if mark and not options:
-        raise UsageError("an option is written name=value", where=spec, found=query)
-    return EncoderSpec(kind=kind, name=name, options=options)
-
-
-def default_name(spec: str) -> str:
-    """The feature name of a spec without one: the last part of its id, in the letters a name may have."""
-    parsed = split_spec(spec)
-    last = re.split(r"[/\\]", parsed.name.rstrip("/\\"))[-1]
-    if last.strip(".") == "":
-        last = Path(parsed.name).resolve().name
-    clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip(".-")
-    return clean[:200] or parsed.kind
+_PUBLIC_KINDS = {
+    "transformers": "hf",
+    "sentence-transformers": "st",
+    "open_clip": "open_clip",
+    "timm": "timm",
+}
+# What may differ between the cards of two layers of one model: a stage of a ConvNeXt has its own grid.
+_OF_A_LAYER = {"layer", "final_norm", "width", "pooled_width", "pooling", "grid"}
+_CHOSEN_POOLINGS = ("cls", "mean", "last")
 
 
 def load_image_encoder(
@@ -87,7 +56,7 @@ def load_image_encoder(
     dtype: str | None = None,
     threads: int | None = None,
 ) -> ImageEncoder:
-    """Load a frozen image encoder. An option inside the spec wins over the argument of the same name.
+    """Load a frozen image encoder of one feature. An option inside the spec wins over the argument.
 
     `threads` sets torch's threads for the whole process. Raises `UsageError` for a spec that cannot be meant
     and `EncoderError` for a model that cannot be loaded.
@@ -96,30 +65,78 @@ def load_image_encoder(
         import torch
 
         torch.set_num_threads(threads)
-    encoder: ImageEncoder = _load(spec, "image", {"device": device, "image_size": image_size, "dtype": dtype})
-    return encoder
+    return load_image_pass(_of_one_feature(spec), device=device, image_size=image_size, dtype=dtype)
 
 
 def load_text_encoder(
     spec: str, *, device: str = "auto", max_length: int | None = None, dtype: str | None = None
 ) -> TextEncoder:
-    """Load a frozen text encoder. An option inside the spec wins over the argument of the same name."""
-    encoder: TextEncoder = _load(spec, "text", {"device": device, "max_length": max_length, "dtype": dtype})
+    """Load a frozen text encoder of one feature. An option inside the spec wins over the argument."""
+    (encoder,) = load_text_passes(_of_one_feature(spec), device=device, max_length=max_length, dtype=dtype)
     return encoder
 
 
-def _load(
-    spec: str, modality: Modality, arguments: Mapping[str, Any], settings: Mapping[str, Any] | None = None
-) -> Any:
-    """Load by the kind of `spec`; `arguments` are passed on always, `settings` where the kind knows them."""
+def _of_one_feature(spec: str) -> str:
+    lists = split_spec(spec).lists
+    if lists:
+        raise UsageError(
+            "one feature is wanted here, and this spec stands for several",
+            where=spec,
+            found="; ".join(f"{name}={','.join(map(str, found))}" for name, found in lists.items()),
+            todo="give one value of each option",
+        )
+    return spec
+
+
+def load_image_pass(
+    spec: str,
+    *,
+    device: str = "auto",
+    image_size: int | tuple[int, int] | None = None,
+    dtype: str | None = None,
+) -> ImageEncoder:
+    """Load an encoder that makes every feature of a spec in one pass: see `cards_of` and `encode_all`."""
+    settings = {"device": device, "image_size": image_size, "dtype": dtype}
+    encoder: ImageEncoder = _load(split_spec(spec), "image", settings)
+    return encoder
+
+
+def load_text_passes(
+    spec: str, *, device: str = "auto", max_length: int | None = None, dtype: str | None = None
+) -> tuple[TextEncoder, ...]:
+    """Load an encoder for each limit `max_length` of a spec; each makes the features of all layers in a pass.
+
+    A text that is cut elsewhere is another text to the model, so each limit is a pass of its own. They share
+    the weights in memory where the kind of encoder can (`Limited`).
+    """
     parsed = split_spec(spec)
+    arguments = {"device": device, "dtype": dtype}
+    limits = parsed.lists.get("max_length")
+    if limits is None:
+        return (_load(parsed, "text", {**arguments, "max_length": max_length}),)
+    rest = parsed.without("max_length")
+    first = _load(rest, "text", {**arguments, "max_length": limits[0]})
+    if isinstance(first, Limited):
+        return (first, *(first.limited(limit) for limit in limits[1:]))
+    return (first, *(_load(rest, "text", {**arguments, "max_length": limit}) for limit in limits[1:]))
+
+
+def _load(
+    parsed: EncoderSpec,
+    modality: Modality,
+    arguments: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """Load by the kind of a spec; `arguments` are passed on always, `settings` where the kind knows them."""
     loader = getattr(KINDS.load(parsed.kind)(), modality, None)
     if loader is None:
-        raise UsageError(f"the kind {parsed.kind!r} has no {modality} encoders", found=spec)
+        raise UsageError(f"the kind {parsed.kind!r} has no {modality} encoders", found=str(parsed))
     known = [name for name in inspect.signature(loader).parameters if name not in ("name", "device")]
     for option in parsed.options:
         if option not in known:
-            raise UsageError(f"unknown option {option!r}", where=spec, allowed=", ".join(known) or "none")
+            raise UsageError(
+                f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
+            )
     kept = {name: value for name, value in (settings or {}).items() if name in known}
     return loader(parsed.name, **{**arguments, **kept, **parsed.options})
 
@@ -131,6 +148,15 @@ def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str 
     name that the model went by may differ. `EncoderError` lists what differs, or names the option to give.
     A given `spec` that fits is remembered.
     """
+    return encoder_for_cards((card,), spec, device=device)
+
+
+def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, device: str = "auto") -> Any:
+    """The encoder that makes the features of several cards in one pass: of different layers of one model.
+
+    `cards_of` the encoder are in the order of `cards`; else as `encoder_for_card`.
+    """
+    card = cards[0]
     if card.library == "imported":
         raise EncoderError(
             f"an imported feature has no {card.modality} encoder that could be run again",
@@ -145,8 +171,11 @@ def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str 
             where=card.model,
             todo=f"give it with {option}, for example {option.partition(' ')[0]} hf:PATH",
         )
+    parsed = split_spec(chosen)
+    # Which layers and limits are meant is for the cards to say, where the spec stands for more.
+    parsed = parsed.without("layers", *parsed.lists) if len(cards) > 1 else parsed.without(*parsed.lists)
     try:
-        encoder = _load(chosen, card.modality, {"device": device}, _settings(card))
+        encoder = _load(parsed, card.modality, {"device": device}, _settings(cards))
     except EncoderError as bad:
         if spec is not None:
             raise
@@ -156,10 +185,17 @@ def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str 
             found=f"{chosen}: {bad.problem}",
             todo=f"give it with {option}",
         ) from bad
-    _check_same(card, encoder.card, chosen, option)
-    if spec is not None:
-        memory.remember(card, spec)
+    for wanted, found in zip(cards, cards_of(encoder), strict=True):
+        _check_same(wanted, found, chosen, option)
+        if spec is not None:
+            memory.remember(wanted, str(parsed))
     return encoder
+
+
+def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
+    """Whether two features are of one model and at most of different layers: one forward pass makes both."""
+    fields = set(differing_fields(one, other))
+    return fields <= _OF_A_LAYER and (not fields or "layer" in fields)
 
 
 def _public_spec(card: EncoderCard) -> str | None:
@@ -167,19 +203,26 @@ def _public_spec(card: EncoderCard) -> str | None:
 
     if card.model in MODELS:
         return f"demo:{MODELS[card.model]}"
-    kind = {"transformers": "hf", "sentence-transformers": "st"}.get(card.library)
-    if kind is None or "/" not in card.model:
+    kind = _PUBLIC_KINDS.get(card.library)
+    # Without a slash it is the name of a folder, but for timm; a file has a suffix that no tag has.
+    if kind is None or ("/" not in card.model and kind != "timm") or WEIGHTS.search(card.model):
         return None
     return f"{kind}:{card.model}" + (f"?revision={card.revision}" if card.revision else "")
 
 
-def _settings(card: EncoderCard) -> dict[str, Any]:
-    """What was or may have been overridden when the card was made, to be set again."""
+def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
+    """What was or may have been overridden when the cards were made, to be set again."""
+    card = cards[0]
+    chosen: dict[str, Any] = {"layers": tuple(card.layer for card in cards)}
+    if card.pooling in _CHOSEN_POOLINGS and len({card.pooling for card in cards}) == 1:
+        chosen["pooling"] = card.pooling
     if card.tokenizer is not None:
-        return {"max_length": card.tokenizer.max_length}
-    if card.processor is not None and card.processor.backend in ("pil", "torchvision"):
-        return {"image_size": card.processor.size, "backend": card.processor.backend}
-    return {}
+        return chosen | {"max_length": card.tokenizer.max_length}
+    if card.processor is not None:
+        backend = card.processor.backend
+        own = {"backend": backend} if backend in ("pil", "torchvision") else {}
+        return chosen | {"image_size": card.processor.size, **own}
+    return chosen
 
 
 def _check_same(wanted: EncoderCard, found: EncoderCard, spec: str, option: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,9 @@ class Tokens:
             raise EncoderError("the tokenizer has no fast form", where=where, found=type(tokenizer).__name__)
         serialised = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
         side = str(tokenizer.truncation_side)
-        length = _length(limit, max_length, least=tokenizer.num_special_tokens_to_add() + 1, where=where)
+        least = int(tokenizer.num_special_tokens_to_add()) + 1
+        length = _length(limit, max_length, least=least, where=where)
+        self._limits, self._side, self._where = (least, limit), side, where
         self._tokenizer = Tokenizer.from_str(json.dumps(serialised))
         self._tokenizer.enable_truncation(length, direction=side)
         canonical = json.dumps([serialised, side], sort_keys=True, separators=(",", ":"))
@@ -39,12 +42,24 @@ class Tokens:
             max_length=length,
         )
 
+    def limited(self, max_length: int) -> Tokens:
+        """The same tokenizer, cutting at another length."""
+        from tokenizers import Tokenizer
+
+        least, limit = self._limits
+        length = _length(limit, max_length, least=least, where=self._where)
+        twin = copy.copy(self)
+        twin._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        twin._tokenizer.enable_truncation(length, direction=self._side)
+        twin.card = self.card.model_copy(update={"max_length": length})
+        return twin
+
     def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
         """Token ids `(l,)` int64 of each text, special tokens included, and whether it was cut.
 
         Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD.
         """
-        encoded = self._tokenizer.encode_batch([_unicode(text) for text in texts])
+        encoded = self._tokenizer.encode_batch([unicode_text(text) for text in texts])
         return [np.asarray(e.ids, dtype=np.int64) for e in encoded], [bool(e.overflowing) for e in encoded]
 
 
@@ -64,7 +79,8 @@ def _length(limit: int | None, asked: int | None, *, least: int, where: str) -> 
     return length
 
 
-def _unicode(text: str) -> str:
+def unicode_text(text: str) -> str:
+    """A text that every encoding can hold: half of a surrogate pair becomes U+FFFD."""
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -165,14 +165,19 @@ def _read(data: bytes | Path, take: Callable[[Image], T]) -> T:
 def thumbnail(picture: Image, longer_side: int) -> bytes:
     """A small JPEG of an RGB picture: the same bytes for the same picture and Pillow version.
 
-    `longer_side` in pixels, 1 to 4096; a picture that is smaller is not enlarged. Quality 85, no metadata.
+    `longer_side` in pixels, 1 to 4096; a picture that is smaller is not enlarged. Averaged by a whole number
+    first, a third of the time of one filter over everything. Quality 85, no metadata.
     """
     if not 1 <= longer_side <= 4096:
         raise UsageError("thumbnail size out of range", found=longer_side, allowed="1 to 4096 pixels")
     width, height = picture.size
     scale = min(1.0, longer_side / max(width, height))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = picture.resize(size, PILImage.Resampling.BICUBIC) if size != picture.size else picture
+    small = (
+        picture.resize(size, PILImage.Resampling.HAMMING, reducing_gap=1.0)
+        if size != picture.size
+        else picture
+    )
     out = io.BytesIO()
     small.convert("RGB").save(out, "JPEG", quality=85, subsampling="4:2:0", exif=b"", icc_profile=None)
     return out.getvalue()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from embedstore.shapes import AnyArray, IntArray
     from embedstore.store.chunks import ShardedArray
-    from embedstore.store.scatter import Task
+    from embedstore.store.pieces import Task
 
 _APART_BYTES = 256 << 10
 _SAMPLES = 16

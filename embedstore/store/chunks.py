@@ -12,6 +12,7 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError, StoreError, UsageError
 from embedstore.store import files, geometry, handles, layout, shard
+from embedstore.store.mapped import FileMap
 from embedstore.store.scatter import scatter_tasks
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArraySpec
     from embedstore.shapes import AnyArray, ByteArray, IntArray
-    from embedstore.store.scatter import Task
+    from embedstore.store.pieces import Task
 
 Verify: TypeAlias = Literal["first", "always", "never"]
 
@@ -46,6 +47,8 @@ class OpenShard:
     def __init__(self, path: Path, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
         self._path, self._lock = path, threading.Lock()
         self._direct: int | None = None
+        self._map: FileMap | None = None
+        self._mapped = False
         try:
             self.handle = handles.open_file(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError as bad:
@@ -82,6 +85,15 @@ class OpenShard:
         # Another file has taken the name since; the index that was read is not its.
         os.close(handle)
         return -1
+
+    def mapped(self, first: int, stop: int) -> ByteArray | None:
+        """The whole file, where its bytes `[first, stop)` can be taken from memory now; else none."""
+        if not self._mapped:
+            with self._lock:
+                if not self._mapped:
+                    self._map = FileMap.of(self.handle)
+                    self._mapped = True
+        return self._map.bytes if self._map is not None and self._map.in_memory(first, stop) else None
 
     # At the end of a process its modules may be empty before the last shard goes.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:

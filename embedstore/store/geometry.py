@@ -13,6 +13,8 @@ from embedstore.policies import parse_policy
 from embedstore.store import layout
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from embedstore.documents import EncoderCard, Origin, Plan, PolicyName, StoredType
     from embedstore.policies import Number, Policy
     from embedstore.shapes import AnyArray
@@ -53,6 +55,15 @@ def default_shard_rows(*, rows: int, row_bytes: int) -> int:
     """Rows of one unit: tokens of at most 512 MiB, some 64 units a feature, at least 32 rows."""
     spread = power_of_two(max(LEAST_SHARD_ROWS, -(-rows // UNITS_WANTED)))
     return min(spread, power_of_two(SHARD_BYTES // max(1, row_bytes)))
+
+
+def shared_shard_rows(headers: Sequence[FeatureHeader]) -> int:
+    """Rows of one unit of features that are made together: their tokens are in memory at the same time."""
+    row_bytes = sum(
+        max(1, h.max_tokens) * int(np.prod(h.arrays[0].shape[1:])) * np.dtype(h.arrays[0].dtype).itemsize
+        for h in headers
+    )
+    return default_shard_rows(rows=headers[0].rows, row_bytes=row_bytes)
 
 
 def chunk_places(*, shard: int, place_bytes: int) -> int:

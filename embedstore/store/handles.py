@@ -93,6 +93,11 @@ def used_again(holder: Holder, number: int) -> None:
         _recent.used(holder, number)
 
 
+def let_go_all() -> None:
+    """Let go of every file that is held, and of what is mapped of it; who needs one opens it again."""
+    _recent.let_go(len(_recent))
+
+
 def open_file(path: Path, flags: int, mode: int = 0o777) -> int:
     """`os.open`; where the process has no more files to give, those used longest ago are let go first."""
     while True:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from embedstore.documents import ArraySpec
     from embedstore.shapes import AnyArray, ByteArray, IntArray
     from embedstore.store.chunks import Verify
-    from embedstore.store.scatter import Task
+    from embedstore.store.pieces import Task
 
 T = TypeVar("T")
 

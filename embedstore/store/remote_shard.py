@@ -42,6 +42,8 @@ class RemoteShard(OpenShard):
 
     def __init__(self, mirror: Mirror, name: str, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
         self.handle, self.number, self._direct = -1, -1, -1
+        # What a cache has not brought yet are holes, and what it gives up may be punched out.
+        self._map, self._mapped = None, True
         stat = mirror.shard_stat(name)
         if stat is None:
             raise CorruptStoreError(
@@ -199,15 +201,15 @@ class RemoteShard(OpenShard):
     def _keep(self, data: bytes, first: int, chunks: Iterable[int]) -> None:
         """Write what came, and only then mark it."""
         # A page is begun at each end, and one of the marks.
-        self._cache.reserve(len(data) + 3 * _PAGE_BYTES)
-        view, at = memoryview(data), first
-        while view:
-            done = os.pwrite(self.handle, view, at)
-            view, at = view[done:], at + done
-        for low, high in _runs(chunks):
-            marks = b"\1" * (high - low)
-            os.pwrite(self.handle, marks, self.size + low)
-            self._have[low:high] = marks
+        with self._cache.room(len(data) + 3 * _PAGE_BYTES):
+            view, at = memoryview(data), first
+            while view:
+                done = os.pwrite(self.handle, view, at)
+                view, at = view[done:], at + done
+            for low, high in _runs(chunks):
+                marks = b"\1" * (high - low)
+                os.pwrite(self.handle, marks, self.size + low)
+                self._have[low:high] = marks
 
 
 def _of_cache(bad: OSError, path: Path) -> StoreError:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from embedstore.store.cache_folder import cache_bytes, cache_root
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from embedstore.store.remote import Stat
@@ -34,7 +35,7 @@ class ShardCache:
         self.root, self.most = root, most
         self._lock = threading.Lock()
         self._known: int | None = None
-        self._added = 0
+        self._added = self._writing = 0
 
     def path(self, url: str, name: str, stat: Stat) -> Path:
         """The file of one version of a shard; where versions cannot be told apart, of this process alone."""
@@ -42,16 +43,22 @@ class ShardCache:
         key = hashlib.sha256(f"{url}\n{name}\n{stat.nbytes}\n{tag}".encode()).hexdigest()
         return self.root / key[:2] / key[2:40]
 
-    def reserve(self, nbytes: int) -> None:
-        """Make room for bytes that will be written now."""
+    @contextmanager
+    def room(self, nbytes: int) -> Iterator[None]:
+        """Make room for bytes that are written inside, beside those that other threads are writing."""
         with self._lock:
+            self._writing += nbytes
             self._added += nbytes
             if self._known is not None:
                 self._known += nbytes
-                if self._known <= self.most and self._added < self.most * _LOOK_AGAIN:
-                    return
-            self._added = 0
-            self._known = self._trim(nbytes)
+            if self._known is None or self._known > self.most or self._added >= self.most * _LOOK_AGAIN:
+                self._added = 0
+                self._known = self._trim(self._writing)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._writing -= nbytes
 
     def _trim(self, coming: int) -> int:
         """Remove files, the one that was used longest ago first; returns the bytes that are kept."""

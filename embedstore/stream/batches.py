@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
     from embedstore.store.chunks import ShardedArray
-    from embedstore.store.scatter import Task
+    from embedstore.store.pieces import Task
     from embedstore.stream.decode import TokenDecoder
 
 ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"

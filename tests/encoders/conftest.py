@@ -25,6 +25,11 @@ CORPUS = [
 ]
 
 
+@pytest.fixture(scope="session", name="randomised")
+def _randomised():
+    return randomised
+
+
 def randomised(model):
     """Weights far from the usual small initialisation, so that every token differs from every other."""
     generator = torch.Generator().manual_seed(0)

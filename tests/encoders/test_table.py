@@ -30,7 +30,7 @@ def test_importing_the_package_loads_no_torch():
 
 
 def test_every_kind_of_the_table_loads():
-    for name in ("demo", "hf", "st"):
+    for name in ("demo", "hf", "open_clip", "st", "timm"):
         kind = KINDS.load(name)()
         assert hasattr(kind, "text") or hasattr(kind, "image")
 
@@ -178,7 +178,7 @@ def test_a_remembered_folder_that_is_gone_names_the_option(vit, own_home, tmp_pa
 
 def test_public_names_are_tried(vit, monkeypatch, own_home):
     asked = []
-    monkeypatch.setattr(table, "_load", lambda spec, *_: asked.append(spec) or vit)
+    monkeypatch.setattr(table, "_load", lambda spec, *_: asked.append(str(spec)) or vit)
     for model, library, revision in [
         ("facebook/dinov2-small", "transformers", None),
         ("org/sentences", "sentence-transformers", "abc"),

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.errors import CorruptStoreError, UsageError
-from embedstore.store import GroupReader, open_store, row_tasks, scatter
+from embedstore.store import GroupReader, direct, open_store, row_tasks, scatter, tested
 from embedstore.store.blocks import advise, packed_tasks
+from embedstore.store.mapped import FileMap
 from embedstore.testing.stores import write_random_store
 
 
@@ -32,7 +33,20 @@ def place(tmp_path_factory):
 def small_pieces(monkeypatch):
     """Vector reads for rows of any size, spans of a few rows."""
     monkeypatch.setattr(scatter, "_VECTOR_BYTES", 1)
-    monkeypatch.setattr(scatter, "_SPAN_BYTES", 200 << 10)
+    monkeypatch.setattr(tested, "_SPAN_BYTES", 200 << 10)
+
+
+@pytest.fixture
+def unmapped(monkeypatch):
+    """As where the system does not tell what is in memory."""
+    monkeypatch.setattr(FileMap, "of", lambda handle: None)
+
+
+@pytest.fixture
+def all_mapped(monkeypatch):
+    """Whatever is in memory is taken through maps, however little it is."""
+    monkeypatch.setattr(direct, "MAPPED_BYTES", 1)
+    monkeypatch.setattr(tested, "MAPPED_BYTES", 1)
 
 
 rows_of = st.lists(st.integers(0, 299), max_size=40)
@@ -40,7 +54,9 @@ rows_of = st.lists(st.integers(0, 299), max_size=40)
 
 @pytest.mark.parametrize("verify", ["first", "always", "never"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_group_is_its_rows_one_by_one(place, verify, threads):
+@pytest.mark.parametrize("how", ["unmapped", "all_mapped"])
+def test_a_group_is_its_rows_one_by_one(place, verify, threads, how, request):
+    request.getfixturevalue(how)
     reader = GroupReader(threads)
     feature, plain = open_store(place).feature("vision", verify=verify), open_store(place)["vision"]
 
@@ -147,7 +163,7 @@ def test_a_chunk_that_is_missing_is_told(tmp_path):
 def test_chunks_larger_than_the_scratch_of_a_thread_are_read(place, monkeypatch):
     rows = np.random.default_rng(3).permutation(300)[:50]
     wanted = open_store(place)["vision"].gather("tokens", rows)
-    monkeypatch.setattr(scatter, "_SPAN_BYTES", 1000)
+    monkeypatch.setattr(tested, "_SPAN_BYTES", 1000)
     for direct_io in (False, True):
         array = open_store(place)["vision"].array("tokens")
         out = array.empty(len(rows))
@@ -179,7 +195,7 @@ def test_chunks_that_share_their_bytes_are_read_as_they_are(tmp_path, verify, di
         np.testing.assert_array_equal(out, wanted[rows])
 
 
-def test_a_block_of_neighbours_is_one_read(place, monkeypatch):
+def test_a_block_of_neighbours_is_one_read(place, monkeypatch, unmapped):
     array = open_store(place).feature("vision", verify="never").array("tokens")
     array.read(0, 1)
     calls, real = [], os.preadv
@@ -195,7 +211,7 @@ def test_a_block_of_neighbours_is_one_read(place, monkeypatch):
     assert calls[0] > 32
 
 
-def test_short_reads_go_on(place, monkeypatch):
+def test_short_reads_go_on(place, monkeypatch, unmapped):
     feature = open_store(place).feature("vision", verify="never")
     rows = np.random.default_rng(1).permutation(100)
     wanted, real = feature.read("tokens", 0, 100)[rows], os.preadv

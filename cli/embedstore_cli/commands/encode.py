@@ -28,13 +28,17 @@ def encode(
     image_encoder: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[NAME=]SPEC", help="Frozen image encoder, e.g. hf:facebook/dinov2-large; repeatable."
+            metavar="[NAME=]SPEC",
+            help="Frozen image encoder, e.g. hf:facebook/dinov2-large; repeatable. ?layers=12,24 makes "
+            "several features in one pass.",
         ),
     ] = None,
     text_encoder: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[NAME=]SPEC", help="Frozen text encoder, e.g. st:all-roberta-large-v1; repeatable."
+            metavar="[NAME=]SPEC",
+            help="Frozen text encoder, e.g. st:all-roberta-large-v1; repeatable. ?max_length=32,64 makes a "
+            "feature a limit.",
         ),
     ] = None,
     policy: Annotated[
@@ -206,7 +210,7 @@ def _show_dry_run(plan: DryRun) -> None:
                 f.missing,
                 render.size(f.nbytes),
                 f"{f.rate:.1f}/s" if f.rate else "–",
-                render.duration(f.seconds),
+                f"with {f.made_with}" if f.made_with else render.duration(f.seconds),
             )
             for f in plan.features
         ),

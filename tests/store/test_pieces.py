@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedstore.store import scatter
+from embedstore.store import pieces as cutting
 
 stretches = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), min_size=1, max_size=20).map(sorted)
 
@@ -17,7 +17,7 @@ stretches = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), min_size
 def test_pieces_are_the_stretches_cut_at_chunk_borders(found, size):
     starts, lengths = (np.array(x, np.int64) for x in zip(*found, strict=True))
     targets = np.cumsum(lengths) - lengths
-    pieces = scatter.cut(starts, lengths, targets, size)
+    pieces = cutting.cut(starts, lengths, targets, size)
     assert (pieces.first + pieces.places <= size).all()
     assert (np.diff(pieces.chunk * size + pieces.first) >= 0).all()
     places = [
@@ -32,8 +32,8 @@ def test_pieces_are_the_stretches_cut_at_chunk_borders(found, size):
 @given(found=stretches, size=st.sampled_from([2, 8]))
 def test_a_chunk_is_covered_where_each_of_its_places_comes_once(found, size):
     starts, lengths = (np.array(x, np.int64) for x in zip(*found, strict=True))
-    pieces = scatter.cut(starts, lengths, np.cumsum(lengths) - lengths, size)
-    covered = scatter._covered(pieces, size)
+    pieces = cutting.cut(starts, lengths, np.cumsum(lengths) - lengths, size)
+    covered = cutting.covered(pieces, size)
     for chunk in np.unique(pieces.chunk):
         mine = pieces.chunk == chunk
         times = np.zeros(size, int)
@@ -49,7 +49,7 @@ def test_a_chunk_is_covered_where_each_of_its_places_comes_once(found, size):
 )
 def test_runs_end_where_they_must_and_grow_no_larger(values, most, apart):
     cuts = np.array(apart[: len(values) - 1], bool)
-    bounds = scatter._runs(cuts, np.array(values), most)
+    bounds = cutting.run_bounds(cuts, np.array(values), most)
     assert (bounds[0], bounds[-1]) == (0, len(values))
     assert set(np.flatnonzero(cuts) + 1) <= set(bounds.tolist())
     for low, high in pairwise(bounds):
