@@ -71,7 +71,7 @@ class NearPlaces(Places):
         base = image_root or folder
         self._near = [name for name in ("", *near) if image_root is None or not name.startswith("..")]
         found = [base / name for name in dict.fromkeys(self._near)]
-        self.bases = [path for path in found if path.is_dir()]
+        self._local = [str(path) for path in found if path.is_dir()]
 
     def refuse_none(self, names: Iterable[str], where: str) -> None:
         """Raise `SourceError` where not one of `names` is there, and say where they were looked for."""
