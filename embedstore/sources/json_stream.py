@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at as file_at
+from embedstore.sources.files import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from embedstore.sources.files import File
 
 MOST_CHARACTERS = 1 << 24
 """The longest single value: long descriptions with masks pass, a file that is one endless value does not."""
@@ -40,7 +45,7 @@ class At:
         return f"{self.name}, {key}" + ("" if self.index is None else f"[{self.index}]")
 
 
-def json_parts(path: Path) -> Iterator[tuple[At, Any]]:
+def json_parts(place: Path | File) -> Iterator[tuple[At, Any]]:
     """The elements of the outermost array, or the values of the outermost object and their elements.
 
     An array inside the outermost object comes as an empty list under its key, so that its being there is
@@ -48,27 +53,16 @@ def json_parts(path: Path) -> Iterator[tuple[At, Any]]:
     JSON, for a key that stands twice, for a value that is too long or nested too deeply, and for text that
     is not UTF-8.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from _Window(file, path.name).parts()
-    except UnicodeDecodeError:
-        raise SourceError("not UTF-8", where=path.name, todo="save the file as UTF-8") from None
-    except OSError as bad:
-        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=path.name) from None
+    with _opened(place) as window:
+        yield from window.parts()
 
 
-def json_value(path: Path) -> Any:
+def json_value(place: Path | File) -> Any:
     """The one value of a small file. Raises `SourceError` as `json_parts` does."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            window = _Window(file, path.name)
-            value = window.value()
-            window.refuse_more()
-            return value
-    except UnicodeDecodeError:
-        raise SourceError("not UTF-8", where=path.name, todo="save the file as UTF-8") from None
-    except OSError as bad:
-        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=path.name) from None
+    with _opened(place) as window:
+        value = window.value()
+        window.refuse_more()
+        return value
 
 
 def an_object(value: object, at: object) -> Mapping[str, Any]:
@@ -115,6 +109,18 @@ def plain(text: str, key: str, at: object) -> str:
     except UnicodeEncodeError:
         raise SourceError(f"a lone surrogate in {key!r}", where=at) from None
     return text
+
+
+@contextmanager
+def _opened(place: Path | File) -> Iterator[_Window]:
+    file = file_at(place)
+    try:
+        with open_text(file, newline="") as text:
+            yield _Window(text, file.name)
+    except UnicodeDecodeError:
+        raise SourceError("not UTF-8", where=file.name, todo="save the file as UTF-8") from None
+    except OSError as bad:
+        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=file.name) from None
 
 
 def _short(value: object) -> str:
