@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -217,6 +218,11 @@ def arrow_input(file: File) -> Iterator[Any]:
     else:
         with file.open() as stream:
             yield stream
+
+
+def is_url(place: str) -> bool:
+    """Whether `place` is spelled as a URL, of whatever kind."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
 
 
 def open_text(file: File, *, newline: str) -> TextIO:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from embedstore.errors import SourceError, UsageError
 from embedstore.registry import Registry
+from embedstore.sources.files import is_url
 from embedstore.sources.patterns import is_pattern
 from embedstore.sources.sniffing import kind_of_file
 from embedstore.sources.wording import split_options
@@ -24,6 +25,8 @@ SOURCES = Registry(
         "folder": "embedstore.sources.folder:FolderSource",
         "table": "embedstore.sources.table:TableSource",
         "webdataset": "embedstore.sources.webdataset:WebDatasetSource",
+        "hf": "embedstore.sources.hf:HfSource",
+        "laion": "embedstore.sources.laion:LaionSource",
         "scenes": "embedstore.sources.scenes:ScenesSource",
         "coco": "embedstore.sources.coco:CocoSource",
         "karpathy": "embedstore.sources.karpathy:KarpathySource",
@@ -39,6 +42,7 @@ SOURCES = Registry(
 """A kind is a class with `from_spec(rest, **options)`; it takes the options its `__init__` or it names."""
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")
 _LOOK_AT = 10_000
 TABLE_ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 _KIND = re.compile(r"([A-Za-z][A-Za-z0-9_-]*):(?!//)(.*)", re.DOTALL)
@@ -69,7 +73,7 @@ def split_spec(spec: str) -> tuple[str, str]:
     """`(kind, rest)` of a SOURCE; looks at the disk where no kind is written."""
     if not spec:
         raise UsageError("no source is given", allowed="a path, or kind:rest as in scenes:500?seed=0")
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", spec):
+    if is_url(spec):
         return _kind_of_url(spec), spec
     there = Path(spec).expanduser().exists()
     written = _KIND.fullmatch(spec)
@@ -113,13 +117,15 @@ def _kind_of_path(path: Path, spec: str) -> str:
     raise SourceError(
         "cannot tell what kind of source this is",
         found=spec,
-        allowed=f"a folder of pictures, a table ({', '.join(TABLE_ENDINGS)}), tar shards, or a caption "
-        "file of COCO, Karpathy or Flickr",
+        allowed=f"a folder of pictures, a table ({', '.join(TABLE_ENDINGS)}), tar shards, a saved data set, "
+        "or a caption file of COCO, Karpathy or Flickr",
         todo="name the kind: KIND:PLACE",
     )
 
 
 def _kind_of_folder(path: Path) -> str:
+    if any((path / name).is_file() for name in DATASET_FILES):
+        return "hf"
     from embedstore.sources.folder import EXTENSIONS
 
     with os.scandir(path) as entries:

@@ -1,4 +1,4 @@
-"""Tar shards as places of bytes: plain ones by offset, gzipped ones forwards, remote ones in blocks.
+"""Large files of many pictures: plain ones are read by offset, gzipped ones forwards, remote ones in blocks.
 
 Memory is bounded however large and many the shards are: a few blocks of remote shards, and of gzipped ones
 the last `KEPT_BYTES` that were inflated, for what is asked for a little out of order.
@@ -6,7 +6,6 @@ the last `KEPT_BYTES` that were inflated, for what is asked for a little out of 
 
 from __future__ import annotations
 
-import io
 import threading
 import zlib
 from collections import OrderedDict, deque
@@ -65,6 +64,13 @@ class Shards:
         vars(self).update(state)
         self._reset()
 
+    def note(self, shard: int) -> None:
+        """Remember what this file is, so that a change is noticed. Each is noted before it is read."""
+        file = self.files[shard]
+        if isinstance(file, LocalFile):
+            self._stamps[shard] = file.stamp()
+        self._sizes[shard] = file.nbytes
+
     @contextmanager
     def scanning(self, shard: int) -> Iterator[tuple[Callable[[int, int], bytes], int | None]]:
         """A reader of one shard for positions that only grow, and the tar's size where that is known.
@@ -72,12 +78,10 @@ class Shards:
         Each shard is scanned once, before anything else is read of it.
         """
         file = self.files[shard]
-        if isinstance(file, LocalFile):
-            self._stamps[shard] = file.stamp()
+        self.note(shard)
         with file.open(HEADER_WINDOW) as stream:
             self.gzipped[shard] = _is_gzip(stream.read(6), file)
             if not self.gzipped[shard]:
-                self._sizes[shard] = stream.seek(0, io.SEEK_END)
 
                 def read(start: int, count: int) -> bytes:
                     stream.seek(start)
@@ -91,7 +95,7 @@ class Shards:
         """Bytes `[start, start + count)`. `SourceError` where the shard has changed, `RemoteError`."""
         file = self.files[shard]
         if isinstance(file, LocalFile) and file.stamp() != self._stamps[shard]:
-            raise SourceError("the tar changed while it was read", where=file)
+            raise SourceError("the file changed while it was read", where=file)
         if self.gzipped[shard]:
             return self._gzip(shard).read_at(start, count)
         if not file.remote or not self.in_order or count > WINDOW_BYTES:
@@ -209,8 +213,8 @@ class Inflated:
 
 
 @dataclass(frozen=True, slots=True)
-class TarPicture:
-    """A picture in a tar shard."""
+class PackedPicture:
+    """A picture that stands in a larger file as it is: in a tar, or among the columns of an Arrow file."""
 
     shards: Shards
     shard: int

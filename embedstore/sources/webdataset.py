@@ -14,7 +14,7 @@ from embedstore.sources.base import Sample
 from embedstore.sources.gathering import Gathered
 from embedstore.sources.grouping import check_language
 from embedstore.sources.patterns import expand
-from embedstore.sources.shards import Shards, TarPicture
+from embedstore.sources.shards import PackedPicture, Shards
 from embedstore.sources.tar_fields import Values, Wanted
 from embedstore.sources.tar_scan import Scan, scan_shards
 from embedstore.sources.wording import split_options
@@ -188,13 +188,13 @@ class _Index:
         """The endings that were found and not read."""
         return ", ".join(f"{count} .{ending}" for ending, count in self._others.most_common(8))
 
-    def picture(self, index: int, id_: str, shards: Shards) -> TarPicture | None:
+    def picture(self, index: int, id_: str, shards: Shards) -> PackedPicture | None:
         """The picture of one sample."""
         ending = self._ending[index]
         if ending < 0:
             return None
         key = id_ if self._keys is None else self._keys[index]
-        return TarPicture(
+        return PackedPicture(
             shards,
             self._shard[index],
             self._offset[index],

@@ -32,7 +32,7 @@ def test_kinds_are_detected_or_written(here):
 
 
 def test_every_registered_kind_loads():
-    assert {"folder", "table", "scenes", "webdataset"} <= set(SOURCES.names())
+    assert {"folder", "table", "scenes", "webdataset", "hf", "laion"} <= set(SOURCES.names())
     for name in SOURCES.names():
         assert callable(SOURCES.load(name).from_spec)
 
@@ -97,6 +97,7 @@ def test_the_kind_of_a_url_is_told_by_its_spelling(spec, kind):
         ("s-0.tar?split=a", "webdataset"),
         ("s-0.tgz", "webdataset"),
         ("shards", "webdataset"),
+        ("saved", "hf"),
     ],
 )
 def test_data_sets_of_files_are_detected(here, spec, kind):
