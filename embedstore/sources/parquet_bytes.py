@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedstore.sources.files import arrow_input
-from embedstore.sources.pictures import open_picture
+from embedstore.sources.pictures import BytesPicture, open_picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -101,6 +101,10 @@ class ParquetPicture:
     def nbytes(self) -> int:
         """Size of the encoded picture in bytes."""
         return int(self.store.lengths[self.row])
+
+    def __reduce__(self) -> tuple[type[BytesPicture], tuple[bytes, str]]:
+        """To another process as its bytes: row groups are read and kept in one place."""
+        return BytesPicture, (self.store.get(self.row), self.ref)
 
     def open(self) -> Image:
         """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""

@@ -387,3 +387,18 @@ def test_numbers_of_classes_stand_in_their_order(tmp_path):
         tmp_path, *[(f"{i}.cls", str(i).encode()) for i in (10, 9)], *[(f"{i}.jpg", b"") for i in (10, 9)]
     )
     assert source.classes == ("9", "10")
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_one_picture_goes_to_a_process_without_its_neighbours(tmp_path, gzipped):
+    for k in range(50):
+        tar(tmp_path / f"{k:03d}.tar", [(f"{k}-{i}.png", encoded(i, "PNG")) for i in range(3)])
+    if gzipped:
+        (tmp_path / "000.tar").write_bytes(gzip.compress((tmp_path / "000.tar").read_bytes()))
+    source = open_source(str(tmp_path))
+    sent = [pickle.dumps(source[i].picture) for i in (0, 1, 77)]
+    assert max(map(len, sent)) < 1_500
+    for i, data in zip((0, 1, 77), sent, strict=True):
+        there, here = pickle.loads(data), source[i].picture  # noqa: S301 - our own
+        assert (there.ref, there.nbytes) == (here.ref, here.nbytes)
+        assert there.open().tobytes() == here.open().tobytes()
