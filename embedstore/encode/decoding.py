@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from embedstore.encoders.base import RowPreparation
 from embedstore.encoders.draft import draft_edge
 from embedstore.errors import UnreadableImage
 from embedstore.sources.pictures import SmallPicture, thumbnail
@@ -128,7 +129,10 @@ def prepare(
     try:
         image = picture.open()
         small = thumbnail(image, thumbnails) if thumbnails else None
-        return Prepared(row=row, id=id_, pixels=to_pixels(image), thumbnail=small, reason=None)
+        # What is drawn at random for a picture depends on its id alone.
+        of_row = to_pixels.of_row if isinstance(to_pixels, RowPreparation) else None
+        pixels = to_pixels(image) if of_row is None else of_row(image, id_)
+        return Prepared(row=row, id=id_, pixels=pixels, thumbnail=small, reason=None)
     except UnreadableImage as bad:
         return Prepared(row=row, id=id_, pixels=None, thumbnail=None, reason=bad.problem)
 
@@ -149,9 +153,10 @@ def in_order(begin: Callable[[int], Future[T]], rows: Iterable[int], ahead: int)
 
 
 def pixel_bytes(encoder: ImageEncoder) -> int:
-    """Bytes of one prepared picture."""
+    """Bytes of one prepared picture, in all its views."""
     processor = encoder.card.processor
-    return 3 * 4 * (processor.size[0] * processor.size[1] if processor is not None else 1)
+    views = encoder.prepare.count if isinstance(encoder.prepare, RowPreparation) else 1
+    return views * 3 * 4 * (processor.size[0] * processor.size[1] if processor is not None else 1)
 
 
 def one_openmp_thread() -> None:

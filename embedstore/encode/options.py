@@ -39,6 +39,12 @@ class EncodeOptions:
     """Overrides the tokenizer's limit, tokens."""
     thumbnails: int = 128
     """Longer side in pixels of the kept thumbnails; 0: none."""
+    views: int = 0
+    """Augmented views of each picture, a feature each; 0: the picture itself."""
+    view: str = "random-resized-crop"
+    """What the views are, with options: 'random-resized-crop?scale=0.5,1&flip=0.5'."""
+    view_seed: int = 0
+    """Decides the views, with their numbers and the ids of the rows."""
     max_failed: float = 0.1
     """Share of the rows that may be quarantined."""
     workers: int | None = None
@@ -61,6 +67,8 @@ class EncodeOptions:
             ("image_size", 1, 8192),
             ("max_length", 1, None),
             ("thumbnails", 0, 1024),
+            ("views", 0, 256),
+            ("view_seed", 0, 2**63 - 1),
             ("max_failed", 0, 1),
             ("workers", 1, 1024),
         ):

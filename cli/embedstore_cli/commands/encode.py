@@ -20,7 +20,8 @@ def encode(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of pictures, table (csv, jsonl, parquet) or KIND:REST, e.g. scenes:500?seed=0.",
+            help="Folder of pictures, table, tar shards or data set, as a path or URL, or KIND:REST, e.g. "
+            "webdataset:s3://bucket/{000..123}.tar, hf:NAME, scenes:500?seed=0; docs/sources.md.",
             show_default=False,
         ),
     ],
@@ -60,11 +61,29 @@ def encode(
     max_length: Annotated[
         int | None, typer.Option(help="Token limit instead of the tokenizer's.", show_default=False)
     ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            help="Augmented views of each picture, a feature each: NAME-view1, NAME-view2, ...; 0: the "
+            "picture itself, as the encoder's processor prepares it."
+        ),
+    ] = 0,
+    view: Annotated[
+        str,
+        typer.Option(help="What the views are; options as random-resized-crop?scale=0.5,1&flip=0.5."),
+    ] = "random-resized-crop",
+    view_seed: Annotated[
+        int, typer.Option(help="Decides the views, with their numbers and the ids of the rows.")
+    ] = 0,
     max_failed: Annotated[float, typer.Option(help="Share of rows that may be unreadable.")] = 0.1,
     thumbnails: Annotated[int, typer.Option(help="Longer side of kept thumbnails, pixels; 0: none.")] = 128,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS", help="Name of a table's column, e.g. caption=title; repeatable."),
+        typer.Option(
+            metavar="OURS=THEIRS",
+            help="Name of a column (table, data set) or member (tars), e.g. caption=title or "
+            "caption=json:title; empty: not read; repeatable.",
+        ),
     ] = None,
     image_root: Annotated[
         Path | None,
@@ -127,6 +146,9 @@ def encode(
         image_size=image_size,
         max_length=max_length,
         thumbnails=thumbnails,
+        views=views,
+        view=view,
+        view_seed=view_seed,
         max_failed=max_failed,
         workers=workers,
         decode=decode,  # type: ignore[arg-type]  # refused there if it is another word
@@ -167,8 +189,9 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     columns = {}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise UsageError("bad column mapping", where="--column", found=pair, allowed="OURS=THEIRS")
+        if not (ours and equals):
+            allowed = "OURS=THEIRS; OURS= is not read"
+            raise UsageError("bad column mapping", where="--column", found=pair, allowed=allowed)
         columns[ours] = theirs
     return columns
 
