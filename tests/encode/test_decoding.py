@@ -61,7 +61,8 @@ def test_no_more_rows_are_begun_than_asked_for():
 
 def test_reading_ahead_is_bounded_in_bytes():
     def encoder(edge):
-        return SimpleNamespace(card=SimpleNamespace(processor=SimpleNamespace(size=(edge, edge))))
+        card = SimpleNamespace(processor=SimpleNamespace(size=(edge, edge)))
+        return SimpleNamespace(card=card, prepare=None)
 
     with ThreadDecoders(2) as decoders:
         assert decoders.depth(encoder(224), 66) == 66
