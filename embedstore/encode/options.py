@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 TEXT_TOKENS_PER_PICTURE = 128
 
 
+def usable_cores() -> int:
+    """The processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions:
     """Options of `encode_source`; everything that decides stored numbers ends up in plan, header or card."""
@@ -95,7 +102,7 @@ class EncodeOptions:
     @property
     def decoders(self) -> int:
         """Threads or processes that decode pictures."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or usable_cores()
 
     def batch_for(self, card: EncoderCard) -> int:
         """Pictures in one forward pass of this encoder."""
