@@ -21,6 +21,7 @@ from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.checkpoint import locate as locate_hub
 from embedstore.encoders.device import pick_device, pick_dtype
 from embedstore.encoders.image_model import ImageModel, ModelImageEncoder
+from embedstore.encoders.lines import Line
 from embedstore.encoders.transforms import Transform, keep_ratio_rule, refuse_border
 from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError, UsageError
 
@@ -37,6 +38,35 @@ _HUB, _FOLDER = "hf-hub:", "local-dir:"
 
 class OpenCLIP:
     """The encoder kind `open_clip`: images and texts."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        towers = {
+            "its own ViT": ("patches + CLS", "`width`", "`clip`, `avg`"),
+            "its own ViT, pooled before the norm": ("patches + CLS, not normed", "`width`", "`coca`"),
+            "timm's models": ("as of `timm:`", "`num_features`", "`siglip`, `convnext`"),
+            "CLIP's ResNet": ("places of the last map", "32 × `width`", "`resnet`"),
+        }
+        words = {
+            "its own transformer": ("real tokens", "`width`", "`clip`"),
+            "its own transformer, no causal mask or CLS last": (
+                "real tokens, seen with padding",
+                "`width`",
+                "`siglip`, `coca`",
+            ),
+            "transformers' models": ("real tokens", "`hidden_size`", "`roberta`"),
+        }
+        return [
+            Line(
+                spec=f"`open_clip:` {modality}, {name}",
+                tokens=tokens,
+                width=width,
+                pooled=f"projected, `{modality}_features`",
+                tested=tested,
+            )
+            for modality, kinds in (("image", towers), ("text", words))
+            for name, (tokens, width, tested) in kinds.items()
+        ]
 
     def image(
         self,

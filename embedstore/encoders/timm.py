@@ -22,6 +22,7 @@ from embedstore.encoders.base import ImageBatch
 from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.device import pick_device, pick_dtype
 from embedstore.encoders.image_model import ImageModel, ModelImageEncoder
+from embedstore.encoders.lines import Line
 from embedstore.encoders.transforms import Transform, keep_ratio_rule, refuse_border
 from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError, UsageError
 
@@ -38,6 +39,26 @@ _HUB = "hf-hub:"
 
 class Timm:
     """The encoder kind `timm`: images only."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        return [
+            Line(
+                spec="`timm:` image, token models",
+                tokens="patches + what they prepend: CLS, distillation, registers",
+                width="`num_features`",
+                pooled="`pre_logits`",
+                tested="`vit_tiny_patch16_224`, `vit_small_patch14_reg4_dinov2`, `test_vit3`, "
+                "`eva02_tiny_patch14_224`, `vit_small_patch16_dinov3`",
+            ),
+            Line(
+                spec="`timm:` image, map models",
+                tokens="places of the last map",
+                width="`num_features`",
+                pooled="`pre_logits`",
+                tested="`swin_tiny_patch4_window7_224`, `test_convnext`, `test_resnet`",
+            ),
+        ]
 
     def image(
         self,

@@ -304,6 +304,7 @@ def classifier():
 OTHER_TEXTS = {
     "camembert": "Camembert",
     "deberta-v2": "DebertaV2",
+    "distilbert": "DistilBert",
     "electra": "Electra",
     "modernbert": "ModernBert",
     "xlm-roberta": "XLMRoberta",
