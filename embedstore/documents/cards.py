@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 # Fields that came later than the first cards: left out where they are not set, so that the fingerprint of a
 # card does not depend on who reads it.
-_LATER_FIELDS = frozenset({"padded_to", "positions"})
+_LATER_FIELDS = frozenset({"padded_to", "positions", "view"})
 
 
 class ProcessorCard(Document):
     """Everything that decides the pixels which an image encoder sees."""
 
     class_name: str
-    backend: Literal["pil", "torchvision", "open_clip", "timm"]
+    backend: Literal["pil", "torchvision", "open_clip", "timm", "python"]
     size: tuple[Positive, Positive] = Field(description="height and width fed to the model, pixels")
     resize: str = Field(description="resize rule, e.g. 'shortest_edge=256' or 'exact=224x224'")
     crop: str | None = Field(description="e.g. 'center=224x224'; none where the whole picture is kept")
@@ -45,6 +45,14 @@ class TokenizerCard(Document):
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return without_unset(whole(self), _LATER_FIELDS)
+
+
+class ViewCard(Document):
+    """How a picture is changed before the processor sees it: a pure function of these and the row's id."""
+
+    kind: str = Field(description="with every option, e.g. 'random-resized-crop?scale=0.08,1&ratio=...'")
+    seed: Count
+    number: Positive = Field(description="which of the views of this kind and seed")
 
 
 # Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
@@ -105,6 +113,9 @@ class EncoderCard(Document):
         description="how positions were fitted to a size that is not the checkpoint's own: "
         "'interpolated from 37x37', 'rotary'",
     )
+    view: ViewCard | None = Field(
+        default=None, description="the augmented view of each picture; none: the picture itself"
+    )
     processor: ProcessorCard | None = None
     tokenizer: TokenizerCard | None = None
     compute_dtype: Literal["float32", "bfloat16", "float16", "unknown"] = "float32"
@@ -114,6 +125,11 @@ class EncoderCard(Document):
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return without_unset(whole(self), _LATER_FIELDS)
+
+    @property
+    def plain(self) -> EncoderCard:
+        """The card of the same encoder over the pictures themselves."""
+        return self if self.view is None else self.model_copy(update={"view": None})
 
     @property
     def identity(self) -> dict[str, Any]:

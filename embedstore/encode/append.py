@@ -49,7 +49,12 @@ def open_parent(append: str | PathLike[str], store: Path, options: EncodeOptions
             found=store,
             todo=f"give the new rows a store of their own: embedstore encode SOURCE NEW --append {append}",
         )
-    for option, value in (("--image-size", options.image_size), ("--max-length", options.max_length)):
+    chosen = (
+        ("--image-size", options.image_size),
+        ("--max-length", options.max_length),
+        ("--views", options.views or None),
+    )
+    for option, value in chosen:
         if value is not None:
             raise UsageError(f"{option} cannot be chosen here", found=value, todo=_FOLLOWED)
     return parent

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.encode.calibrate import rows_to_learn_from
+from embedstore.encode.decoding import open_decoders
 from embedstore.encode.features import FeatureJob, ImageJob, TextJob, passes_of
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.jobs import plan_jobs
@@ -200,7 +200,7 @@ def _probe_images(
         counts.append(count)
 
     started = time.perf_counter()
-    with ThreadPoolExecutor(options.decoders) as decoders:
+    with open_decoders(options) as decoders:
         (unit,) = encode_image_units(
             planned,
             first.encoder,
@@ -208,7 +208,6 @@ def _probe_images(
             [0],
             batch_size=batch_size,
             decoders=decoders,
-            ahead=2 * batch_size + options.decoders,
             on_rows=on_rows,
         )
     kept = [t for t in unit.thumbnails or () if t is not None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,9 +45,9 @@ class Preparation:
         self._pixels = _direct(processor)
         self._edge = _plan(processor).edge
 
-    def __reduce__(self) -> tuple[type[Preparation], tuple[Any, ProcessorCard]]:
+    def __reduce__(self) -> tuple[Callable[..., Preparation], tuple[Any, ProcessorCard]]:
         """To another process as what it was made from."""
-        return Preparation, (self.processor, self.card)
+        return partial(Preparation, own_size=self.own_size), (self.processor, self.card)
 
     def __call__(self, picture: Image) -> Float32Array:
         """An RGB picture to `(3, h, w)` float32; `UnreadableImage` where a resize would fill the memory."""

@@ -29,11 +29,13 @@ class Tokens:
         limit: int | None,
         max_length: int | None,
         where: str,
+        prompt: str = "",
         padded_to: int | None = None,
     ) -> None:
         """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that.
 
-        `padded_to`: places that the model always sees, filled with the tokenizer's padding.
+        `prompt`: text that is put before every text. `padded_to`: places that the model always sees, filled
+        with the tokenizer's padding.
         """
         from tokenizers import Tokenizer
 
@@ -54,6 +56,7 @@ class Tokens:
             class_name=type(tokenizer).__name__,
             sha256=hashlib.sha256(canonical.encode()).hexdigest(),
             max_length=length,
+            prompt=prompt,
             padded_to=padded_to,
         )
 
@@ -75,7 +78,7 @@ class Tokens:
         Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD, and
         where nothing is left of a text (decoders mark no beginning) it is one special token.
         """
-        encoded = self._tokenizer.encode_batch([unicode_text(text) for text in texts])
+        encoded = self._tokenizer.encode_batch([self.card.prompt + unicode_text(text) for text in texts])
         ids = [np.asarray(e.ids or [self._nothing], dtype=np.int64) for e in encoded]
         return ids, [bool(e.overflowing) for e in encoded]
 

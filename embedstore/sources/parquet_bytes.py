@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedstore.sources.pictures import open_picture
+from embedstore.sources.pictures import BytesPicture, open_picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,6 +100,10 @@ class ParquetPicture:
     def nbytes(self) -> int:
         """Size of the encoded picture in bytes."""
         return int(self.store.lengths[self.row])
+
+    def __reduce__(self) -> tuple[type[BytesPicture], tuple[bytes, str]]:
+        """To another process as its bytes: row groups are read and kept in one place."""
+        return BytesPicture, (self.store.get(self.row), self.ref)
 
     def open(self) -> Image:
         """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""

@@ -60,6 +60,20 @@ def encode(
     max_length: Annotated[
         int | None, typer.Option(help="Token limit instead of the tokenizer's.", show_default=False)
     ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            help="Augmented views of each picture, a feature each: NAME-view1, NAME-view2, ...; 0: the "
+            "picture itself, as the encoder's processor prepares it."
+        ),
+    ] = 0,
+    view: Annotated[
+        str,
+        typer.Option(help="What the views are; options as random-resized-crop?scale=0.5,1&flip=0.5."),
+    ] = "random-resized-crop",
+    view_seed: Annotated[
+        int, typer.Option(help="Decides the views, with their numbers and the ids of the rows.")
+    ] = 0,
     max_failed: Annotated[float, typer.Option(help="Share of rows that may be unreadable.")] = 0.1,
     thumbnails: Annotated[int, typer.Option(help="Longer side of kept thumbnails, pixels; 0: none.")] = 128,
     column: Annotated[
@@ -76,8 +90,14 @@ def encode(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False),
+        typer.Option(
+            help="Threads or processes that decode pictures; one a core if not given.", show_default=False
+        ),
     ] = None,
+    decode: Annotated[
+        str,
+        typer.Option(help="threads, or processes where threads cannot feed a GPU from many cores."),
+    ] = "threads",
     seed: Annotated[int, typer.Option(help="Of the row order.")] = 0,
     append: Annotated[
         str | None,
@@ -115,8 +135,12 @@ def encode(
         image_size=image_size,
         max_length=max_length,
         thumbnails=thumbnails,
+        views=views,
+        view=view,
+        view_seed=view_seed,
         max_failed=max_failed,
         workers=workers,
+        decode=decode,  # type: ignore[arg-type]  # refused there if it is another word
         columns=_columns(column or []),
         image_root=image_root,
         language=language,
