@@ -204,6 +204,27 @@ def _viewed(encoder: ImageEncoder, cards: Sequence[EncoderCard], plain: Sequence
     return ViewedImages(encoder, wanted)
 
 
+def twin_for_cards(encoder: Any, cards: Sequence[EncoderCard]) -> Any:
+    """The encoder of `cards` that is a loaded one but for its limit: the weights are then in memory once.
+
+    None where more differs.
+    """
+    own = cards_of(encoder)
+    limit = cards[0].tokenizer
+    if limit is None or not isinstance(encoder, Limited):
+        return None
+    if [_but_for_the_limit(card) for card in own] != [_but_for_the_limit(card) for card in cards]:
+        return None
+    return encoder.limited(limit.max_length)
+
+
+def _but_for_the_limit(card: EncoderCard) -> dict[str, Any]:
+    identity = card.identity
+    if identity["tokenizer"] is not None:
+        identity["tokenizer"].pop("max_length")
+    return identity
+
+
 def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
     """Whether one pass makes two features: they are of one model, at most of different layers or views."""
     fields = set(differing_fields(one.plain, other.plain))
