@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,8 @@ class OpenCLIP:
         if image_size is not None:
             refuse_border(transform.card.size, _patch(model.visual), where=found.checkpoint.model)
         loaded = _described(found.checkpoint, model, transform.card.size)
+        if image_size is not None:
+            loaded = replace(loaded, positions=_fitted_positions(found, model.visual, loaded.grid))
         return ModelImageEncoder(
             found.checkpoint, loaded, transform, device=where, dtype=pick_dtype(dtype, where)
         )
@@ -200,6 +202,17 @@ def quiet() -> Iterator[None]:
     finally:
         logging.disable(level)
         root.removeHandler(silent)
+
+
+def _fitted_positions(place: Place, visual: Any, grid: Size) -> str | None:
+    from embedstore.encoders.timm import fitted_positions
+
+    size, patch = library().get_model_config(place.name)["vision_cfg"]["image_size"], _patch(visual)
+    (rows, columns), (high, wide) = ((v, v) if isinstance(v, int) else v for v in (size, patch))
+    own = rows // high, columns // wide
+    if hasattr(visual, "positional_embedding"):
+        return None if own == grid else f"interpolated from {own[0]}x{own[1]}"
+    return fitted_positions(getattr(visual, "trunk", None), own=own, grid=grid)
 
 
 def _patch(visual: Any) -> int | Size:

@@ -80,11 +80,13 @@ class Timm:
         found, arguments = locate(name, revision=revision, file=checkpoint)
         model = _load(found, arguments)
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        own = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         config = _data_config(found, model, size)
         transform = transform_of(config, where=found.model)
+        loaded = described(found, model, size=config["input_size"][1:])
         return ModelImageEncoder(
             found,
-            described(found, model, size=config["input_size"][1:]),
+            replace(loaded, positions=fitted_positions(model, own=own, grid=loaded.grid)),
             transform,
             device=where,
             dtype=pick_dtype(dtype, where),
@@ -209,6 +211,15 @@ def _data_config(checkpoint: Checkpoint, model: Any, size: Size | None) -> dict[
             allowed="{1}x{2}".format(*config["input_size"]),
         )
     return config | {"input_size": (3, *size)}
+
+
+def fitted_positions(model: Any, *, own: Size | None, grid: Size) -> str | None:
+    """How a model that was made for the grid `own` knows where patches are in another one."""
+    if own is None or tuple(own) == grid:
+        return None
+    if isinstance(getattr(model, "pos_embed", None), torch.Tensor):
+        return f"interpolated from {own[0]}x{own[1]}"
+    return "rotary" if getattr(model, "rope", None) is not None else None
 
 
 def patch_of(model: Any) -> int | Size:
