@@ -97,10 +97,11 @@ def plan_features(
         names = [name for name, _ in features]
         thumbnails = _thumbnails(names, begun, options)
         headers = plan_pass(names, cards_of(vision), plan, options, begun=begun, thumbnails=thumbnails)
+        made_by = _passes_of_views(vision, names, begun)
         begun = begun | {header.name: header for header in headers}
         jobs += [
-            ImageJob(header=header, encoder=vision, output=output, spec=alone)
-            for output, (header, (_, alone)) in enumerate(zip(headers, features, strict=True))
+            ImageJob(header=header, encoder=encoder, output=output, spec=alone)
+            for header, (_, alone), (encoder, output) in zip(headers, features, made_by, strict=True)
         ]
     for text in text_encoders:
         _, spec = parse_named(text)
@@ -118,6 +119,27 @@ def plan_features(
 
 def _of_views(features: Sequence[tuple[str, str]], views: Sequence[View]) -> list[tuple[str, str]]:
     return [(f"{name}-view{view.number}", spec) for view in views for name, spec in features]
+
+
+def _passes_of_views(
+    encoder: ImageEncoder, names: Sequence[str], begun: Mapping[str, FeatureHeader]
+) -> list[tuple[ImageEncoder, int]]:
+    """Which encoder makes each feature, and as which output.
+
+    A view costs a forward pass of its own, so views that are added make no further ones of those that are
+    there. Layers come from the same pass in any case.
+    """
+    old = [k for k, name in enumerate(names) if name in begun]
+    new = [k for k, name in enumerate(names) if name not in begun]
+    if not isinstance(encoder, ViewedImages) or not (old and new):
+        return [(encoder, k) for k in range(len(names))]
+    made = {
+        k: (part, place)
+        for some in (old, new)
+        for part in [encoder.only(some)]
+        for place, k in enumerate(some)
+    }
+    return [made[k] for k in range(len(names))]
 
 
 def plan_pass(

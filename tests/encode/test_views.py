@@ -78,12 +78,19 @@ def test_batch_units_workers_and_order_decide_nothing(encode):
         np.testing.assert_allclose(two[name].read("pooled", 0, 100)[rows], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_more_views_are_added_and_the_first_ones_stay(encode):
+def test_more_views_are_added_and_the_first_ones_stay(encode, monkeypatch):
     first = encode().store
     before = tree(first / "features" / "v-view1")
+    counted = []
+    whole = ViewPreparation.of_row
+    monkeypatch.setattr(
+        ViewPreparation, "of_row", lambda self, *a: (counted.append(self.count), whole(self, *a))[1]
+    )
     summary = encode(views=3)
+    counted = sorted(set(counted))
     assert {f.name: f.fresh for f in summary.features} == {"v-view1": 0, "v-view2": 0, "v-view3": 40}
     assert tree(first / "features" / "v-view1") == before
+    assert counted == [1]
     fresh = open_store(encode("fresh", views=3, shard_rows=32).store)
     found = open_store(first)["v-view3"].read("pooled", 0, 40)
     np.testing.assert_allclose(found, fresh["v-view3"].read("pooled", 0, 40), rtol=1e-4, atol=1e-5)
