@@ -76,15 +76,11 @@ def plan_features(
     if views:
         named |= {text: _of_views(named[text], views) for text in image_encoders}
     names = [name for text in (*image_encoders, *text_encoders) for name, _ in named[text]]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(
-                "two features share a name", found=name, todo="give one of them another: NAME=SPEC"
-            )
-    if image_encoders and not plan.images:
-        raise UsageError("the source has no pictures", todo="leave out --image-encoder")
-    if text_encoders and not plan.texts:
-        raise UsageError("the source has no captions", todo="leave out --text-encoder")
+    _refuse_what_cannot_be_meant(plan, names, images=bool(image_encoders), texts=bool(text_encoders))
+    if views and not image_encoders:
+        raise UsageError(
+            "there is nothing to make views for", todo="add --image-encoder, or leave out --views"
+        )
     begun = begun_headers(store)
     jobs: list[FeatureJob] = []
     for text in image_encoders:
@@ -115,6 +111,18 @@ def plan_features(
                 for output, (header, (_, alone)) in enumerate(zip(headers, some, strict=True))
             ]
     return jobs
+
+
+def _refuse_what_cannot_be_meant(plan: Plan, names: Sequence[str], *, images: bool, texts: bool) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                "two features share a name", found=name, todo="give one of them another: NAME=SPEC"
+            )
+    if images and not plan.images:
+        raise UsageError("the source has no pictures", todo="leave out --image-encoder")
+    if texts and not plan.texts:
+        raise UsageError("the source has no captions", todo="leave out --text-encoder")
 
 
 def _of_views(features: Sequence[tuple[str, str]], views: Sequence[View]) -> list[tuple[str, str]]:

@@ -186,6 +186,23 @@ def test_the_command_line(picture_folder, tiny_vision, tmp_path, monkeypatch, ca
     assert "view 4 of random-resized-crop?scale=0.08,1" in run("info", tmp_path / "store")
 
 
+def test_views_of_texts_are_refused(picture_folder, tiny_words, tmp_path):
+    with pytest.raises(UsageError, match=r"nothing to make views for(.|\n)*--image-encoder"):
+        encode_source(
+            str(picture_folder),
+            tmp_path / "store",
+            text_encoders=[f"words=hf:{tiny_words}"],
+            options=EncodeOptions(views=2, limit=4),
+        )
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("options", [{"view": KIND}, {"view_seed": 3}])
+def test_a_view_without_a_number_of_them_is_refused(options):
+    with pytest.raises(UsageError, match="add --views N"):
+        EncodeOptions(**options)
+
+
 @pytest.mark.parametrize("options", [{"views": 257}, {"views": -1}, {"view_seed": -1}])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(UsageError, match="option out of range"):

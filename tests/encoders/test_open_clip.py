@@ -350,3 +350,23 @@ def test_loading_is_silent(folder, capfd, recwarn):
     assert captured.out + captured.err == ""
     assert not recwarn.list
     assert logging.getLogger().handlers == handlers
+
+
+def test_half_precision_is_recorded_and_keeps_the_identity(folder, images):
+    for name in ("clip", "siglip"):
+        half = load_image_encoder(f"open_clip:{folder(name)}?dtype=bfloat16", device="cpu")
+        assert half.card.compute_dtype == "bfloat16"
+        assert half.card.identity == images[name].card.identity
+        inputs = [half.prepare(sample_pictures()[0])]
+        ours, theirs = half.encode(inputs).tokens.float(), images[name].encode(inputs).tokens
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.98
+
+
+def test_half_precision_of_texts_is_recorded_and_keeps_the_identity(folder, texts):
+    for name in ("clip", "siglip", "roberta"):
+        half = load_text_encoder(f"open_clip:{folder(name)}?dtype=bfloat16", device="cpu")
+        assert half.card.compute_dtype == "bfloat16"
+        assert half.card.identity == texts[name].card.identity
+        inputs, _ = half.prepare(["a dog runs on the beach"])
+        ours, theirs = half.encode(inputs).tokens.float(), texts[name].encode(inputs).tokens
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.98

@@ -329,3 +329,13 @@ def test_loading_is_silent(folder, capfd, recwarn):
 
 def test_the_name_of_a_model_is_its_feature():
     assert default_name("timm:vit_tiny_patch16_224.augreg_in21k") == "vit_tiny_patch16_224.augreg_in21k"
+
+
+def test_half_precision_is_recorded_and_keeps_the_identity(folder, loaded):
+    for name in ("vit", "eva", "swin", "convnext"):
+        half = load_image_encoder(f"timm:{folder(name)}?dtype=bfloat16", device="cpu")
+        assert half.card.compute_dtype == "bfloat16"
+        assert half.card.identity == loaded[name].card.identity
+        inputs = [half.prepare(sample_pictures()[0])]
+        ours, theirs = half.encode(inputs).tokens.float(), loaded[name].encode(inputs).tokens
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.98
