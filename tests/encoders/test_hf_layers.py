@@ -173,3 +173,16 @@ def test_a_convnext_processor_crops_below_384_and_warps_from_there(checkpoint, s
     for picture in sample_pictures():
         expected = processor(images=picture, return_tensors="np")["pixel_values"][0]
         assert np.array_equal(encoder.prepare(picture), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["beit", "convnextv2", "deit", "dinov3", "dinov3-convnext", "siglip-vision", "siglip2-vision"]
+)
+def test_half_precision_runs_and_stays_near(name, checkpoint):
+    half, whole = (load_image_encoder(f"hf:{checkpoint(name)}?dtype={d}") for d in ("bfloat16", "float32"))
+    assert (half.card.compute_dtype, half.card.identity) == ("bfloat16", whole.card.identity)
+    pixels = [half.prepare(picture) for picture in sample_pictures()]
+    for ours, theirs in zip(encode_all(half, pixels), encode_all(whole, pixels), strict=True):
+        for field in ("tokens", "pooled"):
+            a, b = getattr(ours, field).float(), getattr(theirs, field)
+            assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > 0.98
