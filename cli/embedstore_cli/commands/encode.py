@@ -87,7 +87,7 @@ def encode(
     ] = None,
     image_root: Annotated[
         Path | None,
-        typer.Option(help="Folder that a table's picture paths are relative to.", show_default=False),
+        typer.Option(help="Folder or URL that a table's picture paths are relative to.", show_default=False),
     ] = None,
     language: Annotated[
         str | None,
