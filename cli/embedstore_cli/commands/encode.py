@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,8 +85,12 @@ def encode(
         ),
     ] = None,
     image_root: Annotated[
-        Path | None,
-        typer.Option(help="Folder that a table's picture paths are relative to.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder or URL that the pictures which a file names are relative to.",
+            show_default=False,
+        ),
     ] = None,
     language: Annotated[
         str | None,
