@@ -201,17 +201,17 @@ def open_picture(data: bytes | Path) -> Image:
     return _read(data, _upright_rgb)
 
 
-def stored_numbers(path: Path) -> ByteArray:
+def stored_numbers(data: bytes | Path) -> ByteArray:
     """The numbers of a grey or palette picture as they are stored `(h, w)`, neither turned nor converted.
 
     Raises `UnreadableImage` as `open_picture` does, and for pictures in colour or of more than 8 bits.
     """
-    return _read(path, _numbers)
+    return _read(data, _numbers)
 
 
-def stored_geometry(path: Path) -> tuple[tuple[int, int], int]:
+def stored_geometry(data: bytes | Path) -> tuple[tuple[int, int], int]:
     """Width and height as stored, pixels, and EXIF orientation 1 to 8, from the header alone."""
-    return _read(path, lambda picture: (picture.size, _orientation(picture)))
+    return _read(data, lambda picture: (picture.size, _orientation(picture)))
 
 
 def turned_upright(numbers: ByteArray, orientation: int) -> ByteArray:
