@@ -29,13 +29,13 @@ class Tokens:
         limit: int | None,
         max_length: int | None,
         where: str,
-        prompt: str = "",
         padded_to: int | None = None,
+        prompt: str = "",
     ) -> None:
         """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that.
 
-        `prompt`: text that is put before every text. `padded_to`: places that the model always sees, filled
-        with the tokenizer's padding.
+        `padded_to`: places that the model always sees, filled with the tokenizer's padding. `prompt`: text
+        that is put before every text.
         """
         from tokenizers import Tokenizer
 
