@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from embedstore.encoders.views import RANDOM_RESIZED_CROP, parse_views
 from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
 from embedstore.sources.files import at
@@ -49,7 +50,7 @@ class EncodeOptions:
     """Longer side in pixels of the kept thumbnails; 0: none."""
     views: int = 0
     """Augmented views of each picture, a feature each; 0: the picture itself."""
-    view: str = "random-resized-crop"
+    view: str = RANDOM_RESIZED_CROP
     """What the views are, with options: 'random-resized-crop?scale=0.5,1&flip=0.5'."""
     view_seed: int = 0
     """Decides the views, with their numbers and the ids of the rows."""
@@ -92,6 +93,13 @@ class EncodeOptions:
         if self.decode not in ("threads", "processes"):
             raise UsageError("unknown --decode", found=self.decode, allowed="threads, processes")
         parse_policy(self.policy, where="--policy")
+        parse_views(self.view, count=0, seed=self.view_seed)
+        if not self.views and (self.view != RANDOM_RESIZED_CROP or self.view_seed):
+            raise UsageError(
+                "--view and --view-seed say what the views are, and not how many",
+                found=f"{self.view}, seed {self.view_seed}",
+                todo="add --views N",
+            )
 
     @property
     def for_source(self) -> dict[str, object]:
