@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -255,3 +257,12 @@ def test_half_precision_runs_and_stays_near(name, checkpoint):
         for field in ("tokens", "pooled"):
             a, b = getattr(ours, field).float(), getattr(theirs, field)
             assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > 0.98
+
+
+@pytest.mark.parametrize("name", ["convnext", "dinov3", "siglip2-vision"])
+def test_a_preparation_that_was_sent_gives_the_same_pixels(name, checkpoint):
+    encoder = load_image_encoder(f"hf:{checkpoint(name)}")
+    sent = pickle.loads(pickle.dumps(encoder.preparation))  # noqa: S301 - our own bytes
+    assert (sent.card, sent.own_size) == (encoder.preparation.card, encoder.preparation.own_size)
+    for picture in sample_pictures():
+        assert np.array_equal(sent(picture), encoder.prepare(picture))
