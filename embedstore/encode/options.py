@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from embedstore.encoders.views import RANDOM_RESIZED_CROP, parse_views
 from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
+from embedstore.sources.files import at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 
 # Pictures share one budget with texts: a batch of texts may hold so many tokens for each picture.
 TEXT_TOKENS_PER_PICTURE = 128
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +62,8 @@ class EncodeOptions:
     """What they are. Processes are for more cores than one interpreter keeps busy; no byte depends on it."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our column name -> the table's."""
-    image_root: Path | None = None
-    """Folder that picture paths of a table are relative to."""
+    image_root: str | Path | None = None
+    """Folder or URL that the pictures which a file names are relative to."""
     language: str | None = None
     """Language of captions that name none; none: 'en'."""
 
@@ -96,12 +104,13 @@ class EncodeOptions:
     @property
     def for_source(self) -> dict[str, object]:
         """The options that a source takes."""
-        return {"columns": self.columns, "image_root": self.image_root, "language": self.language}
+        root = None if self.image_root is None else at(self.image_root)
+        return {"columns": self.columns, "image_root": root, "language": self.language}
 
     @property
     def decoders(self) -> int:
         """Threads or processes that decode pictures."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or usable_cores()
 
     def batch_for(self, card: EncoderCard) -> int:
         """Pictures in one forward pass of this encoder."""

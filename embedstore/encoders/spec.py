@@ -26,7 +26,12 @@ WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|npz|npy)$")
 
 _GRAMMAR = "KIND:NAME, for example hf:facebook/dinov2-large, st:all-MiniLM-L6-v2, hf:../my-folder"
 # `layer=12` is `layers=12`; an option of whole numbers may list several only where a feature each is meant.
-_WHOLE = {"image_size": r"[0-9]{1,9}", "max_length": r"[0-9]{1,9}", "layers": r"-?[0-9]{1,4}"}
+_WHOLE = {
+    "image_size": r"[0-9]{1,9}",
+    "max_length": r"[0-9]{1,9}",
+    "layers": r"-?[0-9]{1,4}",
+    "draft": r"[0-9]{1,5}",
+}
 _LISTS = {"max_length": "max", "layers": "L"}
 
 

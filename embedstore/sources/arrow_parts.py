@@ -20,7 +20,7 @@ import pyarrow.types as pt
 from embedstore.errors import SourceError
 from embedstore.sources.files import LocalFile, arrow_input
 from embedstore.sources.parquet_bytes import KEEP_BYTES
-from embedstore.sources.pictures import open_picture
+from embedstore.sources.pictures import BytesPicture, open_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -241,6 +241,10 @@ class GroupPicture:
     row: int
     ref: str
     nbytes: int | None = None
+
+    def __reduce__(self) -> tuple[type[BytesPicture], tuple[bytes, str]]:
+        """To another process as its bytes: row groups are read and kept in one place."""
+        return BytesPicture, (self.groups.get(self.file, self.row), self.ref)
 
     def open(self) -> Image:
         """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""

@@ -67,12 +67,12 @@ class LaionSource:
         self._groups = _Groups(files, columns, language)
         dropped = Counter[str]()
         sizes = [self._groups.load(number, dropped) for number in range(len(self._groups))]
-        self._stops = np.cumsum([0, *(len(size) for size in sizes)])[1:].tolist() if sizes else []
+        self._stops: list[int] = np.cumsum([rows for rows, _ in sizes], dtype=np.int64).tolist()
         self.dropped: dict[str, int] = {reason: count for reason, count in dropped.items() if count}
         if not len(self):
             raise SourceError("no captions in these files", found=self.dropped or "no rows")
         self._split = split
-        self.shuffled = sum(size.nbytes for size in sizes) <= KEEP_BYTES
+        self.shuffled = sum(nbytes for _, nbytes in sizes) <= KEEP_BYTES
         self._identity: dict[str, str | int | float | bool] = {"kind": "laion", "language": language}
         self._identity |= {"split": split} if split is not None else {}
         self._identity |= {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
@@ -165,11 +165,11 @@ class _Groups:
                 return rows
             return self._keep(number, self._read(number, Counter()))
 
-    def load(self, number: int, dropped: Counter[str]) -> _Size:
-        """Read a row group for the first time: how much is in it, what is left out counted in `dropped`."""
+    def load(self, number: int, dropped: Counter[str]) -> tuple[int, int]:
+        """Read a row group for the first time: its rows and bytes; what is left out is counted."""
         with self._lock:
             rows = self._keep(number, self._read(number, dropped))
-        return _Size(len(rows), rows.nbytes)
+        return len(rows), rows.nbytes
 
     def _keep(self, number: int, rows: _Rows) -> _Rows:
         self._kept[number] = rows
@@ -202,15 +202,6 @@ class _Groups:
             return clean_texts(table.column(chosen["id"]), Counter(), "ids", self._files[file].name)
         numbers = pa.array(np.arange(first, first + len(table))).cast(TEXT)
         return pc.binary_join_element_wise(pa.scalar(self._stems[file], TEXT), numbers, pa.scalar("/", TEXT))
-
-
-@dataclass(frozen=True, slots=True)
-class _Size:
-    rows: int
-    nbytes: int
-
-    def __len__(self) -> int:
-        return self.rows
 
 
 def _rows_of(row_group: Any, chosen: Mapping[str, str], file: File) -> int:

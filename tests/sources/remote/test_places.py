@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,7 +113,7 @@ def test_planning_a_remote_table_opens_no_picture(folder, memory, monkeypatch):
 
 def test_pictures_elsewhere_by_an_image_root(folder, memory):
     memory.copy(folder)
-    source = open_source(str(folder / "t.csv"), image_root=at(memory.url))
+    source = open_source(str(folder / "t.csv"), image_root=Path(memory.url))  # as the command line gives it
     assert isinstance(source[0].picture.places[0], RemoteFile)
     assert pixels(source) == pixels(open_source(str(folder / "t.csv")))
 
