@@ -11,7 +11,7 @@ from embedstore.encoders import cards_of, encode_all, encoder_for_card, encoder_
 from embedstore.encoders import load_image_pass as load
 from embedstore.encoders.base import ManyImages
 from embedstore.errors import EncoderError, UsageError
-from embedstore.testing.encoders import assert_vectors_agree, sample_pictures
+from embedstore.testing.encoders import ImageEncoderContract, assert_vectors_agree, sample_pictures
 
 KINDS = {
     "beit": transformers.BeitModel,
@@ -144,6 +144,39 @@ def test_another_size_is_run_as_the_library_does_and_recorded(name, checkpoint):
             hidden = model.post_layernorm(hidden)
     hidden = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
     assert_vectors_agree(encoder.encode(pixels).tokens, hidden[:, -card.grid[0] * card.grid[1] :])
+
+
+def test_a_spec_may_name_height_and_width(checkpoint):
+    card = load_image_encoder(f"hf:{checkpoint('dinov3')}?image_size=28x56").card
+    assert (card.grid, card.processor.resize) == ((4, 8), "exact=28x56")
+    with pytest.raises(UsageError, match="square pictures only"):
+        load_image_encoder(f"hf:{checkpoint('convnext')}?image_size=64x96")
+
+
+@pytest.fixture(scope="module")
+def passes(checkpoint):
+    return {
+        name: load(f"hf:{checkpoint(name)}?layers=1,-1") for name in ("dinov3", "siglip2-vision", "convnext")
+    }
+
+
+@pytest.mark.parametrize("name", ["dinov3", "siglip2-vision", "convnext"])
+class TestSeveralLayers(ImageEncoderContract):
+    @pytest.fixture
+    def encoder(self, name, passes):
+        return passes[name]
+
+    @pytest.fixture
+    def direct(self, name, checkpoint):
+        """The first of the layers alone, as it is loaded for itself."""
+        alone = load_image_encoder(f"hf:{checkpoint(name)}?layer=1")
+
+        def run(pictures):
+            batch = alone.encode([alone.prepare(picture) for picture in pictures])
+            parts = [batch.tokens] if batch.prefix is None else [batch.prefix, batch.tokens]
+            return torch.cat(parts, 1).numpy(), batch.pooled.numpy()
+
+        return run
 
 
 def test_the_card_of_the_own_size_says_nothing_of_positions(checkpoint):
