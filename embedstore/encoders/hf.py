@@ -8,10 +8,17 @@ from embedstore.encoders.checkpoint import locate
 
 if TYPE_CHECKING:
     from embedstore.encoders.base import ImageEncoder, TextEncoder
+    from embedstore.encoders.lines import Line
 
 
 class HuggingFace:
     """The encoder kind `hf`."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        from embedstore.encoders.hf_lines import hf_lines
+
+        return hf_lines()
 
     def image(
         self,

@@ -1,7 +1,8 @@
 """The kinds of encoders, and loading one from its spec or for a card.
 
 A spec is `KIND:NAME[?option=value&...]`: `hf:facebook/dinov2-large`, `st:../my-encoder`, `demo:minilm`.
-Options: `revision` (hub ids), `image_size` and `backend` (images), `max_length` (texts), `dtype`, `layer`.
+Options: `revision` (hub ids), `image_size`, `backend` and `draft` (images), `max_length` (texts), `dtype`,
+`layer`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from embedstore.documents import FREE_FIELDS, differing_fields
 from embedstore.encoders import memory
 from embedstore.encoders.base import Limited, cards_of
+from embedstore.encoders.draft import DraftedImages, draft_edge
 from embedstore.encoders.spec import WEIGHTS, EncoderSpec, split_spec
 from embedstore.errors import EncoderError, UsageError
 from embedstore.registry import Registry
@@ -128,6 +130,10 @@ def _load(
     settings: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load by the kind of a spec; `arguments` are passed on always, `settings` where the kind knows them."""
+    draft = 0
+    if modality == "image":
+        draft = int(parsed.options.get("draft", (settings or {}).get("draft", 0)))
+        parsed = parsed.without("draft")
     loader = getattr(KINDS.load(parsed.kind)(), modality, None)
     if loader is None:
         raise UsageError(f"the kind {parsed.kind!r} has no {modality} encoders", found=str(parsed))
@@ -141,7 +147,8 @@ def _load(
                 f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
             )
     kept = {name: value for name, value in (settings or {}).items() if name in known}
-    return loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    encoder = loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    return DraftedImages(encoder, draft) if draft else encoder
 
 
 def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str = "auto") -> Any:
@@ -254,7 +261,7 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
     if card.processor is not None:
         backend = card.processor.backend
         own = {"backend": backend} if backend in ("pil", "torchvision") else {}
-        return chosen | {"image_size": card.processor.size, **own}
+        return chosen | {"image_size": card.processor.size, "draft": draft_edge(card), **own}
     return chosen
 
 

@@ -101,6 +101,7 @@ def _splits(path: File) -> dict[str, str]:
     split_of: dict[str, str] = {}
     whole = an_object(json_value(path), path.name)
     for split in whole:
+        plain(split, "the name of a split", path.name)
         for name in list_of(whole, split, path.name):
             if not isinstance(name, str):
                 raise SourceError("the name of an annotation is not text", where=path.name, found=name)

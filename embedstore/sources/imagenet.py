@@ -15,7 +15,7 @@ from embedstore.sources.base import Sample
 from embedstore.sources.files import at as file_at
 from embedstore.sources.folder import EXTENSIONS, picture_in, pictures_below
 from embedstore.sources.grouping import Codes
-from embedstore.sources.json_stream import an_object, json_value
+from embedstore.sources.json_stream import an_object, json_value, plain
 from embedstore.sources.lines import lines_of
 from embedstore.sources.listed import chosen_splits, named, place_of, refuse_other_splits
 from embedstore.sources.rows import TEXT
@@ -177,20 +177,25 @@ def _mapping_lines(path: File) -> Iterator[tuple[str, str, str]]:
 
 def _index_json(path: File) -> Iterator[tuple[str, str, str]]:
     for key, value in an_object(json_value(path), path.name).items():
-        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) and v for v in value)):
+        where = f"{path.name}, {key}"
+        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)):
             raise SourceError(
                 "not a synset and its name",
-                where=f"{path.name}, {key}",
+                where=where,
                 found=ascii(value)[:80],
                 allowed='{"0": ["n01440764", "tench"], ...}',
             )
-        yield value[0], value[1].replace("_", " ").strip(), f"{path.name}, {key}"
+        synset, name = (plain(text, "a synset or name", where).strip() for text in value)
+        name = name.replace("_", " ").strip()
+        if not (synset and name):
+            raise SourceError("an empty synset or name", where=where)
+        yield synset, name, where
 
 
 def _labels(names_of: Mapping[str, str], names: str) -> dict[str, str]:
     if names == "synset":
         return {synset: synset for synset in names_of}
-    first = {synset: text.partition(",")[0].strip() for synset, text in names_of.items()}
+    first = {synset: text.partition(",")[0].strip() or text for synset, text in names_of.items()}
     labels = first if names == "first" else dict(names_of)
     for other in (names_of, {synset: f"{first[synset]} ({synset})" for synset in names_of}):
         count = Counter(labels.values())

@@ -33,6 +33,7 @@ NEAR = (
     "Images",
     "Flicker8k_Dataset",
     "Flickr8k_Dataset",
+    "Flickr_8k_Dataset",
     "flickr30k-images",
     "flickr30k_images",
 )

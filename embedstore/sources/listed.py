@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedstore.errors import SourceError
-from embedstore.sources.base import Sample
 from embedstore.sources.files import LocalFile, RemoteFile
 from embedstore.sources.files import at as file_at
+from embedstore.sources.grouped import GroupedSource
 from embedstore.sources.grouping import group_rows
 from embedstore.sources.places import Places
 from embedstore.sources.reading import clean_rows
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from embedstore.sources.base import Picture
     from embedstore.sources.files import File
 
 _FLUSH = 65_536
@@ -104,19 +104,19 @@ class NearPlaces(Places):
 
 def _below(folder: File, name: str) -> File:
     # Where a folder of the published layout is; `..` is the folder above.
+    if isinstance(folder, LocalFile):
+        return LocalFile(folder.path / name)
     for part in filter(None, name.split("/")):
         folder = folder.parent if part == ".." else folder.child(part)
     return folder
 
 
-class ListedSource:
+class ListedSource(GroupedSource):
     """Samples of a file that names its pictures. A source kind reads its file to `Rows` and calls this.
 
     How rows become samples stands in `grouping`. A picture that is named but not there is a sample that is
     quarantined when it is opened; where not one of them is there the source is refused.
     """
-
-    shuffled = True
 
     def __init__(
         self,
@@ -137,31 +137,8 @@ class ListedSource:
         places.settle(self._samples.images, where)
         self.dropped: dict[str, int] = {**(dropped or {}), "empty captions": self._samples.empty_captions}
 
-    @property
-    def identity(self) -> Mapping[str, str | int | float | bool]:
-        """Kind and options; what the file says is no part of it."""
-        return dict(self._identity)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """None: captions name no classes."""
-        return ()
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        found = self._samples
-        return Sample(
-            id=found.ids[index].as_py(),
-            picture=self._places.picture(found.images[index].as_py()),
-            captions=found.captions(index),
-            label=found.label[index],
-            split=found.split[index],
-        )
+    def _picture(self, index: int) -> Picture:
+        return self._places.picture(self._samples.images[index].as_py())
 
 
 def refuse_twice(rows: Rows, column: str, problem: str) -> None:

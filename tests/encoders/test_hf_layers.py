@@ -11,7 +11,7 @@ from embedstore.encoders import cards_of, encode_all, encoder_for_card, encoder_
 from embedstore.encoders import load_image_pass as load
 from embedstore.encoders.base import ManyImages
 from embedstore.errors import EncoderError, UsageError
-from embedstore.testing.encoders import assert_vectors_agree, sample_pictures
+from embedstore.testing.encoders import ImageEncoderContract, assert_vectors_agree, sample_pictures
 
 KINDS = {
     "beit": transformers.BeitModel,
@@ -146,6 +146,39 @@ def test_another_size_is_run_as_the_library_does_and_recorded(name, checkpoint):
     assert_vectors_agree(encoder.encode(pixels).tokens, hidden[:, -card.grid[0] * card.grid[1] :])
 
 
+def test_a_spec_may_name_height_and_width(checkpoint):
+    card = load_image_encoder(f"hf:{checkpoint('dinov3')}?image_size=28x56").card
+    assert (card.grid, card.processor.resize) == ((4, 8), "exact=28x56")
+    with pytest.raises(UsageError, match="square pictures only"):
+        load_image_encoder(f"hf:{checkpoint('convnext')}?image_size=64x96")
+
+
+@pytest.fixture(scope="module")
+def passes(checkpoint):
+    return {
+        name: load(f"hf:{checkpoint(name)}?layers=1,-1") for name in ("dinov3", "siglip2-vision", "convnext")
+    }
+
+
+@pytest.mark.parametrize("name", ["dinov3", "siglip2-vision", "convnext"])
+class TestSeveralLayers(ImageEncoderContract):
+    @pytest.fixture
+    def encoder(self, name, passes):
+        return passes[name]
+
+    @pytest.fixture
+    def direct(self, name, checkpoint):
+        """The first of the layers alone, as it is loaded for itself."""
+        alone = load_image_encoder(f"hf:{checkpoint(name)}?layer=1")
+
+        def run(pictures):
+            batch = alone.encode([alone.prepare(picture) for picture in pictures])
+            parts = [batch.tokens] if batch.prefix is None else [batch.prefix, batch.tokens]
+            return torch.cat(parts, 1).numpy(), batch.pooled.numpy()
+
+        return run
+
+
 def test_the_card_of_the_own_size_says_nothing_of_positions(checkpoint):
     card = load_image_encoder(f"hf:{checkpoint('dinov2')}").card
     assert "positions" not in card.model_dump(mode="json")
@@ -173,3 +206,16 @@ def test_a_convnext_processor_crops_below_384_and_warps_from_there(checkpoint, s
     for picture in sample_pictures():
         expected = processor(images=picture, return_tensors="np")["pixel_values"][0]
         assert np.array_equal(encoder.prepare(picture), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["beit", "convnextv2", "deit", "dinov3", "dinov3-convnext", "siglip-vision", "siglip2-vision"]
+)
+def test_half_precision_runs_and_stays_near(name, checkpoint):
+    half, whole = (load_image_encoder(f"hf:{checkpoint(name)}?dtype={d}") for d in ("bfloat16", "float32"))
+    assert (half.card.compute_dtype, half.card.identity) == ("bfloat16", whole.card.identity)
+    pixels = [half.prepare(picture) for picture in sample_pictures()]
+    for ours, theirs in zip(encode_all(half, pixels), encode_all(whole, pixels), strict=True):
+        for field in ("tokens", "pooled"):
+            a, b = getattr(ours, field).float(), getattr(theirs, field)
+            assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > 0.98
