@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from embedstore.encode.calibrate import calibrated, rows_to_learn_from
@@ -14,6 +14,7 @@ from embedstore.encode.progress import log_event
 from embedstore.encode.texts import encode_text_units
 from embedstore.encode.unit import Target
 from embedstore.encoders import remember
+from embedstore.encoders.views import ViewedImages
 from embedstore.store import layout, open_store
 from embedstore.store.coder import Coder
 from embedstore.store.remote_plan import log_place, publish_plan
@@ -54,6 +55,18 @@ class Session:
     passes: tuple[tuple[FeatureJob, ...], ...]
     sampled: Mapping[str, int]
     is_new: bool
+
+    @property
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """The features of each pass."""
+        return tuple(tuple(job.header.name for job in together) for together in self.passes)
+
+    def grouped(self, names: tuple[tuple[str, ...], ...]) -> Session:
+        """The same with the passes of another process, which may have found fewer features begun."""
+        if names == self.names:
+            return self
+        jobs = {job.header.name: job for together in self.passes for job in together}
+        return replace(self, passes=tuple(_together([jobs[name] for name in some]) for some in names))
 
     def encoded(
         self,
@@ -96,6 +109,19 @@ class Session:
             token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
             on_rows=on_rows,
         )
+
+
+def _together(jobs: Sequence[FeatureJob]) -> tuple[FeatureJob, ...]:
+    """Jobs of one encoder as a pass of their own; of views only those that they are."""
+    made: list[FeatureJob] = []
+    part: ViewedImages | None = None
+    for place, job in enumerate(jobs):
+        if isinstance(job, ImageJob) and isinstance(job.encoder, ViewedImages):
+            part = part or job.encoder.only([each.output for each in jobs])
+            made.append(replace(job, encoder=part, output=place))
+        else:
+            made.append(job)
+    return tuple(made)
 
 
 def prepare(request: EncodeRequest, place: Path, *, on_progress: Callable[[Progress], None]) -> Session:

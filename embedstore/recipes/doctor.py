@@ -78,7 +78,7 @@ def examine_machine(folder: str | Path = ".") -> Machine:
 
     Raises `StoreError` where the folder cannot be written.
     """
-    from embedstore.encode.engines.devices import cores
+    from embedstore.encode.options import usable_cores
 
     problems: list[Problem] = []
     versions = _versions(problems)
@@ -96,7 +96,7 @@ def examine_machine(folder: str | Path = ".") -> Machine:
     return Machine(
         platform=platform.platform(),
         processor=_processor(),
-        cores=cores(),
+        cores=usable_cores(),
         memory=_memory(),
         python=platform.python_version(),
         versions=versions,

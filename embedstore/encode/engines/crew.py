@@ -155,9 +155,11 @@ class Crew:
         for worker, seat in enumerate(self._seats):
             if seat.state == "ready":
                 seat.state = "preparing"
-                self._transport.send(worker, say.Prepare(self._prepared is None))
                 if self._prepared is None:
+                    self._transport.send(worker, say.Prepare())
                     return
+                names = tuple(tuple(h.name for h in headers) for headers in self._prepared.passes)
+                self._transport.send(worker, say.Prepare(names))
 
     def _begin(self, prepared: say.Prepared, open_places: ExitStack) -> None:
         self._prepared = prepared

@@ -1,4 +1,4 @@
-"""Devices and cores of this machine, and how the processes of one run share them."""
+"""Devices of this machine, and how the processes of one run share its cores."""
 
 from __future__ import annotations
 
@@ -67,13 +67,6 @@ def spare_gpus(device: str) -> str | None:
     if device != "auto" or count < 2 or pick_device(device).type != "cuda":
         return None
     return f"one of {count} GPUs is used; --devices all uses them all"
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def threads_for(workers: int, *, asked: int | None, cores_there: int) -> int:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 
 from embedstore.encode.engines import messages as say
 from embedstore.encode.engines.crew import Crew, label_of, setup_of
-from embedstore.encode.engines.devices import cores, threads_for
+from embedstore.encode.engines.devices import threads_for
 from embedstore.encode.engines.worker import Worker
+from embedstore.encode.options import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -47,8 +48,10 @@ def encode_on_devices(
     on_warning: Callable[[str], None],
 ) -> EncodeSummary:
     """Make the missing units by one process a device; they share the cores of this machine."""
-    threads = threads_for(len(devices), asked=engine.threads, cores_there=cores())
-    options = replace(request.options, workers=request.options.workers or max(1, cores() // len(devices)))
+    threads = threads_for(len(devices), asked=engine.threads, cores_there=usable_cores())
+    options = replace(
+        request.options, workers=request.options.workers or max(1, usable_cores() // len(devices))
+    )
     request = replace(request, options=options)
     return Crew(
         request,

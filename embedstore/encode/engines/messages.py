@@ -28,9 +28,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Plan, load and learn; the first worker makes what the others find."""
+    """Plan, load and learn; the first worker, which gets no `passes`, makes what the others find.
 
-    first: bool
+    `passes`: the features of each pass, numbered by the first worker for all.
+    """
+
+    passes: tuple[tuple[str, ...], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -40,23 +41,17 @@ def encode_on_ray(
     Raises `MissingExtraError` where Ray is not installed, `EngineError` where no cluster can be had.
     """
     with _connected(engine) as ray:
-        there = ray.cluster_resources()
-        wanted = request.options.device.partition(":")[0]
-        gpus = int(there.get("GPU", 0)) if wanted in {"auto", "cuda"} else 0
-        if wanted == "cuda" and not gpus:
-            raise UsageError("this Ray has no GPU", where="--device", found="cuda", todo="use --device cpu")
-        machines = sum(name.startswith("node:") and "__" not in name for name in there)
-        workers = engine.ray_workers or gpus or machines or 1
-        cpus = int(there.get("CPU", 1))
-        threads = threads_for(workers, asked=engine.threads, cores_there=cpus)
-        room = min(cpus, max(1, cpus // workers)) if gpus else threads
+        room = _room(ray, request.options.device, engine)
+        free = ray.available_resources()
+        if free.get("CPU", 0) < room.cpus or free.get("GPU", 0) < room.gpus:
+            on_warning("the Ray cluster has no room for a worker now; they come when others leave")
         options = replace(
             request.options,
-            device="cuda" if gpus else "cpu",
-            workers=request.options.workers or max(1, cpus // workers),
+            device="cuda" if room.gpus else "cpu",
+            workers=request.options.workers or max(1, room.cpus),
         )
         request = replace(request, options=options)
-        transport = RayTransport(ray, request, workers, threads=threads, cpus=room, gpus=1 if gpus else 0)
+        transport = RayTransport(ray, request, room)
         return Crew(
             request,
             transport,
@@ -65,6 +60,39 @@ def encode_on_ray(
             on_progress=on_progress,
             on_warning=on_warning,
         ).run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """How many actors, what each of them needs of the cluster, and the threads that compute in it."""
+
+    workers: int
+    cpus: int
+    gpus: int
+    threads: int
+
+
+def _room(ray: Any, device: str, engine: EngineOptions) -> _Room:
+    """One actor a GPU, or one a machine, unless told otherwise; each small enough for some machine."""
+    wanted = device.partition(":")[0]
+    if wanted not in {"auto", "cpu", "cuda"}:
+        raise UsageError("no such device on Ray", where="--device", found=device, allowed="auto, cpu, cuda")
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    with_gpus = [m for m in machines if wanted != "cpu" and m.get("GPU", 0) >= 1]
+    if wanted == "cuda" and not with_gpus:
+        raise UsageError("this Ray has no GPU", where="--device", found=device, todo="use --device cpu")
+    if with_gpus:
+        gpus = int(sum(m["GPU"] for m in with_gpus))
+        cpus = max(1, min(int(m.get("CPU", 1) // m["GPU"]) for m in with_gpus))
+        threads = threads_for(1, asked=engine.threads, cores_there=cpus)
+        return _Room(workers=engine.ray_workers or gpus, cpus=cpus, gpus=1, threads=threads)
+    with_cpus = [int(m["CPU"]) for m in machines if m.get("CPU", 0) >= 1] or [1]
+    workers = engine.ray_workers or len(with_cpus)
+    threads = threads_for(workers, asked=engine.threads, cores_there=sum(with_cpus))
+    most = max(with_cpus)
+    if engine.threads is None:
+        threads = min(threads, most)
+    return _Room(workers=workers, cpus=min(threads, most), gpus=0, threads=threads)
 
 
 @contextmanager
@@ -105,14 +133,24 @@ def _connect(ray: Any, address: str, engine: EngineOptions) -> None:
             threads = threads_for(engine.ray_workers, asked=engine.threads, cores_there=os.cpu_count() or 1)
             more["num_cpus"] = max(os.cpu_count() or 1, engine.ray_workers * threads)
     try:
+        _look_for(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **more)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as bad:
+    except (OSError, RuntimeError, ValueError) as bad:
         raise EngineError(
             "Ray cannot be reached" if address != "local" else "Ray cannot be started",
             where=address,
             found=str(bad).strip().splitlines()[0] if str(bad).strip() else type(bad).__name__,
-            todo="give the address of a running head with --ray-address, e.g. auto or HOST:6379",
+            todo="give the address of a running head with --ray-address, e.g. auto or HOST:6379; where the "
+            "cluster asks for a token, set RAY_AUTH_MODE=token",
         ) from bad
+
+
+def _look_for(address: str) -> None:
+    """Raise at once where nobody listens; Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_LAST_SECONDS):
+            pass
 
 
 def _restore(handler: Any) -> None:
@@ -148,13 +186,11 @@ class RayWorker:
 class RayTransport:
     """Actors, and for each the call that waits for its next words, or for its end."""
 
-    def __init__(
-        self, ray: Any, request: EncodeRequest, workers: int, *, threads: int, cpus: int, gpus: int
-    ) -> None:
-        self.names = (request.options.device,) * workers
-        self._ray, self._request, self._threads = ray, request, threads
+    def __init__(self, ray: Any, request: EncodeRequest, room: _Room) -> None:
+        self.names = (request.options.device,) * room.workers
+        self._ray, self._request, self._threads = ray, request, room.threads
         self._made = ray.remote(RayWorker).options(
-            num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
+            num_cpus=room.cpus, num_gpus=room.gpus, max_restarts=0, max_task_retries=0, max_concurrency=4
         )
         self._actors: dict[int, Any] = {}
         self._waiting: dict[Any, int] = {}

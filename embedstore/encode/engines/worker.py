@@ -92,11 +92,13 @@ class Worker:
         torch.set_num_threads(setup.threads)
         self._send(say.Ready(os.getpid(), socket.gethostname()))
         request = setup.request
-        first = self._expect(say.Prepare).first
+        passes = self._expect(say.Prepare).passes
         with written_at(request.store, what="encode") as place:
-            if not first:
+            if passes is not None:
                 _refuse_unseen(place, request.store)
             session = prepare(request, place, on_progress=lambda at: self._tell(say.Told(at)))
+            if passes is not None:
+                session = session.grouped(passes)
             self._send(
                 say.Prepared(
                     passes=tuple(tuple(job.header for job in jobs) for jobs in session.passes),

@@ -44,7 +44,7 @@ class Scripted:
         if isinstance(message, say.Prepare):
             images, texts = random_tables(images=ROWS, captions=0, classes=np.zeros(ROWS, int))
             made = create_store(self.store, self.plan, images=[images], texts=[texts])
-            assert message.first or not made
+            assert message.passes is None or not made
             prepared = say.Prepared(passes=((self.header,),), sampled={"vision": 0}, is_new=made, dropped={})
             self.tell(worker, prepared, say.Ask())
         elif isinstance(message, say.Lease):
