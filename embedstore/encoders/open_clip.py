@@ -180,6 +180,7 @@ def _quick_gelu(architecture: str, tag: str) -> bool:
 def load_model(place: Place, *, image_size: int | Size | None = None) -> Any:
     """Both towers in float32 for inference, every tensor loaded."""
     size = image_size[0] if isinstance(image_size, tuple) and len(set(image_size)) == 1 else image_size
+    _refuse_remote_code(place)
     with quiet(), loading(place.checkpoint, "model"):
         model = library().create_model(
             place.name,
@@ -191,15 +192,35 @@ def load_model(place: Place, *, image_size: int | Size | None = None) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def _refuse_remote_code(place: Place) -> None:
+    """A checkpoint's configuration has arguments for its tokenizer, which could let in code of its own."""
+    with quiet(), loading(place.checkpoint, "configuration"):
+        text = (library().get_model_config(place.name) or {}).get("text_cfg", {})
+    trusted = text.get("tokenizer_kwargs", {}).get("trust_remote_code")
+    if trusted:
+        raise EncoderError(
+            "the checkpoint wants code of its own to be run, which is never done",
+            where=place.checkpoint.model,
+            found=f"tokenizer_kwargs: trust_remote_code={trusted}",
+        )
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep open_clip from setting up the root logger and writing to it, and torch from writing a bar."""
+    """Keep open_clip from setting up and using the root logger, and from asking to run foreign code."""
+    from transformers import dynamic_module_utils
+
     root, silent, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
+    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     root.addHandler(silent)
     logging.disable(logging.CRITICAL)
+    # It loads parts through transformers, which asks the user where it is told nothing; without time to
+    # answer the answer is no.
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
         logging.disable(level)
         root.removeHandler(silent)
 

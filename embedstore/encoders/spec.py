@@ -108,6 +108,13 @@ def _whole(key: str, known: str, value: str, spec: str) -> int | tuple[int, ...]
     return found if known == "layers" or len(found) > 1 else found[0]
 
 
+def yes_or_no(option: str, value: str) -> bool:
+    """An option that is `true` or `false`."""
+    if value not in ("true", "false"):
+        raise UsageError(f"{option} is true or false", found=value)
+    return value == "true"
+
+
 def default_name(spec: str) -> str:
     """The feature name of a spec without one: the last part of its id, in the letters a name may have."""
     parsed = split_spec(spec)

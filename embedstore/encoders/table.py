@@ -47,6 +47,8 @@ _PUBLIC_KINDS = {
 }
 # What may differ between the cards of two layers of one model: a stage of a ConvNeXt has its own grid.
 _OF_A_LAYER = {"layer", "final_norm", "width", "pooled_width", "pooling", "grid"}
+# As in embedstore.encoders.layers, which needs torch.
+_LAST = -1
 _CHOSEN_POOLINGS = ("cls", "mean", "last")
 
 
@@ -235,7 +237,10 @@ def _but_for_the_limit(card: EncoderCard) -> dict[str, Any]:
 def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
     """Whether one pass makes two features: they are of one model, at most of different layers or views."""
     fields = set(differing_fields(one.plain, other.plain))
-    return fields <= _OF_A_LAYER and (not fields or "layer" in fields)
+    inner = _LAST not in (one.layer, other.layer)
+    if "layer" not in fields or (inner and "final_norm" in fields):
+        return not fields
+    return fields <= _OF_A_LAYER
 
 
 def _public_spec(card: EncoderCard) -> str | None:
@@ -256,6 +261,8 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
     chosen: dict[str, Any] = {"layers": tuple(card.layer for card in cards)}
     if card.pooling in _CHOSEN_POOLINGS and len({card.pooling for card in cards}) == 1:
         chosen["pooling"] = card.pooling
+    if {other.final_norm for other in cards if other.layer != _LAST} == {True}:
+        chosen["norm"] = "true"
     if card.tokenizer is not None:
         return chosen | {"max_length": card.tokenizer.max_length, "prompt_text": card.tokenizer.prompt}
     if card.processor is not None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedstore.errors import SourceError
-from embedstore.sources.arrow_parts import MOST_GROUP, read_metadata
+from embedstore.sources.arrow_parts import DAMAGED, MOST_GROUP, read_metadata, read_schema
 from embedstore.sources.base import Caption, Sample
 from embedstore.sources.files import arrow_input
 from embedstore.sources.grouping import check_language
@@ -135,11 +135,11 @@ class _Groups:
         self._places: list[tuple[int, int, int]] = []
         for number, file in enumerate(files):
             metadata = read_metadata(file)
-            self._chosen.append(_chosen(metadata.schema.to_arrow_schema().names, columns, file.name))
+            self._chosen.append(_chosen(read_schema(file, "parquet").names, columns, file.name))
             first = 0
             for group in range(metadata.num_row_groups):
                 self._places.append((number, group, first))
-                first += _rows_of(metadata.row_group(group), self._chosen[-1], file)
+                first += _rows_of(metadata.row_group(group), file)
         self._reset()
 
     def _reset(self) -> None:
@@ -183,7 +183,7 @@ class _Groups:
         try:
             with arrow_input(self._files[file]) as stream, pq.ParquetFile(stream) as opened:
                 table = opened.read_row_group(group, columns=list(dict.fromkeys(chosen.values())))
-        except (pa.ArrowInvalid, OSError) as bad:
+        except DAMAGED as bad:
             raise SourceError("a damaged Parquet file", where=where, found=str(bad)[:200]) from None
         texts = clean_texts(table.column(chosen["caption"]), dropped, "captions", where)
         languages = pa.nulls(len(texts), TEXT)
@@ -204,13 +204,9 @@ class _Groups:
         return pc.binary_join_element_wise(pa.scalar(self._stems[file], TEXT), numbers, pa.scalar("/", TEXT))
 
 
-def _rows_of(row_group: Any, chosen: Mapping[str, str], file: File) -> int:
-    for k in range(row_group.num_columns):
-        chunk = row_group.column(k)
-        if chunk.path_in_schema in chosen.values() and chunk.total_uncompressed_size > MOST_GROUP:
-            raise SourceError(
-                "a row group too large", where=file.name, allowed=f"{MOST_GROUP} bytes a column"
-            )
+def _rows_of(row_group: Any, file: File) -> int:
+    if row_group.total_byte_size > MOST_GROUP:
+        raise SourceError("a row group too large", where=file.name, allowed=f"{MOST_GROUP} bytes")
     return int(row_group.num_rows)
 
 

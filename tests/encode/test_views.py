@@ -163,6 +163,7 @@ def test_a_policy_that_learns_learns_from_the_view(encode, tmp_path):
     assert np.abs(decoded - exact.decoded("tokens", np.arange(100))).max() < 0.1
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_views_as_threads(encode):
     one, two = encode("threads").store, encode("processes", decode="processes", workers=1).store
     assert tree(one) == tree(two)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from embedstore.encoders import cards_of, encode_all, encoder_for_card, encoder_for_cards, load_image_encoder
+from embedstore.encoders import (
+    cards_of,
+    encode_all,
+    encoder_for_card,
+    encoder_for_cards,
+    load_image_encoder,
+    same_pass,
+)
 from embedstore.encoders import load_image_pass as load
 from embedstore.encoders.base import ManyImages
 from embedstore.errors import EncoderError, UsageError
@@ -85,6 +94,35 @@ def test_stages_of_a_convnext_have_grids_of_their_own(checkpoint):
 def test_one_feature_is_wanted_where_one_encoder_is(checkpoint):
     with pytest.raises(UsageError, match=r"stands for several\n  found: layers=0,1"):
         load_image_encoder(f"hf:{checkpoint('dinov2')}?layers=0,1")
+
+
+NORMS = {"dinov2": "layernorm", "dinov3": "norm", "vit": "layernorm", "siglip-vision": "post_layernorm"}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_layers_may_pass_the_final_norm(name, checkpoint, own_home):
+    folder = checkpoint(name)
+    raw, normed = (load(f"hf:{folder}?layers=1,-1&norm={norm}") for norm in ("false", "true"))
+    assert [card.final_norm for card in cards_of(normed)] == [True, True]
+    assert cards_of(raw)[1] == cards_of(normed)[1]
+    pixels = [raw.prepare(picture) for picture in sample_pictures()]
+    norm = getattr(normed.model, NORMS[name])
+    ours, theirs = encode_all(normed, pixels), encode_all(raw, pixels)
+    assert_vectors_agree(ours[0].tokens, norm(theirs[0].tokens).detach())
+    assert ours[1].tokens.equal(theirs[1].tokens)
+    assert cards_of(encoder_for_cards(cards_of(normed), f"hf:{folder}")) == cards_of(normed)
+    assert same_pass(*cards_of(normed))
+    one, other = (
+        load_image_encoder(f"hf:{folder}?layer={k}&norm={n}").card for k, n in ((0, "true"), (1, "false"))
+    )
+    assert not same_pass(one, other)
+
+
+def test_a_norm_that_is_not_there_or_not_meant_is_refused(checkpoint):
+    with pytest.raises(UsageError, match=r"no final norm for tokens\n  found: ConvNextModel"):
+        load_image_encoder(f"hf:{checkpoint('convnext')}?layer=2&norm=true")
+    with pytest.raises(UsageError, match="norm is true or false"):
+        load_image_encoder(f"hf:{checkpoint('vit')}?norm=1")
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
@@ -219,3 +257,12 @@ def test_half_precision_runs_and_stays_near(name, checkpoint):
         for field in ("tokens", "pooled"):
             a, b = getattr(ours, field).float(), getattr(theirs, field)
             assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > 0.98
+
+
+@pytest.mark.parametrize("name", ["convnext", "dinov3", "siglip2-vision"])
+def test_a_preparation_that_was_sent_gives_the_same_pixels(name, checkpoint):
+    encoder = load_image_encoder(f"hf:{checkpoint(name)}")
+    sent = pickle.loads(pickle.dumps(encoder.preparation))  # noqa: S301 - our own bytes
+    assert (sent.card, sent.own_size) == (encoder.preparation.card, encoder.preparation.own_size)
+    for picture in sample_pictures():
+        assert np.array_equal(sent(picture), encoder.prepare(picture))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -333,6 +334,24 @@ def test_a_folder_without_weights_is_refused(folder, tmp_path):
     (tmp_path / "open_clip_config.json").write_bytes((folder("clip") / "open_clip_config.json").read_bytes())
     with pytest.raises(EncoderError, match=r"cannot load the model(.|\n)*complete checkpoint"):
         load_image_encoder(f"open_clip:{tmp_path}", device="cpu")
+
+
+def test_code_inside_a_checkpoint_is_never_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: "yes")
+    for trusted in (True, None):
+        copy = tmp_path / str(trusted)
+        shutil.copytree(folder("siglip"), copy)
+        (copy / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+        config = json.loads((copy / "open_clip_config.json").read_text())
+        config["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["trust_remote_code"] = trusted
+        (copy / "open_clip_config.json").write_text(json.dumps(config))
+        named = json.loads((copy / "tokenizer_config.json").read_text())
+        named |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+        (copy / "tokenizer_config.json").write_text(json.dumps(named))
+        words = r"never done(.|\n)*trust_remote_code=True" if trusted else "cannot load the tokenizer"
+        with pytest.raises(EncoderError, match=words):
+            load_text_encoder(f"open_clip:{copy}", device="cpu")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_open_clip_the_install_line_is_said(monkeypatch):

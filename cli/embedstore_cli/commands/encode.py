@@ -319,8 +319,11 @@ def _show_dry_run(plan: DryRun) -> None:
     )
     free = "" if plan.free_bytes is None else f"; free on this disk: {render.size(plan.free_bytes)}"
     render.say(f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}{free}")
-    if not all(f.exact for f in plan.features):
-        render.say("sizes of texts and thumbnails are from a sample; --tokenize-all counts every text")
+    sampled = ", ".join(f.name for f in plan.features if not f.exact)
+    if sampled:
+        render.say(
+            f"size of {sampled}: from a sample of thumbnails or texts; --tokenize-all counts all texts"
+        )
     for feature in plan.features:
         if feature.calibration_rows:
             seconds = feature.calibration_rows / feature.rate

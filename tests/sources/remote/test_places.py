@@ -61,8 +61,21 @@ def pixels(source):
     return [source[i].picture.open().tobytes() for i in range(len(source))]
 
 
-@pytest.mark.parametrize("name", ["", "t.csv", "t.parquet", "held.parquet", "captions.jsonl"])
-def test_a_url_gives_what_a_path_gives(folder, place, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("memory", ""),
+        ("memory", "t.csv"),
+        ("memory", "t.parquet"),
+        ("memory", "held.parquet"),
+        ("memory", "captions.jsonl"),
+        ("s3", ""),
+        ("s3", "held.parquet"),
+    ],
+)
+def test_a_url_gives_what_a_path_gives(folder, request, kind, name):
+    place = request.getfixturevalue(kind)
+    place.copy(folder)
     here = open_source(str(folder / name))
     there = open_source(f"{place.url}/{name}".rstrip("/"))
     assert facts(there) == facts(here)
@@ -97,8 +110,8 @@ def test_a_web_server_is_read_too(folder, web):
     assert [row[0].replace("%20", " ").replace("%C3%BC", "ü") for row in facts(open_source(web.url))] == NAMES
 
 
-def test_sizes_of_a_folder_come_from_the_list(folder, place):
-    source = open_source(place.url)
+def test_sizes_of_a_folder_come_from_the_list(folder, memory):
+    source = open_source(memory.copy(folder))
     assert [source[i].picture.nbytes for i in range(3)] == [len(encoded(n)) for n in NAMES]
 
 
