@@ -101,7 +101,8 @@ def gradients(store, head, loss, *, rows, captions=1, words=False, epoch=3, make
 
     with stream.epoch(epoch, micro=cache.micro) as batches:
         count = cache.micro.counts(stream.plan(epoch)).tolist()[0]
-        value = cache.backward(LargeStep(batches=iter(batches), count=count), epoch, loss_of)
+        step = LargeStep(batches=iter(batches), count=count, pictures=23, texts=23 * captions)
+        value = cache.backward(step, epoch, loss_of)
         # No micro-batch of the step is left: the next one is of the next step.
         assert next(iter(batches)).image.rows[0] in stream.plan(epoch).rows[23:]
     modules = {"head": head, "loss": loss}
