@@ -15,7 +15,7 @@ from embedstore.documents.base import (
     read_bounded,
     refuse_differences,
 )
-from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard
+from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard, ViewCard
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
 from embedstore.documents.stores import (
@@ -71,6 +71,7 @@ __all__ = [
     "Table",
     "TokenizerCard",
     "UnitRecord",
+    "ViewCard",
     "differing_fields",
     "load_document",
     "parse_named",

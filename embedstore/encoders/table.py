@@ -1,7 +1,8 @@
 """The kinds of encoders, and loading one from its spec or for a card.
 
 A spec is `KIND:NAME[?option=value&...]`: `hf:facebook/dinov2-large`, `st:../my-encoder`, `demo:minilm`.
-Options: `revision` (hub ids), `image_size` and `backend` (images), `max_length` (texts), `dtype`, `layer`.
+Options: `revision` (hub ids), `image_size`, `backend` and `draft` (images), `max_length` (texts), `dtype`,
+`layer`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from embedstore.documents import FREE_FIELDS, differing_fields
 from embedstore.encoders import memory
 from embedstore.encoders.base import Limited, cards_of
+from embedstore.encoders.draft import DraftedImages, draft_edge
 from embedstore.encoders.spec import WEIGHTS, EncoderSpec, split_spec
 from embedstore.errors import EncoderError, UsageError
 from embedstore.registry import Registry
@@ -45,6 +47,8 @@ _PUBLIC_KINDS = {
 }
 # What may differ between the cards of two layers of one model: a stage of a ConvNeXt has its own grid.
 _OF_A_LAYER = {"layer", "final_norm", "width", "pooled_width", "pooling", "grid"}
+# As in embedstore.encoders.layers, which needs torch.
+_LAST = -1
 _CHOSEN_POOLINGS = ("cls", "mean", "last")
 
 
@@ -128,17 +132,25 @@ def _load(
     settings: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load by the kind of a spec; `arguments` are passed on always, `settings` where the kind knows them."""
+    draft = 0
+    if modality == "image":
+        draft = int(parsed.options.get("draft", (settings or {}).get("draft", 0)))
+        parsed = parsed.without("draft")
     loader = getattr(KINDS.load(parsed.kind)(), modality, None)
     if loader is None:
         raise UsageError(f"the kind {parsed.kind!r} has no {modality} encoders", found=str(parsed))
-    known = [name for name in inspect.signature(loader).parameters if name not in ("name", "device")]
+    parameters = inspect.signature(loader).parameters.values()
+    known = [p.name for p in parameters if p.name not in ("name", "device") and p.kind is p.KEYWORD_ONLY]
+    # An encoder of one's own has options of its own.
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in parsed.options:
-        if option not in known:
+        if option not in known and not anything:
             raise UsageError(
                 f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
             )
     kept = {name: value for name, value in (settings or {}).items() if name in known}
-    return loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    encoder = loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    return DraftedImages(encoder, draft) if draft else encoder
 
 
 def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str = "auto") -> Any:
@@ -164,6 +176,7 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             todo="encode the data with the model itself, and fit a head on that feature",
         )
     option = f"--{card.modality}-encoder SPEC"
+    plain = list({each.plain.fingerprint: each.plain for each in cards}.values())
     chosen = spec or memory.recall(card) or _public_spec(card)
     if chosen is None:
         raise EncoderError(
@@ -173,9 +186,9 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
         )
     parsed = split_spec(chosen)
     # Which layers and limits are meant is for the cards to say, where the spec stands for more.
-    parsed = parsed.without("layers", *parsed.lists) if len(cards) > 1 else parsed.without(*parsed.lists)
+    parsed = parsed.without("layers", *parsed.lists) if len(plain) > 1 else parsed.without(*parsed.lists)
     try:
-        encoder = _load(parsed, card.modality, {"device": device}, _settings(cards))
+        encoder = _load(parsed, card.modality, {"device": device}, _settings(plain))
     except EncoderError as bad:
         if spec is not None:
             raise
@@ -185,17 +198,49 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             found=f"{chosen}: {bad.problem}",
             todo=f"give it with {option}",
         ) from bad
-    for wanted, found in zip(cards, cards_of(encoder), strict=True):
+    for wanted, found in zip(plain, cards_of(encoder), strict=True):
         _check_same(wanted, found, chosen, option)
-        if spec is not None:
+    if spec is not None:
+        for wanted in cards:
             memory.remember(wanted, str(parsed))
-    return encoder
+    return encoder if all(each.view is None for each in cards) else _viewed(encoder, cards, plain)
+
+
+def _viewed(encoder: ImageEncoder, cards: Sequence[EncoderCard], plain: Sequence[EncoderCard]) -> Any:
+    from embedstore.encoders.views import ViewedImages, view_of
+
+    wanted = [(view_of(card), plain.index(card.plain)) for card in cards]
+    return ViewedImages(encoder, wanted)
+
+
+def twin_for_cards(encoder: Any, cards: Sequence[EncoderCard]) -> Any:
+    """The encoder of `cards` that is a loaded one but for its limit: the weights are then in memory once.
+
+    None where more differs.
+    """
+    own = cards_of(encoder)
+    limit = cards[0].tokenizer
+    if limit is None or not isinstance(encoder, Limited):
+        return None
+    if [_but_for_the_limit(card) for card in own] != [_but_for_the_limit(card) for card in cards]:
+        return None
+    return encoder.limited(limit.max_length)
+
+
+def _but_for_the_limit(card: EncoderCard) -> dict[str, Any]:
+    identity = card.identity
+    if identity["tokenizer"] is not None:
+        identity["tokenizer"].pop("max_length")
+    return identity
 
 
 def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
-    """Whether two features are of one model and at most of different layers: one forward pass makes both."""
-    fields = set(differing_fields(one, other))
-    return fields <= _OF_A_LAYER and (not fields or "layer" in fields)
+    """Whether one pass makes two features: they are of one model, at most of different layers or views."""
+    fields = set(differing_fields(one.plain, other.plain))
+    inner = _LAST not in (one.layer, other.layer)
+    if "layer" not in fields or (inner and "final_norm" in fields):
+        return not fields
+    return fields <= _OF_A_LAYER
 
 
 def _public_spec(card: EncoderCard) -> str | None:
@@ -216,12 +261,14 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
     chosen: dict[str, Any] = {"layers": tuple(card.layer for card in cards)}
     if card.pooling in _CHOSEN_POOLINGS and len({card.pooling for card in cards}) == 1:
         chosen["pooling"] = card.pooling
+    if {other.final_norm for other in cards if other.layer != _LAST} == {True}:
+        chosen["norm"] = "true"
     if card.tokenizer is not None:
-        return chosen | {"max_length": card.tokenizer.max_length}
+        return chosen | {"max_length": card.tokenizer.max_length, "prompt_text": card.tokenizer.prompt}
     if card.processor is not None:
         backend = card.processor.backend
         own = {"backend": backend} if backend in ("pil", "torchvision") else {}
-        return chosen | {"image_size": card.processor.size, **own}
+        return chosen | {"image_size": card.processor.size, "draft": draft_edge(card), **own}
     return chosen
 
 
