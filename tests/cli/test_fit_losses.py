@@ -26,7 +26,8 @@ def test_every_option_arrives(store, tmp_path):
     done = fit(
         store, tmp_path / "h", "--json",
         "--loss", "sigmoid-sum", "--bias", "-8", "--temperature", "0.05", "--captions", "2",
-        "--mask-duplicates", "--batch-size", "24", "--micro-batch", "7", "--optimiser", "lion", "--lr", "1e-4", "--beta1", "0.95",
+        "--mask-duplicates", "--batch-size", "24", "--micro-batch", "7", "--optimiser", "lion",
+        "--lr", "1e-4", "--beta1", "0.95",
         "--beta2", "0.98", "--clip-norm", "1", "--warmup-steps", "1", "--ema", "0.9",
         "--val-split", "val", "--patience", "1",
     )  # fmt: skip
