@@ -16,6 +16,14 @@ from embedstore.documents.base import (
     refuse_differences,
 )
 from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard
+from embedstore.documents.head_options import (
+    HEAD_OPTIONS,
+    DalipOptions,
+    DinotxtOptions,
+    NoOptions,
+    OptionValue,
+    SailOptions,
+)
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
 from embedstore.documents.stores import (
@@ -42,17 +50,21 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
+    *HEAD_OPTIONS,
 )
 
 __all__ = [
     "FORMAT_VERSION",
     "FREE_FIELDS",
+    "HEAD_OPTIONS",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PUBLISHED",
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "DalipOptions",
+    "DinotxtOptions",
     "Document",
     "EncoderCard",
     "FeatureHeader",
@@ -60,12 +72,15 @@ __all__ = [
     "Figure",
     "FitConfig",
     "HeadConfig",
+    "NoOptions",
+    "OptionValue",
     "Origin",
     "Plan",
     "PolicyName",
     "ProcessorCard",
     "Projection",
     "QuarantinedRow",
+    "SailOptions",
     "ShardFile",
     "StoredType",
     "Table",

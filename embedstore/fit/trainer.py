@@ -16,6 +16,7 @@ from embedstore.errors import HeadError
 from embedstore.fit.config import check_config
 from embedstore.fit.data import Validation, training_data
 from embedstore.fit.files import FitLog, HeadFolder
+from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
 from embedstore.fit.schedule import learning_rate, parameter_groups
@@ -76,7 +77,12 @@ def fit_head(
         loss = build_loss(config.loss, temperature=config.temperature).to(place)
         pin = place.type == "cuda"
         streamed, validation = training_data(
-            opened, config, pin=pin, buffer_mb=buffer_mb, make_stream=make_stream
+            opened,
+            config,
+            pooled_texts=record.text_pooling == "pooled",
+            pin=pin,
+            buffer_mb=buffer_mb,
+            make_stream=make_stream,
         )
         folder = HeadFolder(Path(out), overwrite=overwrite)
         stream = pairs_on_device(streamed, place, cache_on_device)
@@ -198,7 +204,9 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.optimiser.zero_grad()
-        loss = self.loss(
+        loss = loss_of_parts(
+            self.loss,
+            self.head.parts,
             self.head.embed_image(
                 moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
             ),
@@ -212,7 +220,7 @@ class _Run:
                 found=f"loss {value}, lr {lr:.3g}, τ {self.temperature:.4g}",
                 todo="lower lr or lengthen warmup_epochs; if it is step 1: embedstore verify STORE",
             )
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimiser.step()
         self.loss.clamp()
         self.step += 1

@@ -53,6 +53,7 @@ class PairBuffers:
 class PairStream(GroupStream[PairBuffers, PairBatch]):
     """Batches of image tokens with the tokens of one caption each, in an order that is a pure function.
 
+    `pooled_texts`: the pooled embedding of each text in place of its tokens, as its one token.
     `rows` are image rows, ascending (a split, a subset). Quarantined pictures, and pictures without a usable
     caption of that role and language, are left out and counted in `skipped`. An epoch has `steps` batches
     whose sizes differ by at most one and are `batch_size` at most, so every row comes once and no batch is a
@@ -68,6 +69,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         *,
         image: str,
         text: str,
+        pooled_texts: bool = False,
         rows: IntArray,
         batch_size: int,
         role: str = "caption",
@@ -82,7 +84,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         direct_io: bool | None = None,
     ) -> None:
         self._pin = pin
-        self._images, self._texts = ImageReader(store[image]), TextReader(store[text])
+        words = store[text].only_pooled() if pooled_texts else store[text]
+        self._images, self._texts = ImageReader(store[image]), TextReader(words)
         self.captions = CaptionTable.build(
             images=store.plan.images,
             image_of=_image_of(store),

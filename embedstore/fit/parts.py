@@ -1,0 +1,25 @@
+"""The loss of joint embeddings that are made of parts: of each part by itself, weighted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from embedstore.heads.base import Part
+    from embedstore.losses.base import Loss
+
+
+def loss_of_parts(loss: Loss, parts: Sequence[Part], image: Tensor, text: Tensor, **beside: Any) -> Tensor:
+    """`Σ weight · loss(part of image, part of text)` of `(b, e)` and `(b, e)`; without parts the loss itself.
+
+    One loss, so one temperature for all. `beside` is handed on to it. Source: DALIP, section 4 (its loss).
+    """
+    if not parts:
+        whole: Tensor = loss(image, text, **beside)
+        return whole
+    losses: list[Tensor] = [part.weight * loss(part.of(image), part.of(text), **beside) for part in parts]
+    return sum(losses[1:], losses[0])
