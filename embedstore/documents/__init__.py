@@ -17,7 +17,6 @@ from embedstore.documents.base import (
 )
 from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard
 from embedstore.documents.head_options import (
-    HEAD_OPTIONS,
     DalipOptions,
     DinotxtOptions,
     NoOptions,
@@ -50,13 +49,11 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
-    *HEAD_OPTIONS,
 )
 
 __all__ = [
     "FORMAT_VERSION",
     "FREE_FIELDS",
-    "HEAD_OPTIONS",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PUBLISHED",

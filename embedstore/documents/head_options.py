@@ -67,6 +67,3 @@ class DinotxtOptions(Document):
     project: bool = Field(
         default=True, description="linear map to the joint width; false: the joint width is twice the tokens'"
     )
-
-
-HEAD_OPTIONS: tuple[type[Document], ...] = (DalipOptions, SailOptions, DinotxtOptions)

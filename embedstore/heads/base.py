@@ -131,5 +131,10 @@ def head_type(name: str) -> type[Head]:
 
 
 def build_head(config: HeadConfig) -> Head:
-    """The head that `config` names, with fresh weights; `UnknownNameError` for a name in no table."""
-    return head_type(config.head)(config)
+    """The head that `config` names, with fresh weights.
+
+    `UnknownNameError` for a name in no table, `HeadError` for options that the head has not.
+    """
+    kind = head_type(config.head)
+    kind.options_of(config.options)
+    return kind(config)

@@ -66,14 +66,16 @@ def kspd_matrix(x: Tensor) -> Tensor:
     """Logarithm of the Gaussian kernel of the channels, `log(K + 1e-3 I)`, `(b, h, r, r)`.
 
     `K_ij = exp(−‖x_i − x_j‖² / 2σ²)`, σ² the mean of the squared distances over all r² pairs, without a
-    gradient, and never quite 0, so that identical channels give `K = 1`.
+    gradient, and never quite 0, so that identical channels give `K = 1`. Taken in float64 where
+    the device has it: an error of the kernel is up to a thousand times as large in its logarithm.
     Source: DeepKSPD, as DALIP compares it.
     """
-    squared = squared_distances(x)
+    squared = squared_distances(x if x.device.type == "mps" else x.double())
     least = torch.finfo(squared.dtype).tiny ** 0.5
     spread = squared.detach().mean(dim=(-2, -1), keepdim=True).clamp(min=least)
     kernel = (squared / (-2 * spread)).exp()
-    return symmetric_log(kernel + KSPD_EPS * torch.eye(x.shape[-1], dtype=kernel.dtype, device=x.device))
+    ridge = KSPD_EPS * torch.eye(x.shape[-1], dtype=kernel.dtype, device=x.device)
+    return symmetric_log(kernel + ridge).to(wide(x).dtype)
 
 
 class _SymmetricLog(torch.autograd.Function):
