@@ -27,6 +27,9 @@ Meaning: TypeAlias = Literal[
     "GB/s",
     "1 - cosine",
     "points of recall@1",
+    "computed/real",
+    "growth",
+    "relative error",
 ]
 
 

@@ -125,7 +125,12 @@ def _weights(file: Path, config: HeadConfig, module: torch.nn.Module) -> dict[st
 
 
 def refuse_other_card(fitted: EncoderCard, found: EncoderCard, *, where: object) -> None:
-    """`HeadError` that lists the fields in which a feature's encoder is not the one a head was fitted for."""
+    """`HeadError` that lists the fields in which a feature's encoder is not the one a head was fitted for.
+
+    An augmented view is of the same encoder as the picture itself.
+    """
+    # A head that has learnt from augmented views is for the pictures themselves.
+    fitted, found = fitted.plain, found.plain
     identity = fitted.identity
     fields = {
         name: values

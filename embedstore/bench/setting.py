@@ -76,10 +76,16 @@ def open_setting(
 
 
 def _feature(store: Store, name: str, card: EncoderCard) -> Feature:
-    """The store's feature with this card: the one of the head's own name first, else any other name."""
-    names = sorted(store.features(), key=lambda found: (found != name, found))
+    """The store's feature with this card: the one of the head's own name first, else any other name.
+
+    An augmented view is measured only where the pictures themselves are not encoded.
+    """
+    names = sorted(
+        store.features(),
+        key=lambda found: (store.header(found).card.view is not None, found != name, found),
+    )
     for found in names:
-        if store.header(found).card.identity == card.identity:
+        if store.header(found).card.plain.identity == card.plain.identity:
             return store[found]
     differing = ""
     if name in names:

@@ -15,7 +15,7 @@ from embedstore.documents.base import (
     read_bounded,
     refuse_differences,
 )
-from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard
+from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard, ViewCard
 from embedstore.documents.head_options import (
     DalipOptions,
     DinotxtOptions,
@@ -83,6 +83,7 @@ __all__ = [
     "Table",
     "TokenizerCard",
     "UnitRecord",
+    "ViewCard",
     "differing_fields",
     "load_document",
     "parse_named",

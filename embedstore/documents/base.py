@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from embedstore.errors import EmbedstoreError, MismatchError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 FORMAT_VERSION = 1
@@ -54,6 +55,11 @@ class Document(BaseModel):
         """sha256 over the canonical JSON of the document."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def without_unset(fields: dict[str, Any], later: Collection[str]) -> dict[str, Any]:
+    """Serialised fields without those of `later` that are not set."""
+    return {name: value for name, value in fields.items() if value is not None or name not in later}
 
 
 DERIVED_FIELDS = frozenset({"arrays", "units", "plan_fingerprint"})

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from embedstore.documents.base import Count, Document, Positive, Sha256
+from embedstore.documents.base import Count, Document, Positive, Sha256, without_unset
 
 if TYPE_CHECKING:
     from pydantic.config import JsonDict
+
+
+# Fields that came later than the first cards: left out where they are not set, so that the fingerprint of a
+# card does not depend on who reads it.
+_LATER_FIELDS = frozenset({"padded_to", "positions", "view"})
 
 
 class ProcessorCard(Document):
     """Everything that decides the pixels which an image encoder sees."""
 
     class_name: str
-    backend: Literal["pil", "torchvision", "open_clip", "timm"]
+    backend: Literal["pil", "torchvision", "open_clip", "timm", "python"]
     size: tuple[Positive, Positive] = Field(description="height and width fed to the model, pixels")
     resize: str = Field(description="resize rule, e.g. 'shortest_edge=256' or 'exact=224x224'")
     crop: str | None = Field(description="e.g. 'center=224x224'; none where the whole picture is kept")
@@ -33,10 +38,25 @@ class TokenizerCard(Document):
     sha256: Sha256 = Field(description="over the tokenizer's serialised form")
     max_length: Positive = Field(description="tokens, special tokens included; longer texts are cut")
     prompt: str = Field(default="", description="text put before every text")
+    padded_to: Positive | None = Field(
+        default=None, description="places that the model always sees, padding without a mask included"
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_unset(whole(self), _LATER_FIELDS)
+
+
+class ViewCard(Document):
+    """How a picture is changed before the processor sees it: a pure function of these and the row's id."""
+
+    kind: str = Field(description="with every option, e.g. 'random-resized-crop?scale=0.08,1&ratio=...'")
+    seed: Count
+    number: Positive = Field(description="which of the views of this kind and seed")
 
 
 # Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
-FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype"})
+FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype", "positions"})
 
 
 _NEEDS: dict[str, JsonDict] = {
@@ -88,11 +108,28 @@ class EncoderCard(Document):
     )
     prefix: Count = Field(default=0, description="CLS and register tokens, kept apart from the patches")
     registers: Count = Field(default=0, description="register tokens among the prefix")
+    positions: str | None = Field(
+        default=None,
+        description="how positions were fitted to a size that is not the checkpoint's own: "
+        "'interpolated from 37x37', 'rotary'",
+    )
+    view: ViewCard | None = Field(
+        default=None, description="the augmented view of each picture; none: the picture itself"
+    )
     processor: ProcessorCard | None = None
     tokenizer: TokenizerCard | None = None
     compute_dtype: Literal["float32", "bfloat16", "float16", "unknown"] = "float32"
     device_kind: Literal["cpu", "cuda", "mps", "unknown"] = "cpu"
     versions: dict[str, str] = Field(description="library name to version")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_unset(whole(self), _LATER_FIELDS)
+
+    @property
+    def plain(self) -> EncoderCard:
+        """The card of the same encoder over the pictures themselves."""
+        return self if self.view is None else self.model_copy(update={"view": None})
 
     @property
     def identity(self) -> dict[str, Any]:

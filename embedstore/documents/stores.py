@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
-from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Sha256
+from embedstore.documents.base import (
+    FORMAT_VERSION,
+    Count,
+    Document,
+    Name,
+    Positive,
+    Sha256,
+    without_unset,
+)
 from embedstore.documents.cards import EncoderCard
 from embedstore.errors import UsageError
 from embedstore.policies import PATTERN, parse_policy
@@ -117,8 +125,7 @@ class FeatureHeader(Document):
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = whole(self)
-        return {k: v for k, v in fields.items() if v is not None or k not in _LATER_FIELDS}
+        return without_unset(whole(self), _LATER_FIELDS)
 
     def array(self, name: ArrayName) -> ArraySpec | None:
         """The spec of one array, or none where the feature has no such array."""

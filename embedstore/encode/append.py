@@ -7,10 +7,17 @@ encoder, under the policy and with the name of the feature that it continues.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedstore.encode.features import FeatureJob, ImageJob, TextJob, plan_pass
-from embedstore.encoders import cards_of, encoder_for_cards, named_features, same_pass, split_spec
+from embedstore.encoders import (
+    cards_of,
+    encoder_for_cards,
+    named_features,
+    same_pass,
+    split_spec,
+    twin_for_cards,
+)
 from embedstore.errors import MismatchError, UsageError
 from embedstore.store import files, layout, open_store
 from embedstore.store.geometry import effective_policy
@@ -42,7 +49,12 @@ def open_parent(append: str | PathLike[str], store: Path, options: EncodeOptions
             found=store,
             todo=f"give the new rows a store of their own: embedstore encode SOURCE NEW --append {append}",
         )
-    for option, value in (("--image-size", options.image_size), ("--max-length", options.max_length)):
+    chosen = (
+        ("--image-size", options.image_size),
+        ("--max-length", options.max_length),
+        ("--views", options.views or None),
+    )
+    for option, value in chosen:
         if value is not None:
             raise UsageError(f"{option} cannot be chosen here", found=value, todo=_FOLLOWED)
     return parent
@@ -105,7 +117,27 @@ def plan_appended(
                 passes.append([(old, spec)])
             else:
                 together.append((old, spec))
-    return [job for features in passes for job in _continued(plan, parent, features, options, begun)]
+    jobs: list[FeatureJob] = []
+    for features in passes:
+        # A feature and its recoded twin are the same output of the encoder.
+        cards = list({old.card.fingerprint: old.card for old, _ in features}.values())
+        twins = (twin_for_cards(job.encoder, cards) for job in jobs)
+        encoder = next((twin for twin in twins if twin is not None), None)
+        if encoder is None:
+            encoder = encoder_for_cards(cards, features[0][1], device=options.device)
+        outputs = [cards.index(old.card) for old, _ in features]
+        olds = [old for old, _ in features]
+        headers = plan_pass(
+            [old.name for old in olds],
+            [cards_of(encoder)[k] for k in outputs],
+            plan,
+            options,
+            begun=begun,
+            like=olds,
+        )
+        for old, header, output in zip(olds, headers, outputs, strict=True):
+            jobs.append(_continued(parent, old, header, encoder, output))
+    return jobs
 
 
 def _one_pass(one: tuple[FeatureHeader, str | None], other: tuple[FeatureHeader, str | None]) -> bool:
@@ -144,29 +176,12 @@ def _to_continue(plan: Plan, parent: Store, name: str, options: EncodeOptions) -
 
 
 def _continued(
-    plan: Plan,
-    parent: Store,
-    features: Sequence[tuple[FeatureHeader, str | None]],
-    options: EncodeOptions,
-    begun: Mapping[str, FeatureHeader],
-) -> list[FeatureJob]:
-    """The jobs of features that one encoder makes in one pass."""
-    olds = [old for old, _ in features]
-    # A feature and its recoded twin are the same output of the encoder.
-    wanted = list({old.card.fingerprint: old.card for old in olds}.values())
-    outputs = [wanted.index(old.card) for old in olds]
-    encoder = encoder_for_cards(wanted, features[0][1], device=options.device)
-    cards = cards_of(encoder)
-    headers = plan_pass(
-        [old.name for old in olds], [cards[k] for k in outputs], plan, options, begun=begun, like=olds
-    )
-    for old, header in zip(olds, headers, strict=True):
-        refuse_other_feature(old, header, where=parent.path, todo="continue it with the encoder that made it")
-    kind = ImageJob if olds[0].table == "images" else TextJob
-    return [
-        kind(header=header, encoder=encoder, output=output, continues=parent[header.name].path)
-        for output, header in zip(outputs, headers, strict=True)
-    ]
+    parent: Store, old: FeatureHeader, header: FeatureHeader, encoder: Any, output: int
+) -> FeatureJob:
+    """The job that goes on with the parent's feature `old`."""
+    refuse_other_feature(old, header, where=parent.path, todo="continue it with the encoder that made it")
+    kind = ImageJob if old.table == "images" else TextJob
+    return kind(header=header, encoder=encoder, output=output, continues=parent[old.name].path)
 
 
 def copy_calibration(job: FeatureJob, store: Path) -> None:

@@ -7,13 +7,13 @@ same encoder; the first to commit decides for all. The rows are encoded again wh
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedstore.encode.append import copy_calibration
+from embedstore.encode.decoding import open_decoders
 from embedstore.encode.features import ImageJob
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE
@@ -144,7 +144,7 @@ class _Sample:
         """Good rows, one batch at a time."""
         size = self.options.batch_for(job.header.card)
         failed = 0
-        with ThreadPoolExecutor(self.options.decoders, "decode") as decoders:
+        with open_decoders(self.options) as decoders:
             for batch in encode_image_units(
                 self.planned,
                 job.encoder,
@@ -152,7 +152,6 @@ class _Sample:
                 list(range(-(-len(self.rows) // size))),
                 batch_size=size,
                 decoders=decoders,
-                ahead=2 * size + self.options.decoders,
                 on_rows=self._on_rows,
                 rows_of=lambda unit: self.rows[unit * size : (unit + 1) * size].tolist(),
             ):

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from embedstore.encode.calibrate import rows_to_learn_from
-from embedstore.encode.features import FeatureJob, ImageJob, TextJob, passes_of
-from embedstore.encode.images import encode_image_units
+from embedstore.encode.features import FeatureJob, ImageJob, passes_of
 from embedstore.encode.jobs import plan_jobs
-from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE, EncodeOptions
-from embedstore.encode.texts import encode_text_units
-from embedstore.encode.unit import Target
+from embedstore.encode.options import EncodeOptions
+from embedstore.encode.probe import Probe, count_tokens, probe_images, probe_texts
 from embedstore.store import FeatureWriter, feature_nbytes
 from embedstore.store.cache_folder import is_mirrored
-from embedstore.store.calibration import learnt_shapes
-from embedstore.store.coder import Coder
-from embedstore.store.geometry import effective_policy
+from embedstore.store.journal import read_manifest
 from embedstore.store.remote_plan import written_at
 from embedstore.store.remote_writer import RemoteWriter
+from embedstore.store.sizes import counted_nbytes, unit_nbytes
 from embedstore.store.space import OFFERED, free_nbytes, nbytes_under
 
 if TYPE_CHECKING:
@@ -33,15 +26,15 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FeatureHeader, Plan
     from embedstore.encode.plan import PlannedSource
-
-PROBED_BATCHES = 3
-COUNTED_TEXTS = 4096
+    from embedstore.shapes import IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturePrediction:
     """One feature: rows, bytes of the whole feature, rows a second, seconds for what is missing.
 
+    `missing_nbytes` of the bytes are to be written; `exact` where they follow from what is known, and not
+    from a sample of the texts or thumbnails. The rate is 0 where nothing is missing.
     `made_with`: the feature whose pass makes this one too, in whose seconds it is counted.
     `calibration_rows` are encoded first, once more than the others, for the policy to learn from; the seconds
     of that are counted in.
@@ -55,13 +48,16 @@ class FeaturePrediction:
     seconds: float
     calibration_rows: int = 0
     made_with: str | None = None
+    missing_nbytes: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
     """What an encode would do. Bytes are on disk, times in seconds on this machine as it is now.
 
-    `free_bytes` of the store's disk, none for a URL.
+    `seconds` of the whole call, `setup_seconds` of them until the source is planned and the encoders are
+    loaded. `free_bytes` of the store's disk, none for a URL.
     """
 
     features: tuple[FeaturePrediction, ...]
@@ -69,6 +65,7 @@ class DryRun:
     seconds: float
     free_bytes: int | None
     advice: str | None
+    setup_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready prediction."""
@@ -83,23 +80,32 @@ def dry_run_source(
     text_encoders: Sequence[str] = (),
     options: EncodeOptions | None = None,
     append: str | Path | None = None,
+    tokenize_all: bool = False,
 ) -> DryRun:
-    """Predict bytes, time and rate of `encode_source` with the same arguments; the store is not touched."""
+    """Predict bytes, time and rate of `encode_source` with the same arguments; the store is not touched.
+
+    A sample goes through the real pipeline for some seconds. `tokenize_all`: count the tokens of every text,
+    not of the first ones only; the bytes of text features are then exact.
+    """
     options = options or EncodeOptions()
+    began = time.perf_counter()
     with written_at(store, what="encode") as place:
         planned, jobs = plan_jobs(
             source, place, image_encoders, text_encoders, options=options, append=append
         )
+        setup = time.perf_counter() - began
         found = {
-            p.name: p for together in passes_of(jobs) for p in _predict(together, planned, place, options)
+            p.name: p
+            for together in passes_of(jobs)
+            for p in _predict(together, planned, place, options, tokenize_all=tokenize_all)
         }
         predictions = [found[job.header.name] for job in jobs]
         free = None if is_mirrored(place) else free_nbytes(place)
-    missing_bytes = sum(p.nbytes * p.missing // max(1, p.rows) for p in predictions)
     return DryRun(
         features=tuple(predictions),
-        missing_bytes=missing_bytes,
-        seconds=sum(p.seconds for p in predictions),
+        missing_bytes=sum(p.missing_nbytes for p in predictions),
+        seconds=setup + sum(p.seconds for p in predictions),
+        setup_seconds=setup,
         free_bytes=free,
         advice=None if free is None else _advice(planned.plan, jobs, predictions, free),
     )
@@ -126,118 +132,69 @@ def _advice(
 
 
 def _predict(
-    jobs: Sequence[FeatureJob], planned: PlannedSource, store: Path, options: EncodeOptions
+    jobs: Sequence[FeatureJob],
+    planned: PlannedSource,
+    store: Path,
+    options: EncodeOptions,
+    *,
+    tokenize_all: bool,
 ) -> list[FeaturePrediction]:
     """The features of one pass: it is probed once."""
     writer = RemoteWriter if is_mirrored(store) else FeatureWriter
-    missing = [set(writer(store, job.header).missing_units()) for job in jobs]
+    missing = [writer(store, job.header).missing_units() for job in jobs]
     sampled = [
         len(rows_to_learn_from(job, planned.plan, store)) if units else 0
         for job, units in zip(jobs, missing, strict=True)
     ]
     first = jobs[0]
-    batch_size = options.batch_for(first.header.card)
-    tokens, thumbnail = 0.0, 0.0
-    if isinstance(first, ImageJob):
-        rate, thumbnail = _probe_images(jobs, first, planned, options, batch_size)
-    else:
-        rate, tokens = _probe_texts(jobs, first, planned, batch_size)
     in_pass = _rows(first.header, set().union(*missing)) + sum(sampled)
-    return [
-        FeaturePrediction(
-            name=job.header.name,
-            rows=job.header.rows,
-            missing=_rows(job.header, units),
-            nbytes=feature_nbytes(job.header, tokens_per_row=tokens)
-            + (round(thumbnail * job.header.rows) if job.header.thumbnails else 0),
-            rate=rate,
-            seconds=in_pass / rate if job is first else 0.0,
-            calibration_rows=rows,
-            made_with=None if job is first else first.header.name,
+    probe, count = Probe(rate=0.0, startup=0.0), None
+    if in_pass and isinstance(first, ImageJob):
+        probe = probe_images(jobs, first, planned, options, store)
+    elif in_pass and not isinstance(first, ImageJob):
+        probe = probe_texts(jobs, first, planned, options, store)
+        count = count_tokens(
+            planned, first.encoder, shard_rows=first.header.shard_rows, everything=tokenize_all
         )
-        for job, units, rows in zip(jobs, missing, sampled, strict=True)
-    ]
+    made = []
+    for job, units, rows in zip(jobs, missing, sampled, strict=True):
+        header = job.header
+        whole, left = (_nbytes(header, some, probe, count) for some in (range(header.units), units))
+        standing = None if units else read_manifest(writer(store, header).path)
+        seconds = probe.startup + in_pass / probe.rate if job is first and in_pass else 0.0
+        made.append(
+            FeaturePrediction(
+                name=header.name,
+                rows=header.rows,
+                missing=_rows(header, units),
+                nbytes=whole if standing is None else standing.nbytes,
+                missing_nbytes=left,
+                exact=standing is not None or _is_exact(header, count),
+                rate=probe.rate,
+                seconds=seconds,
+                calibration_rows=rows,
+                made_with=None if job is first else first.header.name,
+            )
+        )
+    return made
+
+
+def _nbytes(
+    header: FeatureHeader, units: Sequence[int], probe: Probe, count: tuple[float, IntArray | None] | None
+) -> int:
+    """Bytes of some units, thumbnails among them."""
+    thumbnails = round(probe.thumbnail * _rows(header, units)) if header.thumbnails else 0
+    mean, per_unit = count or (0.0, None)
+    if per_unit is not None:
+        return sum(counted_nbytes(header, unit, tokens=int(per_unit[unit])) for unit in units)
+    return thumbnails + sum(unit_nbytes(header, unit, tokens_per_row=mean) for unit in units)
+
+
+def _is_exact(header: FeatureHeader, count: tuple[float, IntArray | None] | None) -> bool:
+    if header.table == "images":
+        return not header.thumbnails
+    return count is not None and count[1] is not None
 
 
 def _rows(header: FeatureHeader, units: Iterable[int]) -> int:
     return sum(len(header.unit_rows(unit)) for unit in units)
-
-
-def _targets(jobs: Sequence[FeatureJob], rows: int) -> list[Target]:
-    """The features cut to one unit of their first rows."""
-    update = {"shard_rows": rows, "rows": rows}
-    return [
-        Target(header=job.header.model_copy(update=update), coder=_probe_coder(job), output=job.output)
-        for job in jobs
-    ]
-
-
-def _probe_coder(job: FeatureJob) -> Coder:
-    """As quick as the real one: how long coding takes does not depend on what was learnt."""
-    header = job.header
-    policy = effective_policy(header.policy, header.card)
-    shapes = learnt_shapes(policy, header.card, tuple(a.name for a in header.arrays))
-    return Coder.of(header, {name: np.ones(shape, np.float32) for name, shape in shapes.items()})
-
-
-def _probe_images(
-    jobs: Sequence[FeatureJob],
-    first: ImageJob,
-    planned: PlannedSource,
-    options: EncodeOptions,
-    batch_size: int,
-) -> tuple[float, float]:
-    """Pictures a second of the real pipeline over the first rows, after one batch to warm up.
-
-    And the bytes of a thumbnail.
-    """
-    rows = min(first.header.rows, batch_size * (PROBED_BATCHES + 1))
-    marks: list[float] = []
-    counts: list[int] = []
-
-    def on_rows(count: int) -> None:
-        marks.append(time.perf_counter())
-        counts.append(count)
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(options.decoders) as decoders:
-        (unit,) = encode_image_units(
-            planned,
-            first.encoder,
-            _targets(jobs, rows),
-            [0],
-            batch_size=batch_size,
-            decoders=decoders,
-            ahead=2 * batch_size + options.decoders,
-            on_rows=on_rows,
-        )
-    kept = [t for t in unit.thumbnails or () if t is not None]
-    thumbnail = sum(map(len, kept)) / max(1, len(kept))
-    if len(marks) > 1:
-        return sum(counts[1:]) / (marks[-1] - marks[0]), thumbnail
-    return rows / (marks[-1] - started), thumbnail
-
-
-def _probe_texts(
-    jobs: Sequence[FeatureJob], first: TextJob, planned: PlannedSource, batch_size: int
-) -> tuple[float, float]:
-    """Texts a second over the first rows after a warm-up, and tokens a text over more of them."""
-    encoder = first.encoder
-    texts = [row["text"] for row in islice(planned.text_rows(), COUNTED_TEXTS)]
-    ids, _ = encoder.prepare(texts)
-    rows = min(len(texts), batch_size * PROBED_BATCHES)
-    seconds = 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        list(
-            encode_text_units(
-                lambda span: texts[span[0] : span[0] + len(span)],
-                encoder,
-                _targets(jobs, rows),
-                [0],
-                token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
-                on_rows=lambda _: None,
-            )
-        )
-        seconds = time.perf_counter() - started
-    return rows / seconds, sum(map(len, ids)) / len(ids)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from embedstore.documents import FeatureHeader, parse_named
 from embedstore.encoders import cards_of, load_image_pass, load_text_passes, named_features
+from embedstore.encoders.views import ViewedImages, parse_views
 from embedstore.errors import UsageError
 from embedstore.store import begun_headers, plan_feature
 from embedstore.store.geometry import shared_shard_rows
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from embedstore.documents import EncoderCard, Plan
     from embedstore.encode.options import EncodeOptions
     from embedstore.encoders.base import ImageEncoder, TextEncoder
+    from embedstore.encoders.views import View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,10 @@ def plan_features(
 
     Raises `UsageError` where two features share a name or the store has no rows for an encoder.
     """
+    views = parse_views(options.view, count=options.views, seed=options.view_seed)
     named = {text: named_features(text) for text in (*image_encoders, *text_encoders)}
+    if views:
+        named |= {text: _of_views(named[text], views) for text in image_encoders}
     names = [name for text in (*image_encoders, *text_encoders) for name, _ in named[text]]
     for name in names:
         if names.count(name) > 1:
@@ -86,6 +91,9 @@ def plan_features(
         _, spec = parse_named(text)
         vision = load_image_pass(spec, device=options.device, image_size=options.image_size)
         features = named[text]
+        if views:
+            outputs = range(len(features) // len(views))
+            vision = ViewedImages(vision, [(view, k) for view in views for k in outputs])
         names = [name for name, _ in features]
         thumbnails = _thumbnails(names, begun, options)
         headers = plan_pass(names, cards_of(vision), plan, options, begun=begun, thumbnails=thumbnails)
@@ -106,6 +114,10 @@ def plan_features(
                 for output, (header, (_, alone)) in enumerate(zip(headers, some, strict=True))
             ]
     return jobs
+
+
+def _of_views(features: Sequence[tuple[str, str]], views: Sequence[View]) -> list[tuple[str, str]]:
+    return [(f"{name}-view{view.number}", spec) for view in views for name, spec in features]
 
 
 def plan_pass(

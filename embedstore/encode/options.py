@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
@@ -39,10 +39,18 @@ class EncodeOptions:
     """Overrides the tokenizer's limit, tokens."""
     thumbnails: int = 128
     """Longer side in pixels of the kept thumbnails; 0: none."""
+    views: int = 0
+    """Augmented views of each picture, a feature each; 0: the picture itself."""
+    view: str = "random-resized-crop"
+    """What the views are, with options: 'random-resized-crop?scale=0.5,1&flip=0.5'."""
+    view_seed: int = 0
+    """Decides the views, with their numbers and the ids of the rows."""
     max_failed: float = 0.1
     """Share of the rows that may be quarantined."""
     workers: int | None = None
-    """Threads that decode pictures; none: one a core."""
+    """Threads or processes that decode pictures; none: one a core."""
+    decode: Literal["threads", "processes"] = "threads"
+    """What they are. Processes are for more cores than one interpreter keeps busy; no byte depends on it."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our column name -> the table's."""
     image_root: Path | None = None
@@ -59,6 +67,8 @@ class EncodeOptions:
             ("image_size", 1, 8192),
             ("max_length", 1, None),
             ("thumbnails", 0, 1024),
+            ("views", 0, 256),
+            ("view_seed", 0, 2**63 - 1),
             ("max_failed", 0, 1),
             ("workers", 1, 1024),
         ):
@@ -71,6 +81,8 @@ class EncodeOptions:
                     found=value,
                     allowed=f"{low}{upper or ' or more'}",
                 )
+        if self.decode not in ("threads", "processes"):
+            raise UsageError("unknown --decode", found=self.decode, allowed="threads, processes")
         parse_policy(self.policy, where="--policy")
 
     @property
@@ -80,7 +92,7 @@ class EncodeOptions:
 
     @property
     def decoders(self) -> int:
-        """Threads that decode pictures."""
+        """Threads or processes that decode pictures."""
         return self.workers or os.cpu_count() or 1
 
     def batch_for(self, card: EncoderCard) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore.encode.calibrate import calibrated, rows_to_learn_from
+from embedstore.encode.decoding import open_decoders
 from embedstore.encode.features import FeatureJob, ImageJob, passes_of
 from embedstore.encode.images import encode_image_units
 from embedstore.encode.jobs import plan_jobs
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from embedstore.documents import FeatureHeader
+    from embedstore.encode.decoding import Decoders
     from embedstore.encode.plan import PlannedSource
     from embedstore.encode.unit import EncodedUnit
 
@@ -197,7 +198,7 @@ class _PassRun:
         failed = 0
         with ExitStack() as stack:
             storing = [stack.enter_context(Storing(f.writer, at_once=1)) for f in self.features]
-            decoders = stack.enter_context(ThreadPoolExecutor(self.options.decoders, "decode"))
+            decoders = stack.enter_context(open_decoders(self.options))
             for unit in self._encoded(units, decoders):
                 for feature, arrays, place in zip(self.features, unit.arrays, storing, strict=True):
                     if unit.unit in feature.missing:
@@ -210,7 +211,7 @@ class _PassRun:
                         place.wait()
                         feature.refuse_failures(self.options.max_failed)
 
-    def _encoded(self, units: list[int], decoders: ThreadPoolExecutor) -> Iterator[EncodedUnit]:
+    def _encoded(self, units: list[int], decoders: Decoders) -> Iterator[EncodedUnit]:
         job = self.features[0].job
         targets = [
             Target(header=f.header, coder=Coder.read(f.writer.path, f.header), output=f.job.output)
@@ -225,7 +226,6 @@ class _PassRun:
                 units,
                 batch_size=batch_size,
                 decoders=decoders,
-                ahead=2 * batch_size + self.options.decoders,
                 on_rows=self._on_rows,
             )
         column = open_store(self.store).texts(["text"])["text"]

@@ -14,6 +14,7 @@ from embedstore.encoders.table import (
     load_text_encoder,
     load_text_passes,
     same_pass,
+    twin_for_cards,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "remember",
     "same_pass",
     "split_spec",
+    "twin_for_cards",
 ]

@@ -106,6 +106,19 @@ class Limited(TextEncoder, Protocol):
         """The encoder that cuts at `max_length` tokens; `UsageError` where the model cannot take them."""
 
 
+@runtime_checkable
+class RowPreparation(Protocol):
+    """A `prepare` that makes several views of each picture, which depend on the picture's row."""
+
+    count: int
+
+    def __call__(self, picture: Image) -> Float32Array:
+        """As of an `ImageEncoder`: the picture itself, `(3, h, w)`."""
+
+    def of_row(self, picture: Image, row_id: str) -> Float32Array:
+        """All views of the picture of a row, `(count, 3, h, w)` float32."""
+
+
 def cards_of(encoder: ImageEncoder | TextEncoder) -> tuple[EncoderCard, ...]:
     """The card of each feature that an encoder makes: one, unless it says that it makes several."""
     return encoder.cards if isinstance(encoder, (ManyImages, ManyTexts)) else (encoder.card,)

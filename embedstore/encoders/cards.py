@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -33,6 +34,11 @@ def _line(tensor: torch.Tensor) -> str:
 def _digest(tensor: torch.Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).hexdigest()
+
+
+def python_versions(*names: str) -> dict[str, str]:
+    """The versions of an encoder of one's own: of Python, and of the distributions that run it."""
+    return {"python": platform.python_version(), **library_versions(*names)}
 
 
 def library_versions(*names: str) -> dict[str, str]:

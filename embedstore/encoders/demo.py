@@ -37,6 +37,8 @@ class Demo:
         image_size: int | tuple[int, int] | None = None,
         dtype: str | None = None,
         backend: str | None = None,
+        layers: tuple[int, ...] = (-1,),
+        pooling: str | None = None,
     ) -> ImageEncoder:
         """A small DINOv2 that was trained on rendered scenes, without captions or labels."""
         from embedstore.encoders import hf_image
@@ -48,7 +50,15 @@ class Demo:
                 "the demo image encoder is not part of this installation", where=f"demo:{name}"
             )
         checkpoint = Checkpoint(source=str(folder), model="vit-scenes", revision=None, local=True)
-        return hf_image.load(checkpoint, device=device, image_size=image_size, dtype=dtype, backend=backend)
+        return hf_image.load(
+            checkpoint,
+            device=device,
+            image_size=image_size,
+            dtype=dtype,
+            backend=backend,
+            layers=layers,
+            pooling=pooling,
+        )
 
 
 def _check(name: str, known: str, modality: str) -> None:

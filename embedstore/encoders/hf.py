@@ -23,13 +23,24 @@ class HuggingFace:
         backend: str | None = None,
         revision: str | None = None,
         layers: tuple[int, ...] = (-1,),
+        pooling: str | None = None,
     ) -> ImageEncoder:
-        """Load an image model; `backend` replaces the pinned backend of its processor."""
+        """Load an image model; `backend` replaces the pinned backend of its processor.
+
+        `layers`: a feature each, 0 to the number of blocks, or from the back. `pooling`: `cls` or `mean`
+        instead of the library's own image embedding.
+        """
         from embedstore.encoders.hf_image import load
 
         checkpoint = locate(name, revision)
         return load(
-            checkpoint, device=device, image_size=image_size, dtype=dtype, backend=backend, layers=layers
+            checkpoint,
+            device=device,
+            image_size=image_size,
+            dtype=dtype,
+            backend=backend,
+            layers=layers,
+            pooling=pooling,
         )
 
     def text(
@@ -41,9 +52,20 @@ class HuggingFace:
         dtype: str | None = None,
         revision: str | None = None,
         layers: tuple[int, ...] = (-1,),
+        pooling: str | None = None,
     ) -> TextEncoder:
-        """Load a text model."""
+        """Load a text model.
+
+        `layers`: a feature each, 0 to the number of blocks, or from the back. `pooling`: `mean`, `cls`
+        (encoders) or `last` (decoders) instead of the library's own text embedding.
+        """
         from embedstore.encoders.hf_text import load
 
-        checkpoint = locate(name, revision)
-        return load(checkpoint, device=device, max_length=max_length, dtype=dtype, layers=layers)
+        return load(
+            locate(name, revision),
+            device=device,
+            max_length=max_length,
+            dtype=dtype,
+            layers=layers,
+            pooling=pooling,
+        )

@@ -1,13 +1,15 @@
-"""Image models of transformers: one line of the table a family.
+"""Image models of transformers; `hf_image_families` is the table of what is known.
 
-Tokens are the last hidden state after the final norm, patches only, row-major; CLS and registers stand in
-the prefix with the same norm. Pooled is the normed CLS, or for two-tower models the projected embedding.
+Tokens of the last layer are the last hidden state after the final norm, patches only, row-major; CLS and
+registers stand in the prefix with the same norm. A feature map is read as tokens row by row. Pooled is what
+the library calls the picture's embedding. Tokens of another layer are as they leave its block, before any
+final norm; their pooled embedding is that layer's CLS, or the mean of its tokens where there is none.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,52 +18,21 @@ from embedstore.documents import EncoderCard
 from embedstore.encoders.base import ImageBatch
 from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.hf_image_families import FAMILIES
 from embedstore.encoders.hf_model import choose_family, load_frozen, read_config
 from embedstore.encoders.hf_processor import Preparation, Size, load_preparation
 from embedstore.encoders.layers import LAST, Layers
 from embedstore.errors import EncoderError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from PIL.Image import Image
     from torch import Tensor
 
     from embedstore.encoders.checkpoint import Checkpoint
+    from embedstore.encoders.hf_image_families import ImageFamily
     from embedstore.shapes import Float32Array
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageFamily:
-    """How one architecture is loaded and read.
-
-    `norm`: last part of the name of a final norm that the model's last hidden state has not passed;
-    `interpolate`: whether sizes other than the trained one must be asked for with an argument;
-    `unused`: tensors that the forward pass never reads; `cls`: how many CLS tokens stand first.
-    """
-
-    model: str
-    pooled: Literal["cls", "image_embeds"] = "cls"
-    norm: str | None = None
-    interpolate: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
-    unused: tuple[str, ...] = ()
-    cls: int = 1
-
-
-_MASK = ("embeddings.mask_token",)
-_CLIP = ImageFamily(
-    model="CLIPVisionModelWithProjection", pooled="image_embeds", norm="post_layernorm", interpolate=True
-)
-
-FAMILIES: Mapping[str, ImageFamily] = {
-    "dinov2": ImageFamily(model="Dinov2Model", unused=_MASK),
-    "dinov2_with_registers": ImageFamily(model="Dinov2WithRegistersModel", unused=_MASK),
-    "vit": ImageFamily(model="ViTModel", options={"add_pooling_layer": False}, interpolate=True),
-    "clip": _CLIP,
-    "clip_vision_model": _CLIP,
-    "CLIPVisionModel": ImageFamily(model="CLIPVisionModel", norm="post_layernorm", interpolate=True),
-}
 
 
 class HFImageEncoder:
@@ -75,14 +46,16 @@ class HFImageEncoder:
         preparation: Preparation,
         *,
         layers: Sequence[int],
+        pooling: str | None,
         device: torch.device,
         dtype: ComputeType,
     ) -> None:
         self._family, self._preparation, self._device, self._dtype = family, preparation, device, dtype
         self.model = model.to(device)
         self._layers = Layers(model, layers, where=checkpoint.model)
+        self._pooling = _checked_pooling(pooling, family)
         height, width = preparation.card.size
-        patch, trained = _pair(model.config.patch_size), _pair(model.config.image_size)
+        patch, trained = _patch(family, model.config), _trained(model.config)
         self._grid = height // patch[0], width // patch[1]
         self._prefix = family.cls + int(getattr(model.config, "num_register_tokens", 0))
         self._options = (
@@ -114,47 +87,72 @@ class HFImageEncoder:
         batch = torch.empty((len(pixels), *pixels[0].shape), pin_memory=self._device.type == "cuda")
         np.stack(pixels, out=batch.numpy())
         with frozen_forward(self._device, self._dtype):
-            inputs = {"pixel_values": batch.to(self._device, non_blocking=True), **self._options}
-            output, seen = self._layers.run(self.model, **inputs)
-            return tuple(
-                self._last(output) if number == LAST else self._inner(seen[number])
-                for number in self._layers.numbers
-            )
+            output, seen = self._forward(batch.to(self._device, non_blocking=True))
+            return tuple(self._batch(number, output, seen) for number in self._layers.numbers)
 
-    def _last(self, output: Any) -> ImageBatch:
-        hidden = output.last_hidden_state if self._norm is None else self._norm(output.last_hidden_state)
-        pooled = output.image_embeds if self._family.pooled == "image_embeds" else hidden[:, 0]
-        return self._split(hidden, pooled)
-
-    def _inner(self, hidden: Tensor) -> ImageBatch:
-        return self._split(hidden, hidden[:, 0])
-
-    def _split(self, hidden: Tensor, pooled: Tensor) -> ImageBatch:
-        prefix = hidden[:, : self._prefix]
-        return ImageBatch(
-            tokens=hidden[:, self._prefix :], prefix=prefix if self._prefix else None, pooled=pooled
+    def _forward(self, pixels: Tensor) -> tuple[Any, dict[int, Tensor]]:
+        if not self._family.patches:
+            return self._layers.run(self.model, pixel_values=pixels, **self._options)
+        grid = torch.tensor(self._grid, device=pixels.device)
+        patches = _flat_patches(pixels, self._grid)
+        return self._layers.run(
+            self.model,
+            pixel_values=patches,
+            pixel_attention_mask=torch.ones(patches.shape[:2], dtype=torch.int32, device=pixels.device),
+            spatial_shapes=grid.expand(len(pixels), 2),
         )
+
+    def _batch(self, number: int, output: Any, seen: dict[int, Tensor]) -> ImageBatch:
+        """The feature of one layer."""
+        hidden, skip = self._hidden(number, output, seen), self._family.skip if number == LAST else 0
+        if hidden.ndim == 4:
+            prefix, tokens = None, hidden.flatten(2).transpose(1, 2)
+        else:
+            first = skip + self._prefix
+            prefix, tokens = hidden[:, skip:first] if self._prefix else None, hidden[:, first:]
+        pooling = self._pooling_of(number)
+        if pooling == "cls" and prefix is not None:
+            pooled = prefix[:, 0]
+        elif pooling == "mean":
+            pooled = tokens.float().mean(1)
+        else:
+            pooled = output.image_embeds if pooling == "image_embeds" else output.pooler_output
+        return ImageBatch(tokens=tokens, prefix=prefix, pooled=pooled)
+
+    def _hidden(self, number: int, output: Any, seen: dict[int, Tensor]) -> Tensor:
+        hidden: Tensor = output.last_hidden_state if number == LAST else seen[number]
+        return self._norm(hidden) if number == LAST and self._norm is not None else hidden
+
+    def _pooling_of(self, number: int) -> str:
+        """What the pooled embedding of a layer is: the library knows one of the last layer alone."""
+        inner = "cls" if self._family.cls else "mean"
+        return self._pooling or (self._family.pooled if number == LAST else inner)
 
     def _make_cards(self, checkpoint: Checkpoint) -> tuple[EncoderCard, ...]:
         """Every width is read from one forward pass, which must agree with the configuration."""
         unused = set(self._family.unused)
         used = [tensor for name, tensor in self.model.state_dict().items() if name not in unused]
         weights = weights_sha256(used)
-        size = self._preparation.card.size
-        probes = self.encode_all([np.zeros((3, *size), dtype=np.float32)])
-        return tuple(
-            self._make_card(checkpoint, weights, number, probe)
-            for number, probe in zip(self._layers.numbers, probes, strict=True)
-        )
+        black = torch.zeros((1, 3, *self._preparation.card.size), device=self._device)
+        with frozen_forward(self._device, self._dtype):
+            output, seen = self._forward(black)
+            return tuple(
+                self._make_card(checkpoint, weights, number, output, seen) for number in self._layers.numbers
+            )
 
-    def _make_card(self, checkpoint: Checkpoint, weights: str, number: int, probe: ImageBatch) -> EncoderCard:
-        rows, columns = self._grid
+    def _make_card(
+        self, checkpoint: Checkpoint, weights: str, number: int, output: Any, seen: dict[int, Tensor]
+    ) -> EncoderCard:
+        hidden, probe = self._hidden(number, output, seen), self._batch(number, output, seen)
+        is_map = hidden.ndim == 4
+        rows, columns = (hidden.shape[2], hidden.shape[3]) if is_map else self._grid
         if probe.tokens.shape[1] != rows * columns:
             raise EncoderError(
                 "the model gives another number of patch tokens than its configuration says",
                 where=checkpoint.model,
                 found=f"{probe.tokens.shape[1]} tokens for a grid of {rows}x{columns}",
             )
+        prefix = 0 if is_map else self._prefix
         return EncoderCard(
             modality="image",
             library="transformers",
@@ -163,18 +161,31 @@ class HFImageEncoder:
             revision=checkpoint.revision,
             weights_sha256=weights,
             layer=number,
-            final_norm=number == LAST,
+            final_norm=number == LAST and self._family.normed,
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
-            pooling=self._family.pooled if number == LAST else "cls",
-            grid=self._grid,
-            prefix=self._prefix,
-            registers=self._prefix - self._family.cls,
+            pooling=self._pooling_of(number),
+            grid=(rows, columns),
+            prefix=prefix,
+            registers=max(0, prefix - self._family.cls),
+            positions=self._positions(),
             processor=self._preparation.card,
             compute_dtype=self._dtype,
             device_kind=device_kind(self._device),
             versions=self._versions(),
         )
+
+    def _positions(self) -> str | None:
+        """How positions were fitted to a size that was asked for and is not the checkpoint's own."""
+        if self._preparation.card.size == self._preparation.own_size or self._family.positions == "none":
+            return None
+        if self._family.positions == "rotary":
+            return "rotary"
+        config, patch = self.model.config, _patch(self._family, self.model.config)
+        side = math.isqrt(config.num_patches) * patch[0] if self._family.patches else config.image_size
+        height, width = _pair(side)
+        rows, columns = height // patch[0], width // patch[1]
+        return None if (rows, columns) == self._grid else f"interpolated from {rows}x{columns}"
 
     def _versions(self) -> dict[str, str]:
         backend = ("torchvision",) if self._preparation.card.backend == "torchvision" else ()
@@ -189,6 +200,7 @@ def load(
     dtype: str | None,
     backend: str | None,
     layers: Sequence[int] = (LAST,),
+    pooling: str | None = None,
 ) -> HFImageEncoder:
     """Load an image model of a known family with its processor; `EncoderError` where it is none."""
     where = pick_device(device)
@@ -196,11 +208,50 @@ def load(
     family = choose_family(checkpoint, config, FAMILIES, "an image model")
     preparation = load_preparation(checkpoint, backend=backend, image_size=image_size)
     model = load_frozen(checkpoint, family.model, options=family.options, unused=family.unused)
+    family = family.adapt(family, model.config)
     if image_size is not None:
-        _check_size(preparation.card.size, _pair(model.config.patch_size))
+        _check_size(preparation.card.size, _patch(family, model.config))
     return HFImageEncoder(
-        checkpoint, family, model, preparation, layers=layers, device=where, dtype=pick_dtype(dtype, where)
+        checkpoint,
+        family,
+        model,
+        preparation,
+        layers=layers,
+        pooling=pooling,
+        device=where,
+        dtype=pick_dtype(dtype, where),
     )
+
+
+def _checked_pooling(pooling: str | None, family: ImageFamily) -> str | None:
+    allowed = ["cls", "mean"] if family.cls else ["mean"]
+    if pooling is not None and pooling not in allowed:
+        raise UsageError(
+            "the model has no such pooled embedding",
+            where="pooling",
+            found=pooling,
+            allowed=", ".join(allowed),
+            todo=f"leave it out for the library's own: {family.pooled}",
+        )
+    return pooling
+
+
+def _patch(family: ImageFamily, config: Any) -> Size:
+    """Pixels of one token of the last layer."""
+    return _pair(family.stride or config.patch_size)
+
+
+def _trained(config: Any) -> Size | None:
+    size = getattr(config, "image_size", None)
+    return None if size is None else _pair(size)
+
+
+def _flat_patches(pixels: Tensor, grid: Size) -> Tensor:
+    """`(b, c, h, w)` to flat patches `(b, t, p·p·c)`, row-major, channels last."""
+    batch, channels, height, width = pixels.shape
+    rows, columns = grid
+    cut = pixels.reshape(batch, channels, rows, height // rows, columns, width // columns)
+    return cut.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
 
 
 def _check_size(size: Size, patch: Size) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -27,19 +30,24 @@ DEFAULT_BACKEND: Backend = "torchvision"
 # Pixels of a picture after the processor's resize and before its crop: a line one pixel high grows with the
 # square of the target edge.
 MAX_RESIZED = 1 << 25
+WARPED_FROM = 384
 
 
 class Preparation:
-    """Pictures to pixels, exactly as `processor(images=picture)` gives them. Thread-safe."""
+    """Pictures to pixels, exactly as `processor(images=picture)` gives them. Thread-safe.
 
-    def __init__(self, processor: Any, card: ProcessorCard) -> None:
-        self.processor, self.card = processor, card
+    `own_size`: what the checkpoint's processor gives where no other size is asked for, none where that is
+    another one for each picture.
+    """
+
+    def __init__(self, processor: Any, card: ProcessorCard, *, own_size: Size | None) -> None:
+        self.processor, self.card, self.own_size = processor, card, own_size
         self._pixels = _direct(processor)
-        self._edge = (processor.size.get("shortest_edge") if processor.do_resize else None) or 0
+        self._edge = _plan(processor).edge
 
-    def __reduce__(self) -> tuple[type[Preparation], tuple[Any, ProcessorCard]]:
+    def __reduce__(self) -> tuple[Callable[..., Preparation], tuple[Any, ProcessorCard]]:
         """To another process as what it was made from."""
-        return Preparation, (self.processor, self.card)
+        return partial(Preparation, own_size=self.own_size), (self.processor, self.card)
 
     def __call__(self, picture: Image) -> Float32Array:
         """An RGB picture to `(3, h, w)` float32; `UnreadableImage` where a resize would fill the memory."""
@@ -73,16 +81,21 @@ def load_preparation(
             found=f"{type(processor).__name__} with backend {processor.backend}",
             todo=f"add ?backend={processor.backend} to the encoder's name",
         )
+    name = type(processor).__name__
+    if hasattr(processor, "max_num_patches"):
+        processor = _square(processor)
+    own_size = _plan(processor).size
     if image_size is not None:
         processor = _resized(
             processor, (image_size, image_size) if isinstance(image_size, int) else image_size
         )
-    return Preparation(processor, describe(processor, where=checkpoint.model))
+    return Preparation(processor, describe(processor, name=name, where=checkpoint.model), own_size=own_size)
 
 
-def describe(processor: Any, *, where: str) -> ProcessorCard:
-    """The card of a processor, every value read from the object itself."""
-    size = _output_size(processor)
+def describe(processor: Any, *, name: str, where: str) -> ProcessorCard:
+    """The card of a processor called `name`, every value read from the object itself."""
+    plan = _plan(processor)
+    size = plan.size
     if size is None:
         raise EncoderError(
             "the processor gives pixels of a different size for each picture",
@@ -92,11 +105,11 @@ def describe(processor: Any, *, where: str) -> ProcessorCard:
         )
     normalise = bool(processor.do_normalize)
     return ProcessorCard(
-        class_name=type(processor).__name__,
+        class_name=name,
         backend=processor.backend,
         size=size,
-        resize=_resize_rule(processor),
-        crop=f"center={size[0]}x{size[1]}" if processor.do_center_crop else None,
+        resize=plan.resize,
+        crop=f"center={size[0]}x{size[1]}" if plan.cropped else None,
         interpolation=_interpolation(processor.resample),
         rescale=float(processor.rescale_factor) if processor.do_rescale else 1.0,
         mean=tuple(processor.image_mean) if normalise else (0.0, 0.0, 0.0),
@@ -104,22 +117,56 @@ def describe(processor: Any, *, where: str) -> ProcessorCard:
     )
 
 
-def _output_size(processor: Any) -> Size | None:
-    if processor.do_center_crop:
-        return processor.crop_size.height, processor.crop_size.width
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What a processor does to the shape of a picture.
+
+    `size` of its pixels, none where that is another one for each picture; `edge` of the shorter side between
+    resize and crop, 0 where the picture is not resized in proportion.
+    """
+
+    size: Size | None
+    resize: str
+    cropped: bool
+    edge: int
+
+
+def _plan(processor: Any) -> _Plan:
     size = processor.size if processor.do_resize else None
-    if size is None or not (size.height and size.width):
-        return None
-    return size.height, size.width
+    edge = int((size.shortest_edge if size else None) or 0)
+    if edge and getattr(processor, "crop_pct", None) is not None:
+        # ConvNeXt: from 384 pixels on the picture is warped and nothing is cut off.
+        if edge >= WARPED_FROM:
+            return _Plan(size=(edge, edge), resize=f"exact={edge}x{edge}", cropped=False, edge=0)
+        before = int(edge / processor.crop_pct)
+        return _Plan(size=(edge, edge), resize=f"shortest_edge={before}", cropped=True, edge=before)
+    if not size:
+        resize, fixed = "none", None
+    elif size.height and size.width:
+        fixed = size.height, size.width
+        resize = f"exact={size.height}x{size.width}"
+    else:
+        resize, fixed = ",".join(f"{key}={value}" for key, value in dict(size).items()), None
+    if processor.do_center_crop:
+        fixed = processor.crop_size.height, processor.crop_size.width
+    return _Plan(size=fixed, resize=resize, cropped=bool(processor.do_center_crop), edge=edge)
 
 
-def _resize_rule(processor: Any) -> str:
-    size = processor.size
-    if not processor.do_resize:
-        return "none"
-    if size.height and size.width:
-        return f"exact={size.height}x{size.width}"
-    return ",".join(f"{key}={value}" for key, value in dict(size).items())
+def _square(processor: Any) -> Any:
+    """The processor of SigLIP2 with as many patches as it allows, the same grid for every picture.
+
+    It would keep each picture's proportions, and give each another number of tokens; this is what it does to
+    a square one.
+    """
+    import transformers
+
+    patch = int(processor.patch_size)
+    side = patch * math.isqrt(processor.max_num_patches)
+    backend = "Pil" if processor.backend == "pil" else ""
+    kind = getattr(transformers, f"SiglipImageProcessor{backend}")
+    kept = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+    options = {name: getattr(processor, name) for name in kept}
+    return kind(size={"height": side, "width": side}, **options)
 
 
 def _interpolation(resample: Any) -> str:
@@ -135,11 +182,15 @@ def _interpolation(resample: Any) -> str:
 
 def _resized(processor: Any, wanted: Size) -> Any:
     """The same processor for another output size; the shorter edge keeps its ratio to the crop."""
-    now = _output_size(processor)
+    now = _plan(processor).size
     if now == wanted:
         return processor
     if min(wanted) < 1:
         raise UsageError("an image size must be positive", found=wanted)
+    if getattr(processor, "crop_pct", None) is not None:
+        if wanted[0] != wanted[1]:
+            raise UsageError("this processor makes square pictures only", found=f"{wanted[0]}x{wanted[1]}")
+        return type(processor).from_dict(processor.to_dict() | {"size": {"shortest_edge": wanted[0]}})
     target = {"height": wanted[0], "width": wanted[1]}
     changes: dict[str, Any] = {"do_resize": True, "size": target}
     if processor.do_center_crop:

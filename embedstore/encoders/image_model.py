@@ -68,6 +68,11 @@ class ModelImageEncoder:
         """The identity of the features this encoder makes."""
         return self._card
 
+    @property
+    def preparation(self) -> Transform:
+        """What `prepare` calls, without the model: another process may be given it."""
+        return self._transform
+
     def prepare(self, picture: Image) -> Float32Array:
         """An RGB picture to the pixels the model sees, `(3, h, w)` float32, by the library's transform."""
         return self._transform(picture)

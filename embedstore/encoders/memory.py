@@ -35,8 +35,11 @@ def home() -> Path:
 def remember(card: EncoderCard, spec: str) -> None:
     """Note that `spec` gives the encoder of this card; a folder is noted by its absolute path.
 
-    A memory that cannot be written is left as it is: no run fails for it.
+    A memory that cannot be written is left as it is: no run fails for it. A module of one's own is not noted:
+    it is named each time, or a store could have it run.
     """
+    if split_spec(spec).kind == "python":
+        return
     target = home() / "encoders.json"
     entries = _entries(target) | {_key(card): _absolute(spec)}
     with suppress(OSError, StoreError):
@@ -45,7 +48,8 @@ def remember(card: EncoderCard, spec: str) -> None:
 
 def recall(card: EncoderCard) -> str | None:
     """The spec that last gave the encoder of this card on this machine, or None."""
-    return _entries(home() / "encoders.json").get(_key(card))
+    found = _entries(home() / "encoders.json").get(_key(card))
+    return None if found is None or found.startswith("python:") else found
 
 
 def _entries(path: Path) -> dict[str, str]:

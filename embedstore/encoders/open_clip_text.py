@@ -16,7 +16,8 @@ from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
 from embedstore.encoders.open_clip import library, load_model, quiet
-from embedstore.encoders.tokens import Tokens, unicode_text
+from embedstore.encoders.tokens import unicode_text
+from embedstore.encoders.tokens_slow import tokens_of
 from embedstore.errors import EncoderError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class CLIPTokens:
         ):
             raise EncoderError("the tokenizer cuts or pads in a way that is not known", where=where)
         self.card = TokenizerCard(
-            class_name=type(tokenizer).__name__, sha256=_sha256(tokenizer), max_length=limit
+            class_name=type(tokenizer).__name__, sha256=_sha256(tokenizer, where=where), max_length=limit
         )
 
     def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
@@ -71,7 +72,7 @@ class CLIPTokens:
         tokenizer = self._tokenizer
         if hasattr(tokenizer, "bpe_ranks"):
             return lambda texts: _cut_simple(tokenizer, texts, limit)
-        tokens = Tokens(tokenizer.tokenizer, limit=limit, max_length=None, where=self._where)
+        tokens = tokens_of(tokenizer.tokenizer, limit=limit, max_length=None, where=self._where)
         separator = tokenizer.tokenizer.sep_token_id if getattr(tokenizer, "strip_sep_token", False) else None
 
         def cut(texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
@@ -102,19 +103,16 @@ def _cleaned(tokenizer: Any, text: str) -> str:
     return found
 
 
-def _sha256(tokenizer: Any) -> str:
-    """Over vocabulary, merges and cleaning: all that decides the ids."""
+def _sha256(tokenizer: Any, *, where: str) -> str:
+    """Over vocabulary, merges and cleaning: all that decides the ids but where they are cut."""
     inner = getattr(tokenizer, "tokenizer", None)
-    clean = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "")
     if inner is None:
-        parts: list[Any] = [
-            sorted(tokenizer.encoder.items()),
-            list(tokenizer.bpe_ranks),
-            tokenizer.pat.pattern,
-        ]
+        ranks = list(tokenizer.bpe_ranks)
+        parts: list[Any] = [sorted(tokenizer.encoder.items()), ranks, tokenizer.pat.pattern]
     else:
-        parts = [json.loads(inner.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}]
-        parts.append(tokenizer.strip_sep_token)
+        own = tokens_of(inner, limit=None, max_length=64, where=where).card.sha256
+        parts = [own, getattr(tokenizer, "strip_sep_token", False)]
+    clean = getattr(getattr(tokenizer, "clean_fn", None), "__name__", "")
     return hashlib.sha256(json.dumps([clean, *parts], separators=(",", ":")).encode()).hexdigest()
 
 
@@ -167,7 +165,9 @@ class OpenCLIPTextEncoder:
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
             pooling="text_features",
-            tokenizer=self._tokens.card,
+            tokenizer=self._tokens.card.model_copy(
+                update={"padded_to": None if self._short else self._tokens.width}
+            ),
             compute_dtype=self._dtype,
             device_kind=device_kind(self._device),
             versions=library_versions("torch", "transformers", "tokenizers")

@@ -16,15 +16,15 @@ from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.checkpoint import Checkpoint, loading, locate
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
 from embedstore.encoders.tokens import Tokens, length_limit, pad
-from embedstore.errors import EncoderError
+from embedstore.errors import EncoderError, UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from embedstore.encoders.base import TextEncoder
     from embedstore.shapes import IntArray
 
-ALLOWED_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
+ALLOWED_MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", "Dropout")
 
 
 class SentenceTransformers:
@@ -38,12 +38,25 @@ class SentenceTransformers:
         max_length: int | None = None,
         dtype: str | None = None,
         revision: str | None = None,
+        prompt: str | None = None,
+        prompt_text: str | None = None,
     ) -> TextEncoder:
-        """Load a sentence encoder by hub id (the library's own organisation may be left out) or folder."""
+        """Load a sentence encoder by hub id (the library's own organisation may be left out) or folder.
+
+        `prompt`: name of one of the checkpoint's prompts, empty for none; its default one if not given.
+        `prompt_text`: a prompt itself, in place of a named one.
+        """
         checkpoint = locate(name, revision)
         if not checkpoint.local and "/" not in checkpoint.model:
             checkpoint = locate(f"sentence-transformers/{name}", revision)
-        return load(checkpoint, device=device, max_length=max_length, dtype=dtype)
+        return load(
+            checkpoint,
+            device=device,
+            max_length=max_length,
+            dtype=dtype,
+            prompt=prompt,
+            prompt_text=prompt_text,
+        )
 
 
 class STTextEncoder:
@@ -60,6 +73,7 @@ class STTextEncoder:
     ) -> None:
         self._tokens, self._device, self._dtype = tokens, device, dtype
         self.pipeline = pipeline
+        self._prompt = _prompt_features(pipeline, tokens)
         self._card = self._make_card(checkpoint)
 
     @property
@@ -81,7 +95,7 @@ class STTextEncoder:
     def encode(self, ids: Sequence[IntArray]) -> TextBatch:
         """Prepared texts to tokens `(b, l, d)`, mask `(b, l)` and pooled `(b, w)`."""
         padded, mask = pad(ids, self._device)
-        features: dict[str, Any] = {"input_ids": padded, "attention_mask": mask.long()}
+        features: dict[str, Any] = {"input_ids": padded, "attention_mask": mask.long(), **self._prompt}
         with frozen_forward(self._device, self._dtype):
             first, *others = self.pipeline
             features = first(features)
@@ -102,7 +116,7 @@ class STTextEncoder:
             final_norm=True,
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
-            pooling="+".join(_step(module) for module in list(self.pipeline)[1:]),
+            pooling="+".join(_step(module, self._prompt) for module in list(self.pipeline)[1:]),
             tokenizer=self._tokens.card,
             compute_dtype=self._dtype,
             device_kind=device_kind(self._device),
@@ -119,19 +133,37 @@ def _used_tensors(pipeline: Any) -> Iterator[torch.Tensor]:
                 yield tensor
 
 
-def _step(module: Any) -> str:
+def _prompt_features(pipeline: Any, tokens: Tokens) -> dict[str, int]:
+    """What a pooling that leaves out the prompt must know: the prompt's tokens but a last special one."""
+    if not tokens.card.prompt or all(getattr(module, "include_prompt", True) for module in pipeline):
+        return {}
+    (ids,), _ = tokens.prepare([""])
+    ends = int(ids[-1]) in pipeline[0].tokenizer.all_special_ids
+    return {"prompt_length": len(ids) - ends}
+
+
+def _step(module: Any, prompt: Mapping[str, int]) -> str:
     """One module in the words of the card: what a pooling takes, or the name of what follows it."""
     kind = type(module).__name__
     if kind == "Pooling":
         modes = module.pooling_mode
-        return str(modes) if isinstance(modes, str) else ",".join(modes)
+        taken = str(modes) if isinstance(modes, str) else ",".join(modes)
+        return taken + ("-after-prompt" if prompt and not module.include_prompt else "")
     if kind == "Dense":
         return f"dense-{type(module.activation_function).__name__.lower()}"
     return kind.lower()
 
 
-def load(checkpoint: Checkpoint, *, device: str, max_length: int | None, dtype: str | None) -> STTextEncoder:
-    """Load a pipeline of allowed modules; `EncoderError` where it has others or applies a prompt."""
+def load(
+    checkpoint: Checkpoint,
+    *,
+    device: str,
+    max_length: int | None,
+    dtype: str | None,
+    prompt: str | None = None,
+    prompt_text: str | None = None,
+) -> STTextEncoder:
+    """Load a pipeline of allowed modules; `EncoderError` where it has others."""
     from sentence_transformers import SentenceTransformer
 
     where = pick_device(device)
@@ -155,6 +187,7 @@ def load(checkpoint: Checkpoint, *, device: str, max_length: int | None, dtype: 
         limit=length_limit(transformer.tokenizer, transformer.auto_model),
         max_length=max_length,
         where=checkpoint.model,
+        prompt=_prompt(checkpoint, pipeline, prompt) if prompt_text is None else prompt_text,
     )
     return STTextEncoder(checkpoint, pipeline, tokens, device=where, dtype=pick_dtype(dtype, where))
 
@@ -196,10 +229,14 @@ def _check_pipeline(checkpoint: Checkpoint, pipeline: Any) -> None:
             where=checkpoint.model,
             found=", ".join(kinds),
         )
-    prompt = pipeline.prompts.get(pipeline.default_prompt_name or "", "")
-    if prompt:
-        raise EncoderError(
-            "the checkpoint puts a prompt before every text, which is not supported",
-            where=checkpoint.model,
-            found=repr(prompt),
-        )
+
+
+def _prompt(checkpoint: Checkpoint, pipeline: Any, name: str | None) -> str:
+    """The prompt of a name, as the library would take it; `UnknownNameError` with the names there are."""
+    chosen = (pipeline.default_prompt_name or "") if name is None else name
+    if not chosen:
+        return ""
+    if chosen not in pipeline.prompts:
+        known = ", ".join(sorted(pipeline.prompts)) or "none"
+        raise UnknownNameError(f"unknown prompt {chosen!r}", where=checkpoint.model, allowed=known)
+    return str(pipeline.prompts[chosen])

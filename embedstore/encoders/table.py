@@ -131,9 +131,12 @@ def _load(
     loader = getattr(KINDS.load(parsed.kind)(), modality, None)
     if loader is None:
         raise UsageError(f"the kind {parsed.kind!r} has no {modality} encoders", found=str(parsed))
-    known = [name for name in inspect.signature(loader).parameters if name not in ("name", "device")]
+    parameters = inspect.signature(loader).parameters.values()
+    known = [p.name for p in parameters if p.name not in ("name", "device") and p.kind is p.KEYWORD_ONLY]
+    # An encoder of one's own has options of its own.
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in parsed.options:
-        if option not in known:
+        if option not in known and not anything:
             raise UsageError(
                 f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
             )
@@ -164,6 +167,7 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             todo="encode the data with the model itself, and fit a head on that feature",
         )
     option = f"--{card.modality}-encoder SPEC"
+    plain = list({each.plain.fingerprint: each.plain for each in cards}.values())
     chosen = spec or memory.recall(card) or _public_spec(card)
     if chosen is None:
         raise EncoderError(
@@ -173,9 +177,9 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
         )
     parsed = split_spec(chosen)
     # Which layers and limits are meant is for the cards to say, where the spec stands for more.
-    parsed = parsed.without("layers", *parsed.lists) if len(cards) > 1 else parsed.without(*parsed.lists)
+    parsed = parsed.without("layers", *parsed.lists) if len(plain) > 1 else parsed.without(*parsed.lists)
     try:
-        encoder = _load(parsed, card.modality, {"device": device}, _settings(cards))
+        encoder = _load(parsed, card.modality, {"device": device}, _settings(plain))
     except EncoderError as bad:
         if spec is not None:
             raise
@@ -185,16 +189,45 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             found=f"{chosen}: {bad.problem}",
             todo=f"give it with {option}",
         ) from bad
-    for wanted, found in zip(cards, cards_of(encoder), strict=True):
+    for wanted, found in zip(plain, cards_of(encoder), strict=True):
         _check_same(wanted, found, chosen, option)
-        if spec is not None:
+    if spec is not None:
+        for wanted in cards:
             memory.remember(wanted, str(parsed))
-    return encoder
+    return encoder if all(each.view is None for each in cards) else _viewed(encoder, cards, plain)
+
+
+def _viewed(encoder: ImageEncoder, cards: Sequence[EncoderCard], plain: Sequence[EncoderCard]) -> Any:
+    from embedstore.encoders.views import ViewedImages, view_of
+
+    wanted = [(view_of(card), plain.index(card.plain)) for card in cards]
+    return ViewedImages(encoder, wanted)
+
+
+def twin_for_cards(encoder: Any, cards: Sequence[EncoderCard]) -> Any:
+    """The encoder of `cards` that is a loaded one but for its limit: the weights are then in memory once.
+
+    None where more differs.
+    """
+    own = cards_of(encoder)
+    limit = cards[0].tokenizer
+    if limit is None or not isinstance(encoder, Limited):
+        return None
+    if [_but_for_the_limit(card) for card in own] != [_but_for_the_limit(card) for card in cards]:
+        return None
+    return encoder.limited(limit.max_length)
+
+
+def _but_for_the_limit(card: EncoderCard) -> dict[str, Any]:
+    identity = card.identity
+    if identity["tokenizer"] is not None:
+        identity["tokenizer"].pop("max_length")
+    return identity
 
 
 def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
-    """Whether two features are of one model and at most of different layers: one forward pass makes both."""
-    fields = set(differing_fields(one, other))
+    """Whether one pass makes two features: they are of one model, at most of different layers or views."""
+    fields = set(differing_fields(one.plain, other.plain))
     return fields <= _OF_A_LAYER and (not fields or "layer" in fields)
 
 
@@ -217,7 +250,7 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
     if card.pooling in _CHOSEN_POOLINGS and len({card.pooling for card in cards}) == 1:
         chosen["pooling"] = card.pooling
     if card.tokenizer is not None:
-        return chosen | {"max_length": card.tokenizer.max_length}
+        return chosen | {"max_length": card.tokenizer.max_length, "prompt_text": card.tokenizer.prompt}
     if card.processor is not None:
         backend = card.processor.backend
         own = {"backend": backend} if backend in ("pil", "torchvision") else {}

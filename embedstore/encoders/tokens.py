@@ -22,8 +22,21 @@ if TYPE_CHECKING:
 class Tokens:
     """A tokenizer that cuts at a fixed length. It owns a copy, so nothing else changes its state."""
 
-    def __init__(self, tokenizer: Any, *, limit: int | None, max_length: int | None, where: str) -> None:
-        """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that."""
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        limit: int | None,
+        max_length: int | None,
+        where: str,
+        padded_to: int | None = None,
+        prompt: str = "",
+    ) -> None:
+        """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that.
+
+        `padded_to`: places that the model always sees, filled with the tokenizer's padding. `prompt`: text
+        that is put before every text.
+        """
         from tokenizers import Tokenizer
 
         if not getattr(tokenizer, "is_fast", False):
@@ -31,7 +44,10 @@ class Tokens:
         serialised = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
         side = str(tokenizer.truncation_side)
         least = int(tokenizer.num_special_tokens_to_add()) + 1
-        length = _length(limit, max_length, least=least, where=where)
+        length = checked_length(limit, max_length, least=least, where=where)
+        specials = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+        self._nothing = next(int(one) for one in specials if one is not None)
+        self.padding = int(tokenizer.pad_token_id or 0)
         self._limits, self._side, self._where = (least, limit), side, where
         self._tokenizer = Tokenizer.from_str(json.dumps(serialised))
         self._tokenizer.enable_truncation(length, direction=side)
@@ -40,6 +56,8 @@ class Tokens:
             class_name=type(tokenizer).__name__,
             sha256=hashlib.sha256(canonical.encode()).hexdigest(),
             max_length=length,
+            prompt=prompt,
+            padded_to=padded_to,
         )
 
     def limited(self, max_length: int) -> Tokens:
@@ -47,7 +65,7 @@ class Tokens:
         from tokenizers import Tokenizer
 
         least, limit = self._limits
-        length = _length(limit, max_length, least=least, where=self._where)
+        length = checked_length(limit, max_length, least=least, where=self._where)
         twin = copy.copy(self)
         twin._tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         twin._tokenizer.enable_truncation(length, direction=self._side)
@@ -57,13 +75,16 @@ class Tokens:
     def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
         """Token ids `(l,)` int64 of each text, special tokens included, and whether it was cut.
 
-        Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD.
+        Any string is accepted: half of a surrogate pair, which no encoding can hold, counts as U+FFFD, and
+        where nothing is left of a text (decoders mark no beginning) it is one special token.
         """
-        encoded = self._tokenizer.encode_batch([unicode_text(text) for text in texts])
-        return [np.asarray(e.ids, dtype=np.int64) for e in encoded], [bool(e.overflowing) for e in encoded]
+        encoded = self._tokenizer.encode_batch([self.card.prompt + unicode_text(text) for text in texts])
+        ids = [np.asarray(e.ids or [self._nothing], dtype=np.int64) for e in encoded]
+        return ids, [bool(e.overflowing) for e in encoded]
 
 
-def _length(limit: int | None, asked: int | None, *, least: int, where: str) -> int:
+def checked_length(limit: int | None, asked: int | None, *, least: int, where: str) -> int:
+    """The length that was asked for, or else the limit; `UsageError` where it cannot be had."""
     if limit is None and asked is None:
         raise EncoderError(
             "neither the tokenizer nor the model says how long a text may be",

@@ -75,7 +75,8 @@ def kspd_matrix(x: Tensor) -> Tensor:
     spread = squared.detach().mean(dim=(-2, -1), keepdim=True).clamp(min=least)
     kernel = (squared / (-2 * spread)).exp()
     ridge = KSPD_EPS * torch.eye(x.shape[-1], dtype=kernel.dtype, device=x.device)
-    return symmetric_log(kernel + ridge).to(wide(x).dtype)
+    found: Tensor = symmetric_log(kernel + ridge).to(wide(x).dtype)
+    return found
 
 
 class _SymmetricLog(torch.autograd.Function):
@@ -84,7 +85,8 @@ class _SymmetricLog(torch.autograd.Function):
         values, vectors = torch.linalg.eigh(a)
         values = values.clamp(min=least)
         ctx.save_for_backward(values, vectors)
-        return (vectors * values.log().unsqueeze(-2)) @ vectors.transpose(-1, -2)
+        found: Tensor = (vectors * values.log().unsqueeze(-2)) @ vectors.transpose(-1, -2)
+        return found
 
     @staticmethod
     @once_differentiable

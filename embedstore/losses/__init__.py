@@ -11,6 +11,8 @@ LOSSES = Registry(
     "loss",
     {
         "clip": "embedstore.losses.clip:ClipLoss",
+        "sigmoid": "embedstore.losses.sigmoid:SigmoidLoss",
+        "sigmoid-sum": "embedstore.losses.sigmoid:SigmoidSumLoss",
     },
     group="embedstore.losses",
 )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,26 +16,55 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairing:
+    """Which picture of the batch each of `m` texts belongs to, and which texts say the same.
+
+    `owner (m,)` int64: row of the picture, which every picture has at least once. `words (m,)` int64: equal
+    where the captions are the same string; a picture and a text of equal words to one of its own are then
+    no negatives of each other. None: the words are not looked at.
+    """
+
+    owner: Tensor
+    words: Tensor | None = None
+
+
 class Loss(nn.Module, ABC):
     """Two batches of unit vectors to one number; constructed with `temperature`, τ at the start.
 
-    Its parameters are learnt with the head's; those with fewer than two axes never decay.
+    Its parameters are learnt with the head's; those with fewer than two axes never decay. Further options of
+    a fit (`bias`, `positives`) are given to a loss that has an argument of that name.
     """
 
     temperature: nn.Parameter
 
     @abstractmethod
-    def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """The loss of `(b, e)` and `(b, e)`, row i of one side belonging to row i of the other; a scalar."""
+    def forward(self, image: Tensor, text: Tensor, pairing: Pairing | None = None) -> Tensor:
+        """The loss of `(b, e)` and `(m, e)`, a scalar; without a pairing row i belongs to row i."""
 
     @abstractmethod
     def clamp(self) -> None:
         """Bring the parameters back into their ranges, in place; called after every update."""
 
+    def tau(self) -> float:
+        """τ now."""
+        return self.temperature.item()
 
-def build_loss(name: str, *, temperature: float) -> Loss:
-    """The loss of this name; `UnknownNameError` for a name in no table."""
-    loss = LOSSES.load(name)(temperature=temperature)
+
+def build_loss(name: str, *, temperature: float | None = None, **options: Any) -> Loss:
+    """The loss of this name; options that are None are left to it.
+
+    `UnknownNameError` for a name in no table, `UsageError` for an option that the loss has not.
+    """
+    made = LOSSES.load(name)
+    given = {key: value for key, value in options.items() if value is not None}
+    if temperature is not None:
+        given["temperature"] = temperature
+    known = inspect.signature(made).parameters
+    for key in given:
+        if key not in known:
+            raise UsageError(f"the loss {name!r} has no option {key!r}", allowed=", ".join(known))
+    loss = made(**given)
     if not isinstance(loss, Loss):
         raise UsageError(f"{name!r} is not a loss", allowed="a subclass of Loss")
     return loss

@@ -15,13 +15,16 @@ import pyarrow.compute as pc
 
 from embedstore.errors import SourceError
 from embedstore.sources.base import Sample
+from embedstore.sources.files import LocalFile, at
 from embedstore.sources.grouping import Samples, check_language, group_rows
-from embedstore.sources.pictures import FilePicture
+from embedstore.sources.pictures import FilePicture, RemotePicture
 from embedstore.sources.reading import read_rows
 from embedstore.sources.rows import TEXT, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from embedstore.sources.files import File, RemoteFile
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SIDE_CARS = ("captions.csv", "captions.jsonl")
@@ -35,7 +38,7 @@ class FolderSource:
     A folder whose only pictures lie in a sub-folder called `images` counts as flat. Files are taken by the
     ending of their name (`EXTENSIONS`, any case), so a broken picture is a sample, quarantined when it is
     opened. Hidden names are passed over; other files, links to folders and links that leave the folder are
-    not followed but counted in `dropped`.
+    not followed but counted in `dropped`. Behind a URL the folder is listed once, with sizes.
 
     A `captions.csv` or `captions.jsonl` at the top says more about the pictures: columns as of a table,
     `image` being the path in the folder or in its `images`. Rows naming unknown pictures are refused;
@@ -45,12 +48,22 @@ class FolderSource:
 
     shuffled = True
 
-    def __init__(self, path: Path, *, columns: Mapping[str, str] | None = None, language: str = "en") -> None:
-        if not path.is_dir():
-            raise SourceError("there is no such folder", found=path)
-        self._root, language, columns = path.resolve(), check_language(language), dict(columns or {})
+    def __init__(
+        self, path: Path | File, *, columns: Mapping[str, str] | None = None, language: str = "en"
+    ) -> None:
+        path, language, columns = at(path), check_language(language), dict(columns or {})
         dropped: Counter[str] = Counter()
-        names = sorted(walk(self._root, "", self._root, dropped))
+        self._root: Path | RemoteFile
+        self._sizes: list[int | None] | None = None
+        if isinstance(path, LocalFile):
+            if not path.is_dir():
+                raise SourceError("there is no such folder", found=path)
+            self._root = path.path.resolve()
+            names = sorted(walk(self._root, "", self._root, dropped))
+        else:
+            self._root = path
+            listed = _listed(path, dropped)
+            names, self._sizes = list(listed), list(listed.values())
         if not names:
             others = ", ".join(f"{n} {what}" for what, n in sorted(dropped.items())) or "nothing"
             raise SourceError("no pictures in this folder", found=others, allowed=", ".join(EXTENSIONS))
@@ -69,8 +82,8 @@ class FolderSource:
 
     @classmethod
     def from_spec(cls, rest: str, **options: Any) -> FolderSource:
-        """The source of `folder:REST`, REST a path."""
-        return cls(Path(rest).expanduser(), **options)
+        """The source of `folder:REST`, REST a path or URL."""
+        return cls(at(rest), **options)
 
     @property
     def identity(self) -> Mapping[str, str | int | float | bool]:
@@ -91,9 +104,14 @@ class FolderSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         name = self._names[index].as_py()
-        picture = FilePicture(self._root / name, name)
-        bare = Sample(id=name, picture=picture, label=self._folders[index])
+        bare = Sample(id=name, picture=self._picture(name, index), label=self._folders[index])
         return bare if self._notes is None else self._notes.add_to(bare, index)
+
+    def _picture(self, name: str, index: int) -> FilePicture | RemotePicture:
+        if isinstance(self._root, Path):
+            return FilePicture(self._root / name, name)
+        nbytes = self._sizes[index] if self._sizes is not None else None
+        return RemotePicture((self._root.child(name),), name, nbytes)
 
 
 def walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
@@ -124,6 +142,24 @@ def walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterat
             yield name
 
 
+def _listed(folder: RemoteFile, dropped: Counter[str]) -> dict[str, int | None]:
+    # Pictures below a URL with their sizes, by the rules that hold on a disk.
+    listed = folder.below()
+    if not listed:
+        raise SourceError("there is no such folder, or nothing can be listed there", found=folder)
+    pictures: dict[str, int | None] = {}
+    for name, nbytes in listed.items():
+        if name in SIDE_CARS or any(part.startswith(".") for part in name.split("/")):
+            continue
+        if any(part in ("", "..") for part in name.split("/")):
+            dropped["names that leave the folder"] += 1
+        elif name.lower().endswith(EXTENSIONS):
+            pictures[name] = nbytes
+        else:
+            dropped["other files"] += 1
+    return pictures
+
+
 def _utf8(name: str) -> bool:
     try:
         name.encode()
@@ -137,8 +173,8 @@ def _labels(names: list[str]) -> list[str | None]:
     return [None] * len(names) if set(labels) == {IMAGES} else labels
 
 
-def _side_car(path: Path) -> Path | None:
-    there = [path / name for name in SIDE_CARS if (path / name).is_file()]
+def _side_car(path: File) -> File | None:
+    there = [path.child(name) for name in SIDE_CARS if path.child(name).is_file()]
     if len(there) > 1:
         raise SourceError("two side-car files", found=", ".join(SIDE_CARS), todo="keep one of them")
     return there[0] if there else None
@@ -153,7 +189,7 @@ class _Notes:
     of_picture: Any
 
     @classmethod
-    def read(cls, path: Path, names: Any, columns: Mapping[str, str], language: str) -> _Notes:
+    def read(cls, path: File, names: Any, columns: Mapping[str, str], language: str) -> _Notes:
         rows = read_rows(path, columns, (("image",),))
         rows = replace(rows, columns={**rows.columns, "image": _in_folder(rows, names, path.name)})
         samples = group_rows(rows, language=language)
@@ -177,7 +213,7 @@ class _Notes:
                 found=self.samples.ids[int(taken[0])],
             )
 
-    def refuse_other_labels(self, folders: list[str | None], path: Path | None) -> None:
+    def refuse_other_labels(self, folders: list[str | None], path: File | None) -> None:
         for picture in np.flatnonzero(self.of_picture >= 0):
             at = int(self.of_picture[picture])
             said, folder = self.samples.label[at], folders[picture]

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstore.errors import SourceError
+from embedstore.errors import SourceError, UsageError
 from embedstore.sources.base import Sample
+from embedstore.sources.files import is_url
 from embedstore.sources.grouping import group_rows
 from embedstore.sources.places import Places
 from embedstore.sources.reading import clean_rows
@@ -175,7 +176,14 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 
 def local_path(place: str, what: str) -> Path:
-    """`place` as a path of this machine; `SourceError` where nothing is there."""
+    """`place` as a path of this machine; `SourceError` where nothing is there, `UsageError` for a URL."""
+    if is_url(place):
+        raise UsageError(
+            "this kind of source is read from this machine only",
+            found=place,
+            allowed="URLs of a folder, a table, tar shards (webdataset:), hf: and laion:",
+            todo="copy it here first",
+        )
     path = Path(place).expanduser()
     if not path.exists():
         raise SourceError(f"there is no such {what}", found=place)

@@ -13,14 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedstore.sources.pictures import open_picture
+from embedstore.sources.files import arrow_input
+from embedstore.sources.pictures import BytesPicture, open_picture
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
     from embedstore.shapes import IntArray
+    from embedstore.sources.files import File
 
 KEEP_BYTES = 2 * 1024**3
 """Encoded bytes kept in memory. A column that is larger is read in the file's own order."""
@@ -33,9 +33,10 @@ class ParquetBytes:
     least recently used one given up first, so one row group must fit in memory.
     """
 
-    def __init__(self, path: Path, column: str) -> None:
-        self.path, self.column = path, column
-        self.metadata = pq.read_metadata(path)
+    def __init__(self, file: File, column: str) -> None:
+        self.file, self.column = file, column
+        with arrow_input(file) as opened:
+            self.metadata = pq.read_metadata(opened)
         rows = [self.metadata.row_group(g).num_rows for g in range(self.metadata.num_row_groups)]
         self._ends = np.cumsum(rows, dtype=np.int64)
         self.lengths: IntArray = np.zeros(int(self.metadata.num_rows), dtype=np.int64)
@@ -56,7 +57,7 @@ class ParquetBytes:
     def scan(self) -> Any:
         """Read the column once: the blake2b-128 of every picture in hex, null where a row has none."""
         names: list[str | None] = []
-        with pq.ParquetFile(self.path, metadata=self.metadata) as file:
+        with arrow_input(self.file) as opened, pq.ParquetFile(opened, metadata=self.metadata) as file:
             for batch in file.iter_batches(batch_size=256, columns=[self.column]):
                 for value in _encoded(batch.column(0)):
                     data = value.as_buffer()
@@ -73,7 +74,7 @@ class ParquetBytes:
     def _group(self, group: int) -> Any:
         with self._lock:
             if group not in self._groups:
-                with pq.ParquetFile(self.path, metadata=self.metadata) as file:
+                with arrow_input(self.file) as opened, pq.ParquetFile(opened, metadata=self.metadata) as file:
                     table = file.read_row_group(group, columns=[self.column])
                 self._groups[group] = _encoded(table.column(0))
                 while len(self._groups) > 1 and sum(g.nbytes for g in self._groups.values()) > KEEP_BYTES:
@@ -100,6 +101,10 @@ class ParquetPicture:
     def nbytes(self) -> int:
         """Size of the encoded picture in bytes."""
         return int(self.store.lengths[self.row])
+
+    def __reduce__(self) -> tuple[type[BytesPicture], tuple[bytes, str]]:
+        """To another process as its bytes: row groups are read and kept in one place."""
+        return BytesPicture, (self.store.get(self.row), self.ref)
 
     def open(self) -> Image:
         """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""

@@ -11,15 +11,17 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import arrow_input
 from embedstore.sources.parquet_bytes import ParquetBytes
 from embedstore.sources.rows import TEXT, TEXTS, Needed, Rows, chosen_columns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
+
+    from embedstore.sources.files import File
 
 
-def read_parquet(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows:
+def read_parquet(path: File, columns: Mapping[str, str], needed: Needed) -> Rows:
     """Rows of a Parquet file; only the columns that are needed are read.
 
     `image` is a path, the encoded bytes, or a struct with `bytes` or `path` (the layout of Hugging Face data
@@ -31,7 +33,7 @@ def read_parquet(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows
         return f"{path.name}, row {row}"
 
     try:
-        with pq.ParquetFile(path) as file:
+        with arrow_input(path) as opened, pq.ParquetFile(opened) as file:
             schema = file.schema_arrow
             chosen = chosen_columns(schema.names, columns, needed, path.name)
             kinds = {ours: schema.field(theirs).type for ours, theirs in chosen.items()}
@@ -92,7 +94,7 @@ def _bad_row(column: Any, place: Callable[[int], str]) -> str:
 
 
 def _pictures(
-    path: Path, file: Any, column: str, kind: Any, place: Callable[[int], str]
+    path: File, file: Any, column: str, kind: Any, place: Callable[[int], str]
 ) -> tuple[Any, ParquetBytes | None]:
     fields = [] if _is_binary(kind) else [kind.field(i).name for i in range(kind.num_fields)]
     if not _is_binary(kind) and not {"bytes", "path"} & set(fields):

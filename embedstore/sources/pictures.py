@@ -46,11 +46,15 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
     from embedstore.shapes import ByteArray
+    from embedstore.sources.files import RemoteFile
 
 T = TypeVar("T")
 
 MAX_PIXELS = 178_956_970
 """The most pixels a picture may have: where Pillow itself raises, and 0.5 GB of RGB."""
+
+MAX_FILE_BYTES = 1 << 28
+"""The most bytes of an encoded picture that is read whole: out of a tar, a data set or from a URL."""
 
 _FIRST_BYTES: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
@@ -99,6 +103,33 @@ class FilePicture:
     def open(self) -> Image:
         """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""
         return open_picture(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class RemotePicture:
+    """A picture behind a URL. `places` are tried in order; `nbytes` is what a listing said.
+
+    A picture that is nowhere is unreadable; a server that does not answer raises `RemoteError`, which ends
+    the run: the rest of the pictures is not lost to a bad network.
+    """
+
+    places: tuple[RemoteFile, ...]
+    ref: str
+    nbytes: int | None = None
+
+    def open(self) -> Image:
+        """The decoded picture, mode RGB, upright. Raises `UnreadableImage`, `RemoteError`."""
+        for place in self.places:
+            if (data := place.read_start(MAX_FILE_BYTES + 1)) is not None:
+                refuse_large(len(data))
+                return open_picture(data)
+        raise UnreadableImage("file not found")
+
+
+def refuse_large(nbytes: int) -> None:
+    """`UnreadableImage` where an encoded picture that is read whole has over `MAX_FILE_BYTES`."""
+    if nbytes > MAX_FILE_BYTES:
+        raise UnreadableImage(f"a file of over {MAX_FILE_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at
 from embedstore.sources.parquet_rows import read_parquet
-from embedstore.sources.rows import TEXT, Needed, Rows
+from embedstore.sources.rows import MOST_BYTES, TEXT, Needed, Rows
 from embedstore.sources.text_rows import read_csv, read_jsonl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-_READERS: dict[str, Callable[[Path, Mapping[str, str], Needed], Rows]] = {
+    from embedstore.sources.files import File
+
+_READERS: dict[str, Callable[[File, Mapping[str, str], Needed], Rows]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".jsonl": read_jsonl,
@@ -26,15 +29,22 @@ _READERS: dict[str, Callable[[Path, Mapping[str, str], Needed], Rows]] = {
 }
 
 
-def read_rows(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows:
+def read_rows(path: Path | File, columns: Mapping[str, str], needed: Needed) -> Rows:
     """Read a table by the ending of its name: .csv, .tsv, .jsonl or .parquet. Raises `SourceError`."""
-    reader = _READERS.get(path.suffix.lower())
+    file = at(path)
+    reader = _READERS.get(ending(file.name))
     if reader is None:
-        raise SourceError("not a table of a known format", where=path.name, allowed=", ".join(_READERS))
+        raise SourceError("not a table of a known format", where=file.name, allowed=", ".join(_READERS))
     try:
-        return clean_rows(reader(path, columns, needed))
+        return clean_rows(reader(file, columns, needed))
     except OSError as bad:
-        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=path.name) from None
+        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=file.name) from None
+
+
+def ending(name: str) -> str:
+    """The ending of a file's name in lower case, with its dot."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
 
 
 def clean_rows(rows: Rows) -> Rows:
@@ -53,6 +63,15 @@ def _clean_text(values: Any, name: str, place: Callable[[int], str]) -> Any:
     if pc.any(bad).as_py():
         row = int(np.flatnonzero(bad.to_numpy(zero_copy_only=False))[0])
         raise SourceError(f"a NUL byte in column {name!r}", where=place(row))
+    longest = pc.max(pc.binary_length(values)).as_py() or 0
+    if longest > MOST_BYTES:
+        row = int(np.flatnonzero(pc.greater(pc.fill_null(pc.binary_length(values), 0), MOST_BYTES))[0])
+        raise SourceError(
+            f"a text too long in column {name!r}",
+            where=place(row),
+            found=f"{longest} bytes",
+            allowed=MOST_BYTES,
+        )
     trimmed = pc.utf8_trim_whitespace(values)
     return pc.if_else(pc.equal(trimmed, pa.scalar("", TEXT)), pa.scalar(None, TEXT), trimmed)
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from embedstore.sources.parquet_bytes import ParquetBytes
 
 COLUMNS = ("image", "caption", "captions", "label", "split", "language", "role", "category", "id")
+MOST_BYTES = 1 << 24
+"""Of one text. Long descriptions pass; a stray quote or a missing line end that swallows a file does not."""
+
 TEXT = pa.large_string()
 TEXTS = pa.large_list(TEXT)
 
@@ -51,19 +54,25 @@ class Rows:
         return name in self.columns
 
 
+def refuse_unknown_columns(columns: Iterable[str], known: Iterable[str]) -> None:
+    """`UnknownNameError` where one of `columns`, our names, is not among `known`."""
+    known = tuple(known)
+    for ours in columns:
+        if ours not in known:
+            near = difflib.get_close_matches(ours, known, n=1)
+            raise UnknownNameError(
+                f"unknown column {ours!r}",
+                allowed=", ".join(known),
+                todo=f"did you mean {near[0]!r}?" if near else None,
+            )
+
+
 def looked_for(columns: Mapping[str, str]) -> dict[str, str]:
     """Our name -> the name looked for in the file; `columns` maps by hand, an empty name means "not read".
 
     Where only one of `caption` and `captions` is mapped, the other is not read. Raises `UnknownNameError`.
     """
-    for ours in columns:
-        if ours not in COLUMNS:
-            near = difflib.get_close_matches(ours, COLUMNS, n=1)
-            raise UnknownNameError(
-                f"unknown column {ours!r}",
-                allowed=", ".join(COLUMNS),
-                todo=f"did you mean {near[0]!r}?" if near else None,
-            )
+    refuse_unknown_columns(columns, COLUMNS)
     names = {name: columns.get(name, name) for name in COLUMNS}
     for one, other in (("caption", "captions"), ("captions", "caption")):
         if columns.get(one) and other not in columns:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import operator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
 from embedstore.sources.base import Sample
+from embedstore.sources.files import at
 from embedstore.sources.grouping import check_language, group_rows
 from embedstore.sources.parquet_bytes import ParquetPicture
 from embedstore.sources.places import Places
@@ -16,8 +16,10 @@ from embedstore.sources.reading import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from embedstore.sources.base import Picture
+    from embedstore.sources.files import File
 
 NEEDED = (("caption", "captions", "image"),)
 
@@ -40,12 +42,13 @@ class TableSource:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | File,
         *,
         columns: Mapping[str, str] | None = None,
-        image_root: Path | None = None,
+        image_root: Path | File | None = None,
         language: str = "en",
     ) -> None:
+        path = at(path)
         if not path.is_file():
             raise SourceError("there is no such table", found=path)
         columns = dict(columns or {})
@@ -68,8 +71,8 @@ class TableSource:
 
     @classmethod
     def from_spec(cls, rest: str, **options: Any) -> TableSource:
-        """The source of `table:REST`, REST a path."""
-        return cls(Path(rest).expanduser(), **options)
+        """The source of `table:REST`, REST a path or URL."""
+        return cls(at(rest), **options)
 
     @property
     def identity(self) -> Mapping[str, str | int | float | bool]:

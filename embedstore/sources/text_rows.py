@@ -5,69 +5,68 @@ from __future__ import annotations
 import csv
 import json
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pyarrow as pa
 
 from embedstore.errors import SourceError
-from embedstore.sources.rows import TEXT, TEXTS, Needed, Rows, chosen_columns, looked_for
+from embedstore.sources.files import open_text
+from embedstore.sources.rows import MOST_BYTES, TEXT, TEXTS, Needed, Rows, chosen_columns, looked_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+
+    from embedstore.sources.files import File
 
 _BATCH = 65_536
 
-# Long descriptions and lists of captions pass; a stray quote that swallows a file does not.
-MOST_CHARACTERS = 1 << 24
 
-
-def read_csv(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows:
+def read_csv(file: File, columns: Mapping[str, str], needed: Needed) -> Rows:
     """Rows of a csv or tsv file with a header line; a list of captions is a JSON list in one field.
 
     Quotes must be balanced and every row as long as the header: a stray quote would otherwise swallow
     the rows up to the next one.
     """
-    dialect: dict[str, Any] = {"delimiter": "\t" if path.suffix.lower() == ".tsv" else ",", "strict": True}
+    dialect: dict[str, Any] = {"delimiter": "\t" if file.name[-4:].lower() == ".tsv" else ",", "strict": True}
 
     def place(row: int) -> str:
-        return f"{path.name}, line {_csv_line(path, dialect, row)}"
+        return f"{file.name}, line {_csv_line(file, dialect, row)}"
 
     chunks: dict[str, list[Any]] = {}
     count = 0
     try:
-        records = _csv_records(path, dialect)
+        records = _csv_records(file, dialect)
         _, header = next(records, (0, []))
         header = [name.strip() for name in header]
-        chosen = chosen_columns(header, columns, needed, path.name)
+        chosen = chosen_columns(header, columns, needed, file.name)
         at = {ours: header.index(theirs) for ours, theirs in chosen.items()}
         chunks = {ours: [] for ours in at}
         while batch := list(islice(records, _BATCH)):
-            _refuse_ragged(path, batch, len(header))
+            _refuse_ragged(file, batch, len(header))
             fields = list(zip(*(fields for _, fields in batch), strict=True))
             for ours, column in at.items():
                 chunks[ours].append(_csv_column(ours, fields[column], count, place))
             count += len(batch)
     except UnicodeDecodeError:
-        raise _not_utf8(path) from None
+        raise _not_utf8(file) from None
     return Rows(count=count, columns=_joined(chunks), place=place)
 
 
-def read_jsonl(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows:
+def read_jsonl(file: File, columns: Mapping[str, str], needed: Needed) -> Rows:
     """Rows of a file with one JSON object a line; empty lines are skipped, absent keys are no value."""
 
     def place(row: int) -> str:
-        line = next(islice((n for n, _ in _json_lines(path)), row, None))
-        return f"{path.name}, line {line}"
+        line = next(islice((n for n, _ in _json_lines(file)), row, None))
+        return f"{file.name}, line {line}"
 
     names = looked_for(columns)
     chunks: dict[str, list[Any]] = {ours: [] for ours in names}
     found: dict[str, None] = {}
     count = 0
     try:
-        lines = _json_lines(path)
+        lines = _json_lines(file)
         while batch := list(islice(lines, _BATCH)):
-            objects = [_object(path, n, line) for n, line in batch]
+            objects = [_object(file, n, line) for n, line in batch]
             for one in objects:
                 found.update(dict.fromkeys(one))
             for ours, theirs in names.items():
@@ -75,8 +74,8 @@ def read_jsonl(path: Path, columns: Mapping[str, str], needed: Needed) -> Rows:
                 chunks[ours].append(_json_column(ours, values, count, place))
             count += len(objects)
     except UnicodeDecodeError:
-        raise _not_utf8(path) from None
-    chosen = chosen_columns(found, columns, needed, path.name)
+        raise _not_utf8(file) from None
+    chosen = chosen_columns(found, columns, needed, file.name)
     return Rows(count=count, columns=_joined({ours: chunks[ours] for ours in chosen}), place=place)
 
 
@@ -85,10 +84,10 @@ def _joined(chunks: Mapping[str, list[Any]]) -> dict[str, Any]:
     return {name: pa.chunked_array(c, kinds[name]).combine_chunks() for name, c in chunks.items()}
 
 
-def _not_utf8(path: Path) -> SourceError:
-    with path.open("rb") as file:
-        line = next((number for number, text in enumerate(file, 1) if not _decodes(text)), 1)
-    return SourceError("not UTF-8", where=f"{path.name}, line {line}", todo="save the table as UTF-8")
+def _not_utf8(file: File) -> SourceError:
+    with file.open() as lines:
+        line = next((number for number, text in enumerate(lines, 1) if not _decodes(text)), 1)
+    return SourceError("not UTF-8", where=f"{file.name}, line {line}", todo="save the table as UTF-8")
 
 
 def _decodes(text: bytes) -> bool:
@@ -99,11 +98,11 @@ def _decodes(text: bytes) -> bool:
     return True
 
 
-def _csv_records(path: Path, dialect: Mapping[str, Any]) -> Iterator[tuple[int, list[str]]]:
+def _csv_records(file: File, dialect: Mapping[str, Any]) -> Iterator[tuple[int, list[str]]]:
     # (first line, fields) of every record, the header included; a record may span lines.
-    csv.field_size_limit(MOST_CHARACTERS)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, **dialect)
+    csv.field_size_limit(MOST_BYTES)
+    with open_text(file, newline="") as text:
+        reader = csv.reader(_lines(file, text), **dialect)
         first = 1
         try:
             for fields in reader:
@@ -111,19 +110,19 @@ def _csv_records(path: Path, dialect: Mapping[str, Any]) -> Iterator[tuple[int, 
                     yield first, fields
                 first = reader.line_num + 1
         except csv.Error as bad:
-            raise SourceError(f"not valid csv: {bad}", where=f"{path.name}, line {first}") from None
+            raise SourceError(f"not valid csv: {bad}", where=f"{file.name}, line {first}") from None
 
 
-def _csv_line(path: Path, dialect: Mapping[str, Any], row: int) -> int:
-    return next(islice(_csv_records(path, dialect), row + 1, None))[0]
+def _csv_line(file: File, dialect: Mapping[str, Any], row: int) -> int:
+    return next(islice(_csv_records(file, dialect), row + 1, None))[0]
 
 
-def _refuse_ragged(path: Path, batch: list[tuple[int, list[str]]], width: int) -> None:
+def _refuse_ragged(file: File, batch: list[tuple[int, list[str]]], width: int) -> None:
     for line, fields in batch:
         if len(fields) != width:
             raise SourceError(
                 "a row of another length than the header",
-                where=f"{path.name}, line {line}",
+                where=f"{file.name}, line {line}",
                 found=f"{len(fields)} fields",
                 allowed=width,
                 todo="quote fields that hold a comma",
@@ -142,20 +141,32 @@ def _csv_column(ours: str, values: Sequence[str], start: int, place: Callable[[i
     return _json_column(ours, lists, start, place)
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
+def _json_lines(file: File) -> Iterator[tuple[int, str]]:
+    with open_text(file, newline="\n") as text:
+        for number, line in enumerate(_lines(file, text), 1):
             if line.strip():
                 yield number, line
 
 
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+def _lines(file: File, text: TextIO) -> Iterator[str]:
+    # A file without line ends is never read whole.
+    number = 0
+    while line := text.readline(MOST_BYTES + 1):
+        number += 1
+        if len(line) > MOST_BYTES:
+            raise SourceError(
+                "a line too long", where=f"{file.name}, line {number}", allowed=f"{MOST_BYTES} characters"
+            )
+        yield line
+
+
+def _object(file: File, number: int, line: str) -> dict[str, Any]:
     try:
         one = json.loads(line)
     except (ValueError, RecursionError) as bad:
-        raise SourceError(f"not valid JSON: {bad}", where=f"{path.name}, line {number}") from None
+        raise SourceError(f"not valid JSON: {bad}", where=f"{file.name}, line {number}") from None
     if not isinstance(one, dict):
-        raise SourceError("not a JSON object", where=f"{path.name}, line {number}", found=line.strip()[:80])
+        raise SourceError("not a JSON object", where=f"{file.name}, line {number}", found=line.strip()[:80])
     return one
 
 

@@ -12,21 +12,24 @@ from embedstore.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_OPTIONS = re.compile(
-    r"(.*)\?((?:[A-Za-z_][A-Za-z0-9_]*=[^&?]*)(?:&[A-Za-z_][A-Za-z0-9_]*=[^&?]*)*)", re.DOTALL
-)
+_ONE = r"[A-Za-z_][A-Za-z0-9_]*=[^&?]*"
+_OPTIONS = re.compile(rf"(.*)\?({_ONE}(?:&{_ONE})*)", re.DOTALL)
 
 
-def split_options(rest: str, known: Mapping[str, Sequence[str] | None]) -> tuple[str, dict[str, str]]:
+def split_options(rest: str, known: Mapping[str, Sequence[str] | None] | None) -> tuple[str, dict[str, str]]:
     """The place, and its options by name. `known` maps each to what it may be, none for any text.
 
-    A `?` that no `name=` follows belongs to the place, as in a glob. Raises `UsageError`.
+    `known` is None where nothing is refused yet. A `?` that no `name=` follows belongs to the place, as in a
+    glob. Raises `UsageError`.
     """
     found = _OPTIONS.fullmatch(rest)
     if found is None:
         return rest, {}
     options: dict[str, str] = {}
     for name, value in parse_qsl(found[2], keep_blank_values=True):
+        if known is None:
+            options[name] = value
+            continue
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise UsageError(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedstore.store.pieces import Pieces, Task
 
 MAPPED_BYTES = 256 << 10
-_NEAR_BYTES = 64 << 10
+_NEAR_BYTES = 256 << 10
 _TASK_BYTES = 1 << 20
 _SCRATCH = [memoryview(bytearray(shard.MOST_GAP))[:n] for n in range(shard.MOST_GAP + 1)]
 

@@ -58,8 +58,8 @@ _PASSING = (
 _ENDPOINT = "check the network and the endpoint (s3: AWS_ENDPOINT_URL), then run the same command again"
 
 
-def parse_url(text: str) -> str | None:
-    """The URL of a store in one spelling, none where `text` is a path of this machine.
+def parse_url(text: str, *, what: str = "store") -> str | None:
+    """The URL of a store (or `what`) in one spelling, none where `text` is a path of this machine.
 
     `UsageError` for a protocol that is not known, and for a URL with a query, credentials, or '..' in it.
     """
@@ -70,7 +70,7 @@ def parse_url(text: str) -> str | None:
     shown = f"{scheme}://{rest}"
     if scheme not in _SCHEMES:
         raise UsageError(
-            "no store can be at this kind of URL",
+            f"no {what} can be at this kind of URL",
             found=shown,
             allowed=", ".join(f"{s}://" for s in _SCHEMES),
             todo="give a folder of this machine as a path" if scheme == "file" else None,
@@ -78,12 +78,12 @@ def parse_url(text: str) -> str | None:
     pieces = rest.split("/")
     if "?" in rest or "#" in rest or "@" in pieces[0]:
         raise UsageError(
-            "a store's URL is a plain prefix, without query, fragment or credentials",
+            f"a {what}'s URL is plain, without query, fragment or credentials",
             found=f"{scheme}://…",
             todo="give credentials by the environment or fsspec's configuration: docs/remote.md",
         )
     if any(p in (".", "..") or not _SEGMENT.match(p) for p in pieces):
-        raise UsageError("bad path in the URL of a store", found=shown, allowed="no empty part, no '..'")
+        raise UsageError(f"bad path in the URL of a {what}", found=shown, allowed="no empty part, no '..'")
     return shown
 
 
@@ -163,9 +163,10 @@ class Remote:
     def stat(self, name: str) -> Stat | None:
         """Size and tag of an object, none where it is not there."""
         try:
-            return _stat(self._try("look up", name, lambda: self._fs().info(self._at(name))))
+            found = self._try("look up", name, lambda: self._fs().info(self._at(name)))
         except FileNotFoundError:
             return None
+        return None if found.get("type") == "directory" else _stat(found)
 
     def read(self, name: str, *, most: int) -> bytes | None:
         """A whole small object, none where it is not there; `RemoteError` where it has over `most` bytes."""
@@ -198,6 +199,27 @@ class Remote:
                     todo="serve the store with a server that knows the Range header, or copy it here",
                 )
             raise ConnectionError(f"{len(got)} of {stop - start} bytes came")
+
+        return self._try("read", name, once)
+
+    def read_start(self, name: str, most: int) -> bytes:
+        """The first bytes of an object, at most `most`, where its size is not known; `FileNotFoundError`."""
+        if self.read_only:  # a web server may answer with everything, so its size is asked first
+            found = self.stat(name)
+            if found is None:
+                raise FileNotFoundError(name)
+            return self.read_range(name, 0, min(most, found.nbytes))
+
+        def once() -> bytes:
+            try:
+                got: bytes = self._fs().cat_file(self._at(name), start=0, end=most)
+            except FileNotFoundError:
+                raise FileNotFoundError(name) from None
+            except Exception as bad:
+                if _is_empty(bad):
+                    return b""
+                raise
+            return got
 
         return self._try("read", name, once)
 
@@ -334,6 +356,11 @@ def _cause(bad: Exception) -> BaseException:
     if getattr(found, "status", None) in (404, 410):
         return FileNotFoundError(str(bad))
     return found
+
+
+def _is_empty(bad: BaseException) -> bool:
+    """Whether there is no first byte to be served: the object is there, and empty."""
+    return "not satisfiable" in str(bad) or getattr(bad, "status", None) == 416
 
 
 def _passes(bad: BaseException) -> bool:

@@ -37,6 +37,10 @@ def feature_nbytes(header: FeatureHeader, *, tokens_per_row: float = 0.0) -> int
 
 def unit_nbytes(header: FeatureHeader, unit: int, *, tokens_per_row: float = 0.0) -> int:
     """Bytes of the shards of one unit, as `feature_nbytes` counts them."""
+    return counted_nbytes(header, unit, tokens=round(len(header.unit_rows(unit)) * tokens_per_row))
+
+
+def counted_nbytes(header: FeatureHeader, unit: int, *, tokens: int) -> int:
+    """Bytes of the shards of one unit whose texts have so many tokens together; exact."""
     rows = len(header.unit_rows(unit))
-    tokens = round(rows * tokens_per_row)
     return sum(shard_nbytes(a, tokens if is_packed(header, a) else rows) for a in header.arrays)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 
     from embedstore.shapes import IntArray
+    from embedstore.store import EpochPlan
+    from embedstore.stream.micro import Micro
     from embedstore.stream.pairs import PairStream
 
 CacheChoice: TypeAlias = Literal["auto", "yes", "no"]
@@ -71,16 +73,22 @@ class CachedPairs:
         """Bytes on the device."""
         return self._images.nbytes + self._texts.nbytes
 
-    def epoch(self, epoch: int) -> CachedBatches:
-        """The batches of one epoch."""
-        return CachedBatches(self._batches(epoch))
+    def plan(self, epoch: int) -> EpochPlan:
+        """The rows and batches of an epoch."""
+        return self._stream.plan(epoch)
 
-    def _batches(self, epoch: int) -> Iterator[PairBatch]:
-        plan = self._stream.plan(epoch)
-        for low, high in pairwise(plan.batches.tolist()):
-            rows = plan.rows[low:high]
-            texts = self._stream.captions.choose(rows, seed=self._stream.seed, epoch=epoch)
-            yield PairBatch(image=self._images.images(rows), text=self._texts.texts(texts))
+    def epoch(self, epoch: int, micro: Micro | None = None) -> CachedBatches:
+        """The batches of one epoch, or its micro-batches as a `PairStream` has them."""
+        return CachedBatches(self._batches(epoch, micro))
+
+    def _batches(self, epoch: int, micro: Micro | None) -> Iterator[PairBatch]:
+        plan = self.plan(epoch) if micro is None else micro.cut(self.plan(epoch))
+        passes = 1 if micro is None else micro.passes
+        for first, last in pairwise(plan.groups.tolist()):
+            for low, high in list(pairwise(plan.batches[first : last + 1].tolist())) * passes:
+                rows = plan.rows[low:high]
+                texts, owner = self._stream.chosen(rows, epoch)
+                yield PairBatch(image=self._images.images(rows), text=self._texts.texts(texts), owner=owner)
 
 
 class CachedBatches:

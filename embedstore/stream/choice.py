@@ -55,3 +55,18 @@ class CaptionTable:
         pick = (high * self.counts(rows).astype(np.uint64)) >> np.uint64(32)
         chosen: IntArray = self.texts[self.starts[rows] + pick.astype(np.int64)]
         return chosen
+
+    def choose_several(
+        self, rows: IntArray, *, most: int, seed: int, epoch: int
+    ) -> tuple[IntArray, IntArray]:
+        """Up to `most` different texts of each of these pictures, and how many `(n,)` each has of them.
+
+        The texts stand together picture by picture; any so many of them have equal chance, in any order.
+        """
+        counts = self.counts(rows)
+        place = np.repeat(self.starts[rows] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        owner, texts = np.repeat(np.arange(len(rows)), counts), self.texts[place]
+        drawn = np.lexsort((counter_random(seed, epoch, texts), owner))
+        nth = np.arange(len(drawn)) - np.repeat(np.cumsum(counts) - counts, counts)
+        kept: IntArray = texts[drawn[nth < most]]
+        return kept, np.minimum(counts, most)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from embedstore.shapes import IntArray
     from embedstore.store import EpochPlan
+    from embedstore.stream.micro import Micro
 
 Buffers = TypeVar("Buffers")
 Batch = TypeVar("Batch")
@@ -31,10 +32,11 @@ _CACHED_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Batches that are read together: `rows (m,)` in order, cut by `cuts (s + 1,)`."""
+    """Batches that are read together: `rows (m,)` in order, cut by `cuts (s + 1,)`, `times` over."""
 
     rows: IntArray
     cuts: IntArray
+    times: int = 1
 
     @property
     def batches(self) -> list[tuple[int, int]]:
@@ -54,6 +56,16 @@ def cut(plan: EpochPlan, most: int) -> list[Unit]:
             rows = plan.rows[first : plan.batches[end]]
             found.append(Unit(rows, plan.batches[at : end + 1] - first))
             at = end
+    return found
+
+
+def cut_steps(plan: EpochPlan, most: int, passes: int) -> list[Unit]:
+    """As `cut`, every group `passes` times over; read once where it is one unit."""
+    found: list[Unit] = []
+    for low, high in pairwise(plan.groups.tolist()):
+        group = replace(plan, groups=np.array([low, high]))
+        units = cut(group, most)
+        found += [replace(units[0], times=passes)] if len(units) == 1 else units * passes
     return found
 
 
@@ -169,9 +181,18 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         """The rows of one epoch on this rank `(n,)`, in order."""
         return self.plan(epoch).rows
 
-    def epoch(self, epoch: int, done: Sequence[Done] = ()) -> Batches[Buffers, Batch]:
-        """The batches of one epoch, or of what is left of it, each valid until the next is asked for."""
-        units = cut(self.plan(epoch, done), self.unit_rows)
+    def epoch(
+        self, epoch: int, done: Sequence[Done] = (), micro: Micro | None = None
+    ) -> Batches[Buffers, Batch]:
+        """The batches of one epoch, or of what is left of it, each valid until the next is asked for.
+
+        With `micro` the micro-batches of every step in its place, all of them `micro.passes` times over.
+        """
+        plan = self.plan(epoch, done)
+        if micro is None:
+            units = cut(plan, self.unit_rows)
+        else:
+            units = cut_steps(micro.cut(plan), self.unit_rows, micro.passes)
         largest = max((len(u.rows) for u in units), default=1)
         taken = [self._take(largest) for _ in range(min(_SETS, max(1, len(units))))]
 
@@ -179,7 +200,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
             unit, following = job
             if following is not None:
                 self._advise(following, epoch)
-            return self._read(unit, room, epoch)
+            return self._read(unit, room, epoch) * unit.times
 
         def release() -> None:
             self._spare = (self._spare + taken)[:_SETS]

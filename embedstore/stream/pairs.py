@@ -1,4 +1,4 @@
-"""Pictures with one caption each: what a contrastive fit reads, epoch by epoch."""
+"""Pictures with one caption each, or several: what a contrastive fit reads, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairBatch:
-    """Pictures and one text of each: row i of one belongs to row i of the other."""
+    """Pictures and texts of theirs: text j belongs to picture `owner[j]`, in ascending order.
+
+    Without `owner (m,)` int64, on the host, there is one text of each and row i belongs to row i.
+    """
 
     image: ImageTokens
     text: TextTokens
+    owner: IntArray | None = None
 
     def to(self, device: torch.device) -> PairBatch:
         """The same on a device."""
-        return PairBatch(image=self.image.to(device), text=self.text.to(device))
+        return PairBatch(image=self.image.to(device), text=self.text.to(device), owner=self.owner)
 
 
 def usable_texts(store: Store, feature: Feature, *, role: str, language: str) -> Bools:
@@ -53,13 +57,15 @@ class PairBuffers:
 class PairStream(GroupStream[PairBuffers, PairBatch]):
     """Batches of image tokens with the tokens of one caption each, in an order that is a pure function.
 
+    With `captions` above 1 a picture brings so many different ones, or all where it has fewer.
     `pooled_texts`: the pooled embedding of each text in place of its tokens, as its one token.
+
     `rows` are image rows, ascending (a split, a subset). Quarantined pictures, and pictures without a usable
     caption of that role and language, are left out and counted in `skipped`. An epoch has `steps` batches
     whose sizes differ by at most one and are `batch_size` at most, so every row comes once and no batch is a
     small rest. (A batch of one teaches nothing: with `batch_size` 2 and an odd number, one batch has three.)
-    The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); the caption is drawn by
-    `CaptionTable.choose` from (seed, epoch, row). Reads groups of blocks ahead within `buffer_mb`.
+    The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); captions are drawn by a
+    `CaptionTable` from (seed, epoch, row). Reads groups of blocks ahead within `buffer_mb`.
     `UsageError` where fewer than two pictures a rank are left.
     """
 
@@ -74,6 +80,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         batch_size: int,
         role: str = "caption",
         language: str = "en",
+        captions: int = 1,
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
@@ -83,7 +90,9 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         pin: bool = False,
         direct_io: bool | None = None,
     ) -> None:
-        self._pin = pin
+        if captions < 1:
+            raise UsageError("a picture needs a caption", found=f"captions {captions}", allowed="1 or more")
+        self._pin, self.several = pin, captions
         words = store[text].only_pooled() if pooled_texts else store[text]
         self._images, self._texts = ImageReader(store[image]), TextReader(words)
         self.captions = CaptionTable.build(
@@ -104,7 +113,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
                 found=f"{len(kept)} of {len(rows)} pictures; {_counted(self.skipped)}",
                 allowed="two or more on each rank",
             )
-        self._tokens = float(self._texts.lengths(self.captions.texts).mean())
+        each = np.minimum(self.captions.counts(kept), captions).mean()
+        self._tokens = float(self._texts.lengths(self.captions.texts).mean() * each)
         size, first = self._images.row_bytes, self._images.feature.array(self._images.names[0])
         super().__init__(
             rows=kept,
@@ -143,15 +153,19 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     def _holds(self, room: PairBuffers, rows: int) -> bool:
         return all(len(buffer) >= rows for buffer in room.images.values())
 
-    def _chosen(self, unit: Unit, epoch: int) -> IntArray:
-        return self.captions.choose(unit.rows, seed=self.seed, epoch=epoch)
+    def chosen(self, rows: IntArray, epoch: int) -> tuple[IntArray, IntArray | None]:
+        """The text rows that an epoch takes for these pictures; where it takes several, whose each is."""
+        if self.several == 1:
+            return self.captions.choose(rows, seed=self.seed, epoch=epoch), None
+        texts, counts = self.captions.choose_several(rows, most=self.several, seed=self.seed, epoch=epoch)
+        return texts, np.repeat(np.arange(len(rows)), counts)
 
     def _advise(self, unit: Unit, epoch: int) -> None:
         self._images.advise(unit.rows, direct_io=self.direct_io)
-        self._texts.advise(self._chosen(unit, epoch))
+        self._texts.advise(self.chosen(unit.rows, epoch)[0])
 
     def _read(self, unit: Unit, room: PairBuffers, epoch: int) -> list[PairBatch]:
-        texts = self._chosen(unit, epoch)
+        texts, owner = self.chosen(unit.rows, epoch)
         offsets = self._texts.offsets(texts)
         if len(room.tokens) < offsets[-1]:
             room.tokens = self._texts.buffers(int(offsets[-1]), pin=self._pin)
@@ -159,13 +173,17 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             self._images.tasks(unit.rows, room.images, direct_io=self.direct_io)
             + self._texts.tasks(texts, offsets, room.tokens)
         )
-        return [
-            PairBatch(
-                image=self._images.view(unit.rows[low:high], room.images, low),
-                text=self._texts.view(texts[low:high], offsets[low : high + 1], room.tokens),
+        found = []
+        for low, high in unit.batches:
+            first, last = (low, high) if owner is None else np.searchsorted(owner, (low, high)).tolist()
+            found.append(
+                PairBatch(
+                    image=self._images.view(unit.rows[low:high], room.images, low),
+                    text=self._texts.view(texts[first:last], offsets[first : last + 1], room.tokens),
+                    owner=None if owner is None else owner[first:last] - low,
+                )
             )
-            for low, high in unit.batches
-        ]
+        return found
 
 
 def _image_of(store: Store) -> IntArray:

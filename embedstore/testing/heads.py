@@ -122,7 +122,11 @@ class HeadContract:
 def _tokens(config: HeadConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     d, w = config.image_width, config.text_width
-    return tuple(torch.randn(*s, generator=g) for s in ((4, 9, d), (4, 1, d), (11, w)))  # type: ignore[return-value] - three
+    return (
+        torch.randn(4, 9, d, generator=g),
+        torch.randn(4, 1, d, generator=g),
+        torch.randn(11, w, generator=g),
+    )
 
 
 def _embed(head: Head, config: HeadConfig) -> tuple[torch.Tensor, torch.Tensor]:

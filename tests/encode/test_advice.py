@@ -3,7 +3,8 @@
 import pytest
 
 from embedstore.encode import dry_run
-from embedstore.encode.dry_run import FeaturePrediction, ImageJob, TextJob
+from embedstore.encode.dry_run import FeaturePrediction
+from embedstore.encode.features import ImageJob, TextJob
 from embedstore.store import feature_nbytes, plan_feature
 from embedstore.testing.stores import random_card, random_plan
 

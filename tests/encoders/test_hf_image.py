@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from torchvision.transforms.v2.functional import pil_to_tensor
+from transformers.image_utils import SizeDict
 
 from embedstore.encoders import load_image_encoder
 from embedstore.encoders.cards import weights_sha256
@@ -67,6 +69,41 @@ def run_clip(kind, folder):
     return run
 
 
+def run_model(kind, folder, *, skip=0):
+    """Hidden states and the library's own pooled output; a feature map is read row by row."""
+    model, processor = load_direct(kind, folder)
+
+    # BEiT keeps tensors that it has made in the encoder's inference mode, which autograd would refuse.
+    @torch.no_grad()
+    def run(pictures):
+        out = model(**processor(images=pictures, return_tensors="pt"))
+        hidden = out.last_hidden_state
+        hidden = hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden[:, skip:]
+        pooled = hidden.mean(1) if out.pooler_output is None else out.pooler_output
+        return hidden.detach().numpy(), pooled.detach().numpy()
+
+    return run
+
+
+def run_without_cls(kind, folder):
+    """The DINOv3 ConvNeXt puts its pooled embedding before the map."""
+    return run_model(kind, folder, skip=1)
+
+
+def run_naflex(kind, folder):
+    """What the library makes of a square picture of the size that its patches fill."""
+    model, processor = load_direct(kind, folder)
+
+    def run(pictures):
+        squares = [processor.resize(pil_to_tensor(p), SizeDict(height=28, width=28), 2) for p in pictures]
+        inputs = processor(images=squares, return_tensors="pt", max_num_patches=16)
+        assert inputs["spatial_shapes"].tolist() == [[4, 4]] * len(pictures)
+        out = model(**inputs)
+        return out.last_hidden_state.detach().numpy(), out.pooler_output.detach().numpy()
+
+    return run
+
+
 # name -> class that runs directly, how, prefix, registers, pooled width, pooling
 CASES = {
     "dinov2": (transformers.Dinov2Model, run_dino, 1, 0, 32, "cls"),
@@ -83,7 +120,21 @@ CASES = {
         "image_embeds",
     ),
     "clip": (transformers.CLIPModel, run_clip, 1, 0, 24, "image_embeds"),
+    "beit": (transformers.BeitModel, run_model, 1, 0, 32, "mean+norm"),
+    "beit-cls": (transformers.BeitModel, run_model, 1, 0, 32, "cls"),
+    "convnext": (transformers.ConvNextModel, run_model, 0, 0, 32, "mean+norm"),
+    "convnextv2": (transformers.ConvNextV2Model, run_model, 0, 0, 32, "mean+norm"),
+    "deit": (transformers.DeiTModel, run_dino, 2, 0, 32, "cls"),
+    "dinov3": (transformers.DINOv3ViTModel, run_dino, 3, 2, 32, "cls"),
+    "dinov3-convnext": (transformers.DINOv3ConvNextModel, run_without_cls, 0, 0, 32, "mean+norm"),
+    "siglip": (transformers.SiglipVisionModel, run_model, 0, 0, 32, "attention"),
+    "siglip-vision": (transformers.SiglipVisionModel, run_model, 0, 0, 32, "attention"),
+    "siglip-headless": (transformers.SiglipVisionModel, run_model, 0, 0, 32, "mean"),
+    "siglip2-vision": (transformers.Siglip2VisionModel, run_naflex, 0, 0, 32, "attention"),
 }
+# Tokens that have not passed a final norm, and grids other than 4 x 4.
+NOT_NORMED = ("beit", "convnext", "convnextv2")
+GRIDS = dict.fromkeys(("convnext", "convnextv2", "dinov3-convnext"), (2, 2))
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +162,15 @@ class TestHuggingFaceImages(ImageEncoderContract):
             pooled,
             pooling,
         )
-        assert (card.width, card.grid, card.final_norm) == (32, (4, 4), True)
+        grid = GRIDS.get(name, (4, 4))
+        assert (card.width, card.grid, card.final_norm) == (32, grid, name not in NOT_NORMED)
+        assert (card.layer, card.positions) == (-1, None)
         assert card.model == f"tiny-{name}"
         assert card.processor.backend == "torchvision"
 
     def test_prepare_gives_the_bits_of_the_processor(self, name, encoder, checkpoint):
+        if name == "siglip2-vision":
+            pytest.skip("its processor gives patches of as many shapes as pictures")
         processor = transformers.AutoImageProcessor.from_pretrained(checkpoint(name), backend="torchvision")
         for picture in sample_pictures():
             expected = processor(images=picture, return_tensors="np")["pixel_values"][0]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +10,7 @@ import transformers
 
 from embedstore.encoders import load_text_encoder
 from embedstore.encoders.tokens import length_limit, positions
-from embedstore.errors import EncoderError, UsageError
+from embedstore.errors import EncoderError, MissingExtraError, UsageError
 from embedstore.testing.encoders import LONE_SURROGATE, SENTENCES, TextEncoderContract
 
 # name -> class that runs directly, longest text, pooled width, pooling
@@ -19,6 +22,29 @@ CASES = {
     "clip-text": (transformers.CLIPTextModel, 20, 32, "eot"),
     "clip-text-projected": (transformers.CLIPTextModelWithProjection, 20, 24, "text_embeds"),
     "clip": (transformers.CLIPModel, 20, 24, "text_embeds"),
+    "siglip": (transformers.SiglipTextModel, 20, 24, "last-place"),
+    "siglip-text": (transformers.SiglipTextModel, 20, 24, "last-place"),
+    "siglip-slow": (transformers.SiglipTextModel, 20, 24, "last-place"),
+    "siglip2-text": (transformers.Siglip2TextModel, 20, 24, "last-place"),
+    "camembert": (transformers.CamembertModel, 40, 32, "mean"),
+    "deberta-v2": (transformers.DebertaV2Model, 42, 32, "mean"),
+    "electra": (transformers.ElectraModel, 42, 32, "mean"),
+    "modernbert": (transformers.ModernBertModel, 42, 32, "mean"),
+    "xlm-roberta": (transformers.XLMRobertaModel, 40, 32, "mean"),
+    "xlm-roberta-xl": (transformers.XLMRobertaXLModel, 40, 32, "mean"),
+    "gemma": (transformers.GemmaModel, 30, 32, "mean"),
+    "gemma2": (transformers.Gemma2Model, 30, 32, "mean"),
+    "gemma3": (transformers.Gemma3TextModel, 30, 32, "mean"),
+    "gpt2": (transformers.GPT2Model, 30, 32, "mean"),
+    "gpt-neox": (transformers.GPTNeoXModel, 30, 32, "mean"),
+    "llama": (transformers.LlamaModel, 30, 32, "mean"),
+    "mistral": (transformers.MistralModel, 30, 32, "mean"),
+    "olmo2": (transformers.Olmo2Model, 30, 32, "mean"),
+    "opt": (transformers.OPTModel, 30, 32, "mean"),
+    "phi": (transformers.PhiModel, 30, 32, "mean"),
+    "phi3": (transformers.Phi3Model, 30, 32, "mean"),
+    "qwen2": (transformers.Qwen2Model, 30, 32, "mean"),
+    "qwen3": (transformers.Qwen3Model, 30, 32, "mean"),
 }
 
 
@@ -40,7 +66,15 @@ def run_directly(name, folder):
         tokens, pooled = [], []
         for text in texts:
             inputs = tokenizer(text, truncation=True, max_length=length, return_tensors="pt")
-            out = forward(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            if "Siglip" in kind.__name__:
+                # As the library says to use it: padded to its length, and no mask.
+                places = tokenizer(text, truncation=True, padding="max_length", max_length=length)
+                out = forward(input_ids=torch.tensor([places["input_ids"]]))
+                tokens.append(out.last_hidden_state[0, : inputs["input_ids"].shape[1]].detach().numpy())
+                pooled.append(out.pooler_output[0].detach().numpy())
+                continue
+            ids = inputs["input_ids"] if inputs["input_ids"].numel() else torch.zeros((1, 1), dtype=int)
+            out = forward(input_ids=ids.long(), attention_mask=torch.ones_like(ids).long())
             hidden = out.last_hidden_state[0].detach()
             tokens.append(hidden.numpy())
             pooled.append(pooled_of(model, out, hidden).detach().numpy())
@@ -75,7 +109,8 @@ class TestHuggingFaceTexts(TextEncoderContract):
         length = encoder.card.tokenizer.max_length
         ids, cut = encoder.prepare(SENTENCES)
         for text, row, was_cut in zip(SENTENCES, ids, cut, strict=True):
-            assert row.tolist() == tokenizer(text, truncation=True, max_length=length)["input_ids"]
+            own = tokenizer(text, truncation=True, max_length=length)["input_ids"]
+            assert row.tolist() == (own or [tokenizer.bos_token_id])
             assert was_cut == (len(tokenizer(text, truncation=False)["input_ids"]) > length)
 
 
@@ -133,3 +168,30 @@ def test_no_stated_length_is_no_limit(checkpoint):
 def test_an_image_model_is_refused_with_the_known_families(checkpoint):
     with pytest.raises(EncoderError, match=r"not a text model(.|\n)*'vit'(.|\n)*roberta"):
         load_text_encoder(f"hf:{checkpoint('vit')}", device="cpu")
+
+
+def test_a_tokenizer_that_needs_a_package_names_the_line_that_installs_it(checkpoint, monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("SiglipTokenizer requires the SentencePiece library")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
+    with pytest.raises(MissingExtraError, match=r"pip install 'embedstore\[sentencepiece\]'"):
+        load_text_encoder(f"hf:{checkpoint('siglip-slow')}", device="cpu")
+
+
+def test_another_model_of_sentencepiece_is_another_card(encoders, checkpoint, tmp_path):
+    folder = tmp_path / "upper"
+    shutil.copytree(checkpoint("siglip-slow"), folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text()) | {"do_lower_case": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    card = load_text_encoder(f"hf:{folder}", device="cpu").card
+    assert card.tokenizer.sha256 != encoders["siglip-slow"].card.tokenizer.sha256
+    assert load_text_encoder(f"hf:{folder}?max_length=5", device="cpu").card.tokenizer.max_length == 5
+
+
+def test_a_slow_tokenizer_without_sentencepiece_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr(
+        transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: transformers.ByT5Tokenizer()
+    )
+    with pytest.raises(EncoderError, match=r"no fast form\n  found: ByT5Tokenizer"):
+        load_text_encoder(f"hf:{checkpoint('bert')}", device="cpu")

@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from embedstore.encoders import load_text_encoder
-from embedstore.errors import EncoderError, UsageError
+from embedstore.encoders import encoder_for_card, load_text_encoder
+from embedstore.errors import EncoderError, UnknownNameError, UsageError
 from embedstore.testing.encoders import SENTENCES, TextEncoderContract, assert_vectors_agree
 
 
@@ -109,15 +109,72 @@ def test_an_activation_that_is_not_allowed_is_refused(sentence_folder, tmp_path)
         load_text_encoder(f"st:{folder}", device="cpu")
 
 
-def test_a_default_prompt_is_refused(sentence_folder, tmp_path):
-    def edit(folder, _):
-        path = folder / "config_sentence_transformers.json"
-        more = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
-        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+PROMPTS = {"query": "query: ", "passage": "the beach: "}
+
+
+@pytest.fixture
+def prompted(sentence_folder, tmp_path):
+    """A pipeline with prompts, one of them the default, whose pooling leaves the prompt out where asked."""
+
+    def make(*, default=None, include=True):
+        def edit(folder, listed):
+            path = folder / "config_sentence_transformers.json"
+            more = {"prompts": PROMPTS, "default_prompt_name": default}
+            path.write_text(json.dumps(json.loads(path.read_text()) | more))
+            pooling = folder / listed[1]["path"] / "config.json"
+            pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": include}))
+
+        return changed(sentence_folder, tmp_path, edit)
+
+    return make
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_a_prompt_is_put_before_every_text(prompted, include, own_home):
+    folder = prompted(include=include)
+    encoder = load_text_encoder(f"st:{folder}?prompt=passage", device="cpu")
+    assert encoder.card.tokenizer.prompt == "the beach: "
+    assert encoder.card.pooling.startswith("mean+" if include else "mean-after-prompt+")
+    ids, _ = encoder.prepare(SENTENCES)
+    batch = encoder.encode(ids)
+    pipeline = SentenceTransformer(str(folder), device="cpu")
+    texts = list(SENTENCES)
+    assert_vectors_agree(batch.pooled, pipeline.encode(texts, prompt_name="passage"))
+    tokens = pipeline.encode(texts[:1], prompt_name="passage", output_value="token_embeddings")[0].cpu()
+    assert_vectors_agree(batch.tokens[0][: len(ids[0])], tokens)
+    found = encoder_for_card(encoder.card, f"st:{folder}", device="cpu")
+    assert found.card == encoder.card
+
+
+def test_the_default_prompt_is_the_librarys(prompted):
+    folder = prompted(default="query")
+    encoder = load_text_encoder(f"st:{folder}", device="cpu")
+    assert encoder.card.tokenizer.prompt == "query: "
+    expected = SentenceTransformer(str(folder), device="cpu").encode(list(SENTENCES))
+    assert_vectors_agree(encoder.encode(encoder.prepare(SENTENCES)[0]).pooled, expected)
+
+
+def test_no_prompt_can_be_asked_for(prompted, loaded):
+    encoder = load_text_encoder(f"st:{prompted(default='query')}?prompt=", device="cpu")
+    assert encoder.card.identity == loaded.card.identity
+
+
+def test_an_unknown_prompt_names_the_known_ones(prompted):
+    with pytest.raises(UnknownNameError, match=r"unknown prompt 'question'(.|\n)*passage, query"):
+        load_text_encoder(f"st:{prompted()}?prompt=question", device="cpu")
+
+
+@pytest.mark.parametrize("mode", ["cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
+def test_every_pooling_is_the_librarys(sentence_folder, tmp_path, mode):
+    def edit(folder, listed):
+        pooling = folder / listed[1]["path"] / "config.json"
+        pooling.write_text(json.dumps({"embedding_dimension": 32, "pooling_mode": mode}))
 
     folder = changed(sentence_folder, tmp_path, edit)
-    with pytest.raises(EncoderError, match=r"prompt before every text(.|\n)*query: "):
-        load_text_encoder(f"st:{folder}", device="cpu")
+    encoder = load_text_encoder(f"st:{folder}", device="cpu")
+    assert encoder.card.pooling == f"{mode}+dense-tanh+normalize"
+    expected = SentenceTransformer(str(folder), device="cpu").encode(list(SENTENCES))
+    assert_vectors_agree(encoder.encode(encoder.prepare(SENTENCES)[0]).pooled, expected)
 
 
 def test_a_pipeline_without_pooling_is_refused(sentence_folder, tmp_path):

@@ -32,8 +32,8 @@ def test_kinds_are_detected_or_written(here):
 
 
 def test_every_registered_kind_loads():
-    assert {"folder", "table", "scenes"} <= set(SOURCES.names())
-    for name in ("folder", "table", "scenes"):
+    assert {"folder", "table", "scenes", "webdataset", "hf", "laion"} <= set(SOURCES.names())
+    for name in SOURCES.names():
         assert callable(SOURCES.load(name).from_spec)
 
 
@@ -75,9 +75,43 @@ def test_a_colon_in_a_path_is_no_kind(here):
     assert len(open_source("run:1")) == 1
 
 
-@pytest.mark.parametrize("spec", ["https://example.org/a.csv", "s3://bucket/data"])
-def test_remote_sources(spec):
-    with pytest.raises(SourceError, match="remote sources are not read"):
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ("https://example.org/a.csv", "table"),
+        ("s3://bucket/data", "folder"),
+        ("s3://bucket/{000..012}.tar", "webdataset"),
+        ("gs://bucket/x.tar.gz?split=train", "webdataset"),
+        ("memory://b/t.parquet", "table"),
+    ],
+)
+def test_the_kind_of_a_url_is_told_by_its_spelling(spec, kind):
+    assert split_spec(spec) == (kind, spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ("s-{0..1}.tar", "webdataset"),
+        ("s-*.tar", "webdataset"),
+        ("s-0.tar?split=a", "webdataset"),
+        ("s-0.tgz", "webdataset"),
+        ("shards", "webdataset"),
+        ("saved", "hf"),
+    ],
+)
+def test_data_sets_of_files_are_detected(here, spec, kind):
+    (here / "shards").mkdir()
+    (here / "saved").mkdir()
+    (here / "saved" / "dataset_dict.json").write_text("{}")
+    for name in ("s-0.tar", "s-0.tgz", "shards/0.tar"):
+        (here / name).touch()
+    assert split_spec(spec) == (kind, spec)
+
+
+@pytest.mark.parametrize("spec", ["ftp://host/a.csv", "file:///tmp/a.csv", "s3://me:secret@bucket/a.csv"])
+def test_urls_that_are_no_place_of_a_source(spec):
+    with pytest.raises(UsageError, match="source"):
         open_source(spec)
 
 

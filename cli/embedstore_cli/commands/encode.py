@@ -20,7 +20,8 @@ def encode(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of pictures, table (csv, jsonl, parquet) or KIND:REST, e.g. scenes:500?seed=0.",
+            help="Folder of pictures, table, tar shards or data set, as a path or URL, or KIND:REST, e.g. "
+            "webdataset:s3://bucket/{000..123}.tar, hf:NAME, scenes:500?seed=0; docs/sources.md.",
             show_default=False,
         ),
     ],
@@ -60,11 +61,29 @@ def encode(
     max_length: Annotated[
         int | None, typer.Option(help="Token limit instead of the tokenizer's.", show_default=False)
     ] = None,
+    views: Annotated[
+        int,
+        typer.Option(
+            help="Augmented views of each picture, a feature each: NAME-view1, NAME-view2, ...; 0: the "
+            "picture itself, as the encoder's processor prepares it."
+        ),
+    ] = 0,
+    view: Annotated[
+        str,
+        typer.Option(help="What the views are; options as random-resized-crop?scale=0.5,1&flip=0.5."),
+    ] = "random-resized-crop",
+    view_seed: Annotated[
+        int, typer.Option(help="Decides the views, with their numbers and the ids of the rows.")
+    ] = 0,
     max_failed: Annotated[float, typer.Option(help="Share of rows that may be unreadable.")] = 0.1,
     thumbnails: Annotated[int, typer.Option(help="Longer side of kept thumbnails, pixels; 0: none.")] = 128,
     column: Annotated[
         list[str] | None,
-        typer.Option(metavar="OURS=THEIRS", help="Name of a table's column, e.g. caption=title; repeatable."),
+        typer.Option(
+            metavar="OURS=THEIRS",
+            help="Name of a column (table, data set) or member (tars), e.g. caption=title or "
+            "caption=json:title; empty: not read; repeatable.",
+        ),
     ] = None,
     image_root: Annotated[
         Path | None,
@@ -76,8 +95,14 @@ def encode(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Threads that decode pictures; one a core if not given.", show_default=False),
+        typer.Option(
+            help="Threads or processes that decode pictures; one a core if not given.", show_default=False
+        ),
     ] = None,
+    decode: Annotated[
+        str,
+        typer.Option(help="threads, or processes where threads cannot feed a GPU from many cores."),
+    ] = "threads",
     seed: Annotated[int, typer.Option(help="Of the row order.")] = 0,
     append: Annotated[
         str | None,
@@ -91,6 +116,12 @@ def encode(
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell bytes, time and rate, from a probe.")
+    ] = False,
+    tokenize_all: Annotated[
+        bool,
+        typer.Option(
+            "--tokenize-all", help="With --dry-run: count the tokens of every text, for exact bytes."
+        ),
     ] = False,
     json: opt.Json = False,
 ) -> None:
@@ -115,8 +146,12 @@ def encode(
         image_size=image_size,
         max_length=max_length,
         thumbnails=thumbnails,
+        views=views,
+        view=view,
+        view_seed=view_seed,
         max_failed=max_failed,
         workers=workers,
+        decode=decode,  # type: ignore[arg-type]  # refused there if it is another word
         columns=_columns(column or []),
         image_root=image_root,
         language=language,
@@ -124,7 +159,9 @@ def encode(
     render.warn_of_idle_gpu(device)
     encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
     if dry_run:
-        plan = dry_run_source(source, store, options=chosen, append=append, **encoders)
+        plan = dry_run_source(
+            source, store, options=chosen, append=append, tokenize_all=tokenize_all, **encoders
+        )
         render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
         return
     with render.bars(quiet=json) as bars:
@@ -152,8 +189,9 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     columns = {}
     for pair in pairs:
         ours, equals, theirs = pair.partition("=")
-        if not (ours and equals and theirs):
-            raise UsageError("bad column mapping", where="--column", found=pair, allowed="OURS=THEIRS")
+        if not (ours and equals):
+            allowed = "OURS=THEIRS; OURS= is not read"
+            raise UsageError("bad column mapping", where="--column", found=pair, allowed=allowed)
         columns[ours] = theirs
     return columns
 
@@ -217,6 +255,8 @@ def _show_dry_run(plan: DryRun) -> None:
     )
     free = "" if plan.free_bytes is None else f"; free on this disk: {render.size(plan.free_bytes)}"
     render.say(f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}{free}")
+    if not all(f.exact for f in plan.features):
+        render.say("sizes of texts and thumbnails are from a sample; --tokenize-all counts every text")
     for feature in plan.features:
         if feature.calibration_rows:
             seconds = feature.calibration_rows / feature.rate

@@ -59,8 +59,15 @@ def _describe(card: EncoderCard) -> str:
     if card.processor is not None:
         height, width = card.processor.size
         parts.append(f"{height} × {width} px by {card.processor.class_name} ({card.processor.backend})")
+    if card.view is not None:
+        parts.append(f"view {card.view.number} of {card.view.kind}, seed {card.view.seed}")
     if card.tokenizer is not None:
         parts.append(f"up to {card.tokenizer.max_length} tokens")
+    if card.layer not in (None, -1):
+        parts.append(f"layer {card.layer}")
+    if card.positions is not None:
+        parts.append(f"positions {card.positions}")
+    parts.append(f"pooled {card.pooling}")
     return ", ".join(parts)
 
 

@@ -1,0 +1,247 @@
+"""Rows of many Arrow and Parquet files: texts in batches, pictures where they lie.
+
+An Arrow file is a stream of batches whose pictures stand as they are, so that each is read alone by its
+offset. In Parquet they stand in row groups, which are read whole and kept while there is room.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+
+from embedstore.errors import SourceError
+from embedstore.sources.files import LocalFile, arrow_input
+from embedstore.sources.parquet_bytes import KEEP_BYTES
+from embedstore.sources.pictures import open_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from PIL.Image import Image
+
+    from embedstore.shapes import IntArray
+    from embedstore.sources.files import File
+
+MOST_GROUP = 4 << 30
+"""Bytes of one column in a row group of Parquet, which is read whole."""
+
+_BATCH = 4096
+
+
+def bytes_for_text(kind: Any) -> Any:
+    """The Arrow type with bytes for its texts, so that nothing is decoded unseen."""
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    if pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind) or pt.is_large_binary(kind):
+        return pa.large_binary()
+    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+        return pa.large_list(bytes_for_text(kind.value_type))
+    return kind
+
+
+def plain_values(column: Any, where: str) -> list[Any]:
+    """A column's values, texts as bytes. `SourceError` where the file is damaged."""
+    try:
+        column = column.cast(bytes_for_text(column.type))
+        column.validate(full=True)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as bad:
+        raise SourceError("a damaged column", where=where, found=str(bad)[:200]) from None
+    return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow is untyped
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Pictures of some rows in an Arrow file: `offset` and `nbytes (n,)` int64, −1 where there is none."""
+
+    offset: IntArray
+    nbytes: IntArray
+
+
+def read_schema(file: File, kind: str) -> Any:
+    """The Arrow schema of a part. `SourceError` where it cannot be read."""
+    try:
+        with arrow_input(file) as stream:
+            if kind == "parquet":
+                return pq.read_schema(stream)
+            with pa.ipc.open_stream(stream) as reader:
+                return reader.schema
+    except (pa.ArrowInvalid, OSError) as bad:
+        raise SourceError("not a file that can be read", where=file.name, found=str(bad)[:200]) from None
+
+
+def arrow_batches(
+    file: File, columns: Sequence[str], image: str | None
+) -> Iterator[tuple[Any, Found | None]]:
+    """Batches of `columns` of an Arrow file with the places of its pictures, which are not touched here."""
+    opened = pa.memory_map(str(file.path)) if isinstance(file, LocalFile) else pa.PythonFile(file.open())
+    with opened as source:
+        reader = pa.ipc.MessageReader.open_stream(source)
+        try:
+            schema = pa.ipc.read_schema(reader.read_next_message())
+            while (message := _next(reader)) is not None:
+                if message.type != "record batch":
+                    raise SourceError(
+                        "dictionaries in an Arrow file", where=file.name, todo="save it as Parquet"
+                    )
+                start = source.tell() - message.body.size
+                batch = pa.ipc.read_record_batch(message, schema)
+                found = None if image is None else _places(batch.column(image), message.body, start, file)
+                yield batch.select(list(columns)), found
+        except (pa.ArrowInvalid, pa.ArrowSerializationError, OSError, StopIteration) as bad:
+            raise SourceError("a damaged Arrow file", where=file.name, found=str(bad)[:200]) from None
+
+
+def _next(reader: Any) -> Any:
+    try:
+        return reader.read_next_message()
+    except StopIteration:
+        return None
+
+
+def _places(column: Any, body: Any, start: int, file: File) -> Found:
+    data = pc.struct_field(column, "bytes") if pt.is_struct(column.type) else column
+    if pt.is_null(data.type):
+        return Found(np.zeros(len(data), np.int64), np.full(len(data), -1, np.int64))
+    data.validate(full=True)
+    _, offsets, values = data.buffers()
+    width = np.int64 if pt.is_large_binary(data.type) else np.int32
+    stops = np.frombuffer(offsets, width)[data.offset : data.offset + len(data) + 1].astype(np.int64)
+    base = 0 if values is None else values.address - body.address
+    if not 0 <= base <= body.size:
+        raise SourceError("compressed Arrow files are not read", where=file.name, todo="save it as Parquet")
+    there = data.is_valid().to_numpy(zero_copy_only=False)
+    return Found(start + base + stops[:-1], np.where(there, np.diff(stops), -1))
+
+
+class RowGroups:
+    """One column of pictures in many Parquet files, by file and row; thread-safe, sent to processes cheaply.
+
+    Row groups are kept up to `KEEP_BYTES` together, the least recently used given up first.
+    """
+
+    def __init__(self, files: Sequence[File], column: str) -> None:
+        self._files, self._column = list(files), column
+        self._metadata = [read_metadata(file) for file in files]
+        self._ends = [
+            np.cumsum([m.row_group(g).num_rows for g in range(m.num_row_groups)], dtype=np.int64)
+            for m in self._metadata
+        ]
+        self.nbytes = sum(self._group_bytes(f, g) for f in range(len(files)) for g in self._groups_of(f))
+        self._reset()
+
+    def _reset(self) -> None:
+        self._kept: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k not in ("_kept", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._reset()
+
+    @property
+    def fits(self) -> bool:
+        """Whether all pictures together stay in memory, so that any order of reading is cheap."""
+        return self.nbytes <= KEEP_BYTES
+
+    def _groups_of(self, file: int) -> range:
+        return range(self._metadata[file].num_row_groups)
+
+    def _group_bytes(self, file: int, group: int) -> int:
+        total = 0
+        row_group = self._metadata[file].row_group(group)
+        for k in range(row_group.num_columns):
+            chunk = row_group.column(k)
+            if chunk.path_in_schema.split(".")[0] == self._column:
+                total += chunk.total_uncompressed_size
+        if total > MOST_GROUP:
+            raise SourceError(
+                "a row group too large",
+                where=self._files[file].name,
+                found=f"{total} bytes",
+                allowed=MOST_GROUP,
+            )
+        return total
+
+    def there(self, file: int) -> IntArray:
+        """Which rows of a file hold a picture, bool; asks the statistics before it reads anything."""
+        return np.concatenate([np.zeros(0, np.bool_), *(self._valid(file, g) for g in self._groups_of(file))])
+
+    def _valid(self, file: int, group: int) -> Any:
+        row_group = self._metadata[file].row_group(group)
+        chunks = [row_group.column(k) for k in range(row_group.num_columns)]
+        held = [c for c in chunks if c.path_in_schema in (self._column, f"{self._column}.bytes")]
+        known = [c.statistics.null_count for c in held if c.statistics and c.statistics.has_null_count]
+        if held and len(known) == len(held) and not any(known):
+            return np.ones(row_group.num_rows, np.bool_)
+        return self._group(file, group).is_valid().to_numpy(zero_copy_only=False)
+
+    def get(self, file: int, row: int) -> bytes:
+        """The encoded bytes of one row; empty where the row has none."""
+        ends = self._ends[file]
+        group = int(np.searchsorted(ends, row, side="right"))
+        first = int(ends[group - 1]) if group else 0
+        return self._group(file, group)[row - first].as_py() or b""
+
+    def _group(self, file: int, group: int) -> Any:
+        with self._lock:
+            if (file, group) not in self._kept:
+                self._kept[file, group] = self._read(file, group)
+                while len(self._kept) > 1 and sum(g.nbytes for g in self._kept.values()) > KEEP_BYTES:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end((file, group))
+            return self._kept[file, group]
+
+    def _read(self, file: int, group: int) -> Any:
+        try:
+            with (
+                arrow_input(self._files[file]) as stream,
+                pq.ParquetFile(stream, metadata=self._metadata[file]) as opened,
+            ):
+                column = opened.read_row_group(group, columns=[self._column]).column(0)
+        except (pa.ArrowInvalid, OSError) as bad:
+            raise SourceError("a damaged Parquet file", where=self._files[file].name, found=bad) from None
+        data = pc.struct_field(column, "bytes") if pt.is_struct(column.type) else column
+        return data.cast(pa.binary()) if pt.is_null(data.type) else data
+
+
+def read_metadata(file: File) -> Any:
+    """The footer of a Parquet file. `SourceError` where it cannot be read."""
+    try:
+        with arrow_input(file) as stream:
+            return pq.read_metadata(stream)
+    except (pa.ArrowInvalid, OSError) as bad:
+        raise SourceError("not a Parquet file that can be read", where=file.name, found=bad) from None
+
+
+def parquet_batches(file: File, columns: Sequence[str]) -> Iterator[Any]:
+    """Batches of `columns` of a Parquet file."""
+    try:
+        with arrow_input(file) as stream, pq.ParquetFile(stream) as opened:
+            yield from opened.iter_batches(batch_size=_BATCH, columns=list(columns))
+    except (pa.ArrowInvalid, OSError) as bad:
+        raise SourceError("a damaged Parquet file", where=file.name, found=str(bad)[:200]) from None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPicture:
+    """A picture in a row of some Parquet files. Its size is not known before its row group is read."""
+
+    groups: RowGroups
+    file: int
+    row: int
+    ref: str
+    nbytes: int | None = None
+
+    def open(self) -> Image:
+        """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""
+        return open_picture(self.groups.get(self.file, self.row))
