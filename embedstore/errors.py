@@ -17,7 +17,8 @@ EmbedstoreError
 │   ├── DiskFullError       no space is left; what is finished stays
 │   └── RemoteError         a URL that cannot be reached, read or written
 ├── HeadError               a head that does not fit its features or its config
-└── TooManyFailedError      more rows quarantined than `--max-failed` allows
+├── TooManyFailedError      more rows quarantined than `--max-failed` allows
+└── EngineError             workers of a run that die, or that cannot be had
 """
 
 from __future__ import annotations
@@ -116,3 +117,7 @@ class HeadError(EmbedstoreError):
 
 class TooManyFailedError(EmbedstoreError):
     """More rows were quarantined than the stated share allows."""
+
+
+class EngineError(EmbedstoreError):
+    """Workers of a run die, or cannot be had; the store is as valid as before."""

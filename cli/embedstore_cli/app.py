@@ -11,7 +11,19 @@ import typer
 
 from embedstore import __version__
 from embedstore.errors import EmbedstoreError, UsageError
-from embedstore_cli.commands import bench, compact, demo, encode, export, fit, import_, info, recode, verify
+from embedstore_cli.commands import (
+    bench,
+    compact,
+    demo,
+    doctor,
+    encode,
+    export,
+    fit,
+    import_,
+    info,
+    recode,
+    verify,
+)
 from embedstore_cli.render import fail
 
 if TYPE_CHECKING:
@@ -36,6 +48,7 @@ app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
+app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 
 

@@ -76,12 +76,35 @@ class FitConfig(Document):
     options: dict[str, OptionValue] = Field(default={}, description="of the head's own, see docs/heads.md")
     epochs: Positive = 20
     batch_size: Annotated[int, Field(ge=2)] = 256
+    micro_batch: Positive | None = Field(
+        default=None, description="pictures embedded at a time for a batch_size that memory cannot hold"
+    )
     lr: float = Field(default=1e-3, gt=0)
     min_lr: float = Field(default=1e-5, ge=0)
     weight_decay: float = Field(default=0.02, ge=0)
     warmup_epochs: float = Field(default=1.0, ge=0)
-    temperature: float = Field(
-        default=0.07, gt=0, description="τ at the start; learnt, clamped to [0.001, 0.5]"
+    warmup_steps: Count | None = Field(default=None, description="in place of warmup_epochs")
+    warmup_share: Rate | None = Field(default=None, description="of all steps, in place of warmup_epochs")
+    optimiser: Literal["adamw", "lion"] = "adamw"
+    beta1: Rate | None = Field(default=None, description="of the first mean; none: 0.9")
+    beta2: Rate | None = Field(default=None, description="of the second; none: adamw 0.999, lion 0.99")
+    clip_norm: float | None = Field(default=None, gt=0, description="longest gradient; none: any")
+    ema: Rate | None = Field(default=None, description="decay of averaged weights, which are kept; none: off")
+    patience: Positive | None = Field(
+        default=None, description="epochs without a better validation after which a fit stops; none: never"
+    )
+    temperature: float | None = Field(
+        default=None,
+        gt=0,
+        description="τ at the start, learnt; none: the loss's own (clip 0.07, sigmoid 0.1)",
+    )
+    bias: float | None = Field(default=None, description="b of a sigmoid loss at the start; none: -10")
+    captions: Positive = Field(default=1, description="different captions a picture brings to a step")
+    positives: Literal["mean", "apart", "any"] | None = Field(
+        default=None, description="how loss clip takes several captions of a picture; none: mean"
+    )
+    mask_duplicates: bool = Field(
+        default=False, description="equal captions of two pictures are no negatives of each other"
     )
     val_split: str | None = Field(default=None, description="split the best checkpoint is chosen on")
     val_fraction: Rate = Field(default=0.0, description="share of the training rows held out instead")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedstore.encode.dry_run import DryRun, FeaturePrediction, dry_run_source
+from embedstore.encode.engines.options import EngineOptions, Part
 from embedstore.encode.options import EncodeOptions
 from embedstore.encode.progress import EncodeSummary, FeatureSummary, Progress
 from embedstore.encode.recode import RecodeSummary, recode_feature
@@ -12,8 +13,10 @@ __all__ = [
     "DryRun",
     "EncodeOptions",
     "EncodeSummary",
+    "EngineOptions",
     "FeaturePrediction",
     "FeatureSummary",
+    "Part",
     "Progress",
     "RecodeSummary",
     "dry_run_source",

@@ -20,6 +20,7 @@ from embedstore.encode.options import TEXT_TOKENS_PER_PICTURE
 from embedstore.encode.progress import Progress, log_event, too_many_failed
 from embedstore.encode.texts import encode_text_units
 from embedstore.encode.unit import Target
+from embedstore.encoders.views import ViewedImages
 from embedstore.store import calibration as learning
 from embedstore.store import layout, open_store, plan_feature
 from embedstore.store.coder import Coder
@@ -134,21 +135,24 @@ class _Sample:
             )
         )
 
-    def _plain(self) -> Target:
-        """The feature as it would be with every number kept."""
+    def _plain(self, output: int) -> Target:
+        """The feature as it would be with every number kept, from an output of the encoder."""
         header = self.job.header
         plain = plan_feature(name=header.name, plan=self.planned.plan, card=header.card, policy="float32")
-        return Target(header=plain, coder=Coder.of(plain), output=self.job.output)
+        return Target(header=plain, coder=Coder.of(plain), output=output)
 
     def _images(self, job: ImageJob) -> Iterator[dict[ArrayName, AnyArray]]:
         """Good rows, one batch at a time."""
         size = self.options.batch_for(job.header.card)
         failed = 0
+        encoder, output = job.encoder, job.output
+        if isinstance(encoder, ViewedImages):  # the other views would be passes of their own
+            encoder, output = encoder.only([output]), 0
         with open_decoders(self.options) as decoders:
             for batch in encode_image_units(
                 self.planned,
-                job.encoder,
-                [self._plain()],
+                encoder,
+                [self._plain(output)],
                 list(range(-(-len(self.rows) // size))),
                 batch_size=size,
                 decoders=decoders,
@@ -169,7 +173,7 @@ class _Sample:
         for unit in encode_text_units(
             lambda rows: column.take(rows).to_pylist(),
             job.encoder,
-            [self._plain()],
+            [self._plain(job.output)],
             [0],
             token_budget=TEXT_TOKENS_PER_PICTURE * self.options.batch_for(job.header.card),
             on_rows=self._on_rows,

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from embedstore.encoders.base import RowPreparation
+from embedstore.encoders.draft import draft_edge
 from embedstore.errors import UnreadableImage
-from embedstore.sources.pictures import thumbnail
+from embedstore.sources.pictures import SmallPicture, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -96,7 +97,7 @@ class ThreadDecoders(Decoders):
         """As of `Decoders`."""
 
         def work(row: int) -> Prepared:
-            id_, picture = planned.picture(row)
+            id_, picture = picture_for(encoder, planned, row)
             return prepare(row, id_, picture, encoder.prepare, thumbnails)
 
         return in_order(lambda row: self._pool.submit(work, row), rows, self.depth(encoder, ahead))
@@ -112,6 +113,13 @@ def open_decoders(options: EncodeOptions) -> Decoders:
 
         return ProcessDecoders(options.decoders)
     return ThreadDecoders(options.decoders)
+
+
+def picture_for(encoder: ImageEncoder, planned: PlannedSource, row: int) -> tuple[str, Picture]:
+    """Id and picture of a row of the images table, to be opened as the encoder's card says."""
+    id_, picture = planned.picture(row)
+    least = draft_edge(encoder.card)
+    return id_, SmallPicture(picture, least) if least else picture
 
 
 def prepare(

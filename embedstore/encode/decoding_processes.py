@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.encode.decoding import Decoders, Prepared, in_order, pixel_bytes, prepare
+from embedstore.encode.decoding import Decoders, Prepared, in_order, picture_for, pixel_bytes, prepare
 from embedstore.errors import EmbedstoreError, UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ProcessDecoders(Decoders):
             free.put(place)
 
         def begin(row: int) -> Future[_Answer]:
-            id_, picture = planned.picture(row)
+            id_, picture = picture_for(encoder, planned, row)
             return pool.submit(_work, row, id_, _sendable(picture, "pictures of this source"), free.get())
 
         def taken(answer: _Answer) -> Prepared:

@@ -76,15 +76,11 @@ def plan_features(
     if views:
         named |= {text: _of_views(named[text], views) for text in image_encoders}
     names = [name for text in (*image_encoders, *text_encoders) for name, _ in named[text]]
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(
-                "two features share a name", found=name, todo="give one of them another: NAME=SPEC"
-            )
-    if image_encoders and not plan.images:
-        raise UsageError("the source has no pictures", todo="leave out --image-encoder")
-    if text_encoders and not plan.texts:
-        raise UsageError("the source has no captions", todo="leave out --text-encoder")
+    _refuse_what_cannot_be_meant(plan, names, images=bool(image_encoders), texts=bool(text_encoders))
+    if views and not image_encoders:
+        raise UsageError(
+            "there is nothing to make views for", todo="add --image-encoder, or leave out --views"
+        )
     begun = begun_headers(store)
     jobs: list[FeatureJob] = []
     for text in image_encoders:
@@ -97,10 +93,11 @@ def plan_features(
         names = [name for name, _ in features]
         thumbnails = _thumbnails(names, begun, options)
         headers = plan_pass(names, cards_of(vision), plan, options, begun=begun, thumbnails=thumbnails)
+        made_by = _passes_of_views(vision, names, begun)
         begun = begun | {header.name: header for header in headers}
         jobs += [
-            ImageJob(header=header, encoder=vision, output=output, spec=alone)
-            for output, (header, (_, alone)) in enumerate(zip(headers, features, strict=True))
+            ImageJob(header=header, encoder=encoder, output=output, spec=alone)
+            for header, (_, alone), (encoder, output) in zip(headers, features, made_by, strict=True)
         ]
     for text in text_encoders:
         _, spec = parse_named(text)
@@ -116,8 +113,41 @@ def plan_features(
     return jobs
 
 
+def _refuse_what_cannot_be_meant(plan: Plan, names: Sequence[str], *, images: bool, texts: bool) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                "two features share a name", found=name, todo="give one of them another: NAME=SPEC"
+            )
+    if images and not plan.images:
+        raise UsageError("the source has no pictures", todo="leave out --image-encoder")
+    if texts and not plan.texts:
+        raise UsageError("the source has no captions", todo="leave out --text-encoder")
+
+
 def _of_views(features: Sequence[tuple[str, str]], views: Sequence[View]) -> list[tuple[str, str]]:
     return [(f"{name}-view{view.number}", spec) for view in views for name, spec in features]
+
+
+def _passes_of_views(
+    encoder: ImageEncoder, names: Sequence[str], begun: Mapping[str, FeatureHeader]
+) -> list[tuple[ImageEncoder, int]]:
+    """Which encoder makes each feature, and as which output.
+
+    A view costs a forward pass of its own, so views that are added make no further ones of those that are
+    there. Layers come from the same pass in any case.
+    """
+    old = [k for k, name in enumerate(names) if name in begun]
+    new = [k for k, name in enumerate(names) if name not in begun]
+    if not isinstance(encoder, ViewedImages) or not (old and new):
+        return [(encoder, k) for k in range(len(names))]
+    made = {
+        k: (part, place)
+        for some in (old, new)
+        for part in [encoder.only(some)]
+        for place, k in enumerate(some)
+    }
+    return [made[k] for k in range(len(names))]
 
 
 def plan_pass(

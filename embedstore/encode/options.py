@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from embedstore.encoders.views import RANDOM_RESIZED_CROP, parse_views
 from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
+from embedstore.sources.files import at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 # Pictures share one budget with texts: a batch of texts may hold so many tokens for each picture.
 TEXT_TOKENS_PER_PICTURE = 128
+
+
+def usable_cores() -> int:
+    """The processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +50,7 @@ class EncodeOptions:
     """Longer side in pixels of the kept thumbnails; 0: none."""
     views: int = 0
     """Augmented views of each picture, a feature each; 0: the picture itself."""
-    view: str = "random-resized-crop"
+    view: str = RANDOM_RESIZED_CROP
     """What the views are, with options: 'random-resized-crop?scale=0.5,1&flip=0.5'."""
     view_seed: int = 0
     """Decides the views, with their numbers and the ids of the rows."""
@@ -53,8 +62,8 @@ class EncodeOptions:
     """What they are. Processes are for more cores than one interpreter keeps busy; no byte depends on it."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Our column name -> the table's."""
-    image_root: Path | None = None
-    """Folder that picture paths of a table are relative to."""
+    image_root: str | Path | None = None
+    """Folder or URL that the pictures which a file names are relative to."""
     language: str | None = None
     """Language of captions that name none; none: 'en'."""
 
@@ -84,16 +93,24 @@ class EncodeOptions:
         if self.decode not in ("threads", "processes"):
             raise UsageError("unknown --decode", found=self.decode, allowed="threads, processes")
         parse_policy(self.policy, where="--policy")
+        parse_views(self.view, count=0, seed=self.view_seed)
+        if not self.views and (self.view != RANDOM_RESIZED_CROP or self.view_seed):
+            raise UsageError(
+                "--view and --view-seed say what the views are, and not how many",
+                found=f"{self.view}, seed {self.view_seed}",
+                todo="add --views N",
+            )
 
     @property
     def for_source(self) -> dict[str, object]:
         """The options that a source takes."""
-        return {"columns": self.columns, "image_root": self.image_root, "language": self.language}
+        root = None if self.image_root is None else at(self.image_root)
+        return {"columns": self.columns, "image_root": root, "language": self.language}
 
     @property
     def decoders(self) -> int:
         """Threads or processes that decode pictures."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or usable_cores()
 
     def batch_for(self, card: EncoderCard) -> int:
         """Pictures in one forward pass of this encoder."""

@@ -39,28 +39,33 @@ class FeatureSummary:
     """What one feature of the command came to. `fresh` rows were encoded by this run in `seconds`.
 
     Features of one pass share its time: each has all of it.
-    `sampled` rows were encoded before that, for its policy to learn from.
+    `sampled` rows were encoded before that, for its policy to learn from. `manifest` is none while
+    `missing_units` are left to other parts.
     """
 
     name: str
-    manifest: FeatureManifest
+    header: FeatureHeader
+    manifest: FeatureManifest | None
     fresh: int
     seconds: float
     truncated: int
     device: str
     sampled: int = 0
+    missing_units: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready summary."""
-        header = self.manifest.header
+        header, whole = self.header, self.manifest
         return {
             "feature": self.name,
             "table": header.table,
             "rows": header.rows,
-            "encoded": header.rows - self.manifest.quarantined,
-            "quarantined": self.manifest.quarantined,
+            "units": header.units,
+            "missing_units": self.missing_units,
+            "encoded": None if whole is None else header.rows - whole.quarantined,
+            "quarantined": None if whole is None else whole.quarantined,
             "truncated": self.truncated,
-            "nbytes": self.manifest.nbytes,
+            "nbytes": None if whole is None else whole.nbytes,
             "fresh_rows": self.fresh,
             "calibration_rows": self.sampled,
             "seconds": round(self.seconds, 3),
@@ -73,12 +78,15 @@ class EncodeSummary:
     """What `encode_source` did.
 
     `store`: its path or URL. `dropped`: what the source left out while it was listed, reason to count.
+    `workers`: processes that made units; `workers_lost`: how often one of them died.
     """
 
     store: Path | str
     planned: bool
     features: tuple[FeatureSummary, ...]
     dropped: Mapping[str, int]
+    workers: int = 1
+    workers_lost: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready summary."""
@@ -87,6 +95,8 @@ class EncodeSummary:
             "planned": self.planned,
             "features": [f.to_dict() for f in self.features],
             "dropped": dict(self.dropped),
+            "workers": self.workers,
+            "workers_lost": self.workers_lost,
         }
 
 

@@ -75,7 +75,7 @@ def loading(checkpoint: Checkpoint, what: str) -> Iterator[None]:
 
     expected = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError)
     try:
-        with _quiet():
+        with quiet():
             yield
     except (*expected, SafetensorError) as bad:
         first = str(bad).strip().partition("\n")[0]
@@ -90,7 +90,8 @@ def loading(checkpoint: Checkpoint, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Keep the libraries from writing bars, warnings and remarks."""
     from transformers.utils import logging as library
 
     ours = logging.getLogger("sentence_transformers")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore.encoders.checkpoint import Checkpoint
+from embedstore.encoders.lines import Line
 from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -19,6 +20,25 @@ MODELS = {"all-MiniLM-L6-v2": "minilm", "vit-scenes": "vit-scenes"}
 
 class Demo:
     """The encoder kind `demo`."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        return [
+            Line(
+                spec="`demo:vit-scenes` image",
+                tokens="8 × 8 patches + CLS",
+                width="128",
+                pooled="CLS",
+                tested="itself",
+            ),
+            Line(
+                spec="`demo:minilm` text",
+                tokens="real tokens",
+                width="384",
+                pooled="normalised mean of the tokens",
+                tested="itself",
+            ),
+        ]
 
     def text(
         self, name: str, *, device: str = "auto", max_length: int | None = None, dtype: str | None = None

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedstore.encoders.checkpoint import locate
+from embedstore.encoders.spec import yes_or_no
 
 if TYPE_CHECKING:
     from embedstore.encoders.base import ImageEncoder, TextEncoder
+    from embedstore.encoders.lines import Line
 
 
 class HuggingFace:
     """The encoder kind `hf`."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        from embedstore.encoders.hf_lines import hf_lines
+
+        return hf_lines()
 
     def image(
         self,
@@ -24,11 +32,13 @@ class HuggingFace:
         revision: str | None = None,
         layers: tuple[int, ...] = (-1,),
         pooling: str | None = None,
+        norm: str = "false",
     ) -> ImageEncoder:
         """Load an image model; `backend` replaces the pinned backend of its processor.
 
         `layers`: a feature each, 0 to the number of blocks, or from the back. `pooling`: `cls` or `mean`
-        instead of the library's own image embedding.
+        instead of the library's own image embedding. `norm`: `true` puts the tokens of every layer through
+        the model's final norm.
         """
         from embedstore.encoders.hf_image import load
 
@@ -41,6 +51,7 @@ class HuggingFace:
             backend=backend,
             layers=layers,
             pooling=pooling,
+            norm=yes_or_no("norm", norm),
         )
 
     def text(

@@ -47,6 +47,7 @@ class HFImageEncoder:
         *,
         layers: Sequence[int],
         pooling: str | None,
+        norm: bool,
         device: torch.device,
         dtype: ComputeType,
     ) -> None:
@@ -62,6 +63,7 @@ class HFImageEncoder:
             {"interpolate_pos_encoding": True} if family.interpolate and trained != (height, width) else {}
         )
         self._norm = _submodule(model, family.norm) if family.norm else None
+        self._inner_norm = _inner_norm(self._norm, family) if norm else None
         self.cards = self._make_cards(checkpoint)
 
     @property
@@ -120,8 +122,10 @@ class HFImageEncoder:
         return ImageBatch(tokens=tokens, prefix=prefix, pooled=pooled)
 
     def _hidden(self, number: int, output: Any, seen: dict[int, Tensor]) -> Tensor:
-        hidden: Tensor = output.last_hidden_state if number == LAST else seen[number]
-        return self._norm(hidden) if number == LAST and self._norm is not None else hidden
+        if number != LAST:
+            return seen[number] if self._inner_norm is None else self._inner_norm(seen[number])
+        hidden: Tensor = output.last_hidden_state
+        return hidden if self._norm is None or self._family.passed else self._norm(hidden)
 
     def _pooling_of(self, number: int) -> str:
         """What the pooled embedding of a layer is: the library knows one of the last layer alone."""
@@ -161,7 +165,7 @@ class HFImageEncoder:
             revision=checkpoint.revision,
             weights_sha256=weights,
             layer=number,
-            final_norm=number == LAST and self._family.normed,
+            final_norm=self._family.normed if number == LAST else self._inner_norm is not None,
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
             pooling=self._pooling_of(number),
@@ -201,6 +205,7 @@ def load(
     backend: str | None,
     layers: Sequence[int] = (LAST,),
     pooling: str | None = None,
+    norm: bool = False,
 ) -> HFImageEncoder:
     """Load an image model of a known family with its processor; `EncoderError` where it is none."""
     where = pick_device(device)
@@ -218,9 +223,18 @@ def load(
         preparation,
         layers=layers,
         pooling=pooling,
+        norm=norm,
         device=where,
         dtype=pick_dtype(dtype, where),
     )
+
+
+def _inner_norm(norm: Any, family: ImageFamily) -> Any:
+    if norm is None:
+        raise UsageError(
+            "the model has no final norm for tokens", where="norm", found=family.model, todo="leave it out"
+        )
+    return norm
 
 
 def _checked_pooling(pooling: str | None, family: ImageFamily) -> str | None:

@@ -32,7 +32,8 @@ class ImageModel:
     """A loaded model and how it is read.
 
     `read`: pixels `(b, 3, h, w)` to an `ImageBatch`; `used`: the tensors that its forward pass reads;
-    `final_norm`: whether the tokens passed the model's final norm.
+    `final_norm`: whether the tokens passed the model's final norm; `positions`: how they were fitted to a
+    size that is not the model's own.
     """
 
     model: Any
@@ -45,6 +46,7 @@ class ImageModel:
     pooling: str
     final_norm: bool
     registers: int = 0
+    positions: str | None = None
 
 
 class ModelImageEncoder:
@@ -108,6 +110,7 @@ class ModelImageEncoder:
             grid=loaded.grid,
             prefix=0 if probe.prefix is None else probe.prefix.shape[1],
             registers=loaded.registers,
+            positions=loaded.positions,
             processor=self._transform.card,
             compute_dtype=self._dtype,
             device_kind=device_kind(self._device),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.checkpoint import locate as locate_hub
 from embedstore.encoders.device import pick_device, pick_dtype
 from embedstore.encoders.image_model import ImageModel, ModelImageEncoder
+from embedstore.encoders.lines import Line
 from embedstore.encoders.transforms import Transform, keep_ratio_rule, refuse_border
 from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError, UsageError
 
@@ -37,6 +38,35 @@ _HUB, _FOLDER = "hf-hub:", "local-dir:"
 
 class OpenCLIP:
     """The encoder kind `open_clip`: images and texts."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        towers = {
+            "its own ViT": ("patches + CLS", "`width`", "`clip`, `avg`"),
+            "its own ViT, pooled before the norm": ("patches + CLS, not normed", "`width`", "`coca`"),
+            "timm's models": ("as of `timm:`", "`num_features`", "`siglip`, `convnext`"),
+            "CLIP's ResNet": ("places of the last map", "32 × `width`", "`resnet`"),
+        }
+        words = {
+            "its own transformer": ("real tokens", "`width`", "`clip`"),
+            "its own transformer, no causal mask or CLS last": (
+                "real tokens, seen with padding",
+                "`width`",
+                "`siglip`, `coca`",
+            ),
+            "transformers' models": ("real tokens", "`hidden_size`", "`roberta`"),
+        }
+        return [
+            Line(
+                spec=f"`open_clip:` {modality}, {name}",
+                tokens=tokens,
+                width=width,
+                pooled=f"projected, `{modality}_features`",
+                tested=tested,
+            )
+            for modality, kinds in (("image", towers), ("text", words))
+            for name, (tokens, width, tested) in kinds.items()
+        ]
 
     def image(
         self,
@@ -58,6 +88,8 @@ class OpenCLIP:
         if image_size is not None:
             refuse_border(transform.card.size, _patch(model.visual), where=found.checkpoint.model)
         loaded = _described(found.checkpoint, model, transform.card.size)
+        if image_size is not None:
+            loaded = replace(loaded, positions=_fitted_positions(found, model.visual, loaded.grid))
         return ModelImageEncoder(
             found.checkpoint, loaded, transform, device=where, dtype=pick_dtype(dtype, where)
         )
@@ -148,6 +180,7 @@ def _quick_gelu(architecture: str, tag: str) -> bool:
 def load_model(place: Place, *, image_size: int | Size | None = None) -> Any:
     """Both towers in float32 for inference, every tensor loaded."""
     size = image_size[0] if isinstance(image_size, tuple) and len(set(image_size)) == 1 else image_size
+    _refuse_remote_code(place)
     with quiet(), loading(place.checkpoint, "model"):
         model = library().create_model(
             place.name,
@@ -159,17 +192,48 @@ def load_model(place: Place, *, image_size: int | Size | None = None) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def _refuse_remote_code(place: Place) -> None:
+    """A checkpoint's configuration has arguments for its tokenizer, which could let in code of its own."""
+    with quiet(), loading(place.checkpoint, "configuration"):
+        text = (library().get_model_config(place.name) or {}).get("text_cfg", {})
+    trusted = text.get("tokenizer_kwargs", {}).get("trust_remote_code")
+    if trusted:
+        raise EncoderError(
+            "the checkpoint wants code of its own to be run, which is never done",
+            where=place.checkpoint.model,
+            found=f"tokenizer_kwargs: trust_remote_code={trusted}",
+        )
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep open_clip from setting up the root logger and writing to it, and torch from writing a bar."""
+    """Keep open_clip from setting up and using the root logger, and from asking to run foreign code."""
+    from transformers import dynamic_module_utils
+
     root, silent, level = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
+    seconds = dynamic_module_utils.TIME_OUT_REMOTE_CODE
     root.addHandler(silent)
     logging.disable(logging.CRITICAL)
+    # It loads parts through transformers, which asks the user where it is told nothing; without time to
+    # answer the answer is no.
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = seconds
         logging.disable(level)
         root.removeHandler(silent)
+
+
+def _fitted_positions(place: Place, visual: Any, grid: Size) -> str | None:
+    from embedstore.encoders.timm import fitted_positions
+
+    size, patch = library().get_model_config(place.name)["vision_cfg"]["image_size"], _patch(visual)
+    (rows, columns), (high, wide) = ((v, v) if isinstance(v, int) else v for v in (size, patch))
+    own = rows // high, columns // wide
+    if hasattr(visual, "positional_embedding"):
+        return None if own == grid else f"interpolated from {own[0]}x{own[1]}"
+    return fitted_positions(getattr(visual, "trunk", None), own=own, grid=grid)
 
 
 def _patch(visual: Any) -> int | Size:

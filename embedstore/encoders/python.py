@@ -18,6 +18,7 @@ import numpy as np
 
 from embedstore.documents import EncoderCard
 from embedstore.encoders.base import ImageBatch, ImageEncoder, TextBatch, TextEncoder, cards_of, encode_all
+from embedstore.encoders.lines import Line
 from embedstore.errors import EncoderError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,19 @@ if TYPE_CHECKING:
 
 class Python:
     """The encoder kind `python`: images or texts, as the class is."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        return [
+            Line(
+                spec=f"`python:module:Class` {modality}",
+                tokens="as its card says",
+                width="as its card says",
+                pooled="as its card says",
+                tested=f"`{example}` below",
+            )
+            for modality, example in (("image", "Squares"), ("text", "Letters"))
+        ]
 
     def image(
         self,

@@ -26,7 +26,13 @@ WEIGHTS = re.compile(r"\.(safetensors|bin|pt|pth|npz|npy)$")
 
 _GRAMMAR = "KIND:NAME, for example hf:facebook/dinov2-large, st:all-MiniLM-L6-v2, hf:../my-folder"
 # `layer=12` is `layers=12`; an option of whole numbers may list several only where a feature each is meant.
-_WHOLE = {"image_size": r"[0-9]{1,9}", "max_length": r"[0-9]{1,9}", "layers": r"-?[0-9]{1,4}"}
+_SIZE = re.compile(r"([0-9]{1,9})x([0-9]{1,9})")
+_WHOLE = {
+    "image_size": r"[0-9]{1,9}",
+    "max_length": r"[0-9]{1,9}",
+    "layers": r"-?[0-9]{1,4}",
+    "draft": r"[0-9]{1,5}",
+}
 _LISTS = {"max_length": "max", "layers": "L"}
 
 
@@ -34,7 +40,8 @@ _LISTS = {"max_length": "max", "layers": "L"}
 class EncoderSpec:
     """A parsed spec: kind, name (hub id, folder or short name) and options.
 
-    `layers` is a tuple wherever it is given; `max_length` only where it lists several limits.
+    `layers` is a tuple wherever it is given; `max_length` only where it lists several limits, `image_size`
+    where it is height and width (`224x448`).
     """
 
     kind: str
@@ -44,9 +51,9 @@ class EncoderSpec:
     def __str__(self) -> str:
         """The spec as it is written."""
         shown = {
-            ("layer" if name == "layers" and len(values(value)) == 1 else name): ",".join(
-                map(str, values(value))
-            )
+            ("layer" if name == "layers" and len(values(value)) == 1 else name): (
+                "x" if name == "image_size" else ","
+            ).join(map(str, values(value)))
             for name, value in self.options.items()
         }
         return f"{self.kind}:{self.name}" + (f"?{urlencode(shown, safe=',/:')}" if shown else "")
@@ -88,6 +95,8 @@ def split_spec(spec: str) -> EncoderSpec:
 
 
 def _whole(key: str, known: str, value: str, spec: str) -> int | tuple[int, ...]:
+    if known == "image_size" and (size := _SIZE.fullmatch(value)):
+        return int(size[1]), int(size[2])
     one = _WHOLE[known]
     many = known in _LISTS and key != "layer"
     if not re.fullmatch(f"{one}(,{one})*" if many else one, value):
@@ -97,6 +106,13 @@ def _whole(key: str, known: str, value: str, spec: str) -> int | tuple[int, ...]
     if len(set(found)) < len(found):
         raise UsageError(f"{key} lists a value twice", where=spec, found=value)
     return found if known == "layers" or len(found) > 1 else found[0]
+
+
+def yes_or_no(option: str, value: str) -> bool:
+    """An option that is `true` or `false`."""
+    if value not in ("true", "false"):
+        raise UsageError(f"{option} is true or false", found=value)
+    return value == "true"
 
 
 def default_name(spec: str) -> str:

@@ -15,6 +15,7 @@ from embedstore.encoders.base import TextBatch
 from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.checkpoint import Checkpoint, loading, locate
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.lines import Line
 from embedstore.encoders.tokens import Tokens, length_limit, pad
 from embedstore.errors import EncoderError, UnknownNameError
 
@@ -29,6 +30,19 @@ ALLOWED_MODULES = ("Transformer", "Pooling", "Normalize", "Dense", "LayerNorm", 
 
 class SentenceTransformers:
     """The encoder kind `st`: texts only."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        return [
+            Line(
+                spec="`st:` text",
+                tokens="real tokens of its Transformer, prompt included",
+                width="`hidden_size`",
+                pooled="the whole pipeline: `cls`, `max`, `mean`, `mean_sqrt_len_tokens`, `weightedmean`, "
+                "`lasttoken`, then its other modules",
+                tested="`BertConfig`, Pooling, Dense, Normalize, prompts",
+            )
+        ]
 
     def text(
         self,

@@ -1,7 +1,8 @@
 """The kinds of encoders, and loading one from its spec or for a card.
 
 A spec is `KIND:NAME[?option=value&...]`: `hf:facebook/dinov2-large`, `st:../my-encoder`, `demo:minilm`.
-Options: `revision` (hub ids), `image_size` and `backend` (images), `max_length` (texts), `dtype`, `layer`.
+Options: `revision` (hub ids), `image_size`, `backend` and `draft` (images), `max_length` (texts), `dtype`,
+`layer`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from embedstore.documents import FREE_FIELDS, differing_fields
 from embedstore.encoders import memory
 from embedstore.encoders.base import Limited, cards_of
+from embedstore.encoders.draft import DraftedImages, draft_edge
 from embedstore.encoders.spec import WEIGHTS, EncoderSpec, split_spec
 from embedstore.errors import EncoderError, UsageError
 from embedstore.registry import Registry
@@ -45,6 +47,8 @@ _PUBLIC_KINDS = {
 }
 # What may differ between the cards of two layers of one model: a stage of a ConvNeXt has its own grid.
 _OF_A_LAYER = {"layer", "final_norm", "width", "pooled_width", "pooling", "grid"}
+# As in embedstore.encoders.layers, which needs torch.
+_LAST = -1
 _CHOSEN_POOLINGS = ("cls", "mean", "last")
 
 
@@ -128,6 +132,10 @@ def _load(
     settings: Mapping[str, Any] | None = None,
 ) -> Any:
     """Load by the kind of a spec; `arguments` are passed on always, `settings` where the kind knows them."""
+    draft = 0
+    if modality == "image":
+        draft = int(parsed.options.get("draft", (settings or {}).get("draft", 0)))
+        parsed = parsed.without("draft")
     loader = getattr(KINDS.load(parsed.kind)(), modality, None)
     if loader is None:
         raise UsageError(f"the kind {parsed.kind!r} has no {modality} encoders", found=str(parsed))
@@ -141,7 +149,8 @@ def _load(
                 f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
             )
     kept = {name: value for name, value in (settings or {}).items() if name in known}
-    return loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    encoder = loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    return DraftedImages(encoder, draft) if draft else encoder
 
 
 def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str = "auto") -> Any:
@@ -228,7 +237,10 @@ def _but_for_the_limit(card: EncoderCard) -> dict[str, Any]:
 def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
     """Whether one pass makes two features: they are of one model, at most of different layers or views."""
     fields = set(differing_fields(one.plain, other.plain))
-    return fields <= _OF_A_LAYER and (not fields or "layer" in fields)
+    inner = _LAST not in (one.layer, other.layer)
+    if "layer" not in fields or (inner and "final_norm" in fields):
+        return not fields
+    return fields <= _OF_A_LAYER
 
 
 def _public_spec(card: EncoderCard) -> str | None:
@@ -249,12 +261,14 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
     chosen: dict[str, Any] = {"layers": tuple(card.layer for card in cards)}
     if card.pooling in _CHOSEN_POOLINGS and len({card.pooling for card in cards}) == 1:
         chosen["pooling"] = card.pooling
+    if {other.final_norm for other in cards if other.layer != _LAST} == {True}:
+        chosen["norm"] = "true"
     if card.tokenizer is not None:
         return chosen | {"max_length": card.tokenizer.max_length, "prompt_text": card.tokenizer.prompt}
     if card.processor is not None:
         backend = card.processor.backend
         own = {"backend": backend} if backend in ("pil", "torchvision") else {}
-        return chosen | {"image_size": card.processor.size, **own}
+        return chosen | {"image_size": card.processor.size, "draft": draft_edge(card), **own}
     return chosen
 
 

@@ -22,6 +22,7 @@ from embedstore.encoders.base import ImageBatch
 from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.device import pick_device, pick_dtype
 from embedstore.encoders.image_model import ImageModel, ModelImageEncoder
+from embedstore.encoders.lines import Line
 from embedstore.encoders.transforms import Transform, keep_ratio_rule, refuse_border
 from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError, UsageError
 
@@ -38,6 +39,26 @@ _HUB = "hf-hub:"
 
 class Timm:
     """The encoder kind `timm`: images only."""
+
+    def lines(self) -> list[Line]:
+        """Its lines of the table in the docs."""
+        return [
+            Line(
+                spec="`timm:` image, token models",
+                tokens="patches + what they prepend: CLS, distillation, registers",
+                width="`num_features`",
+                pooled="`pre_logits`",
+                tested="`vit_tiny_patch16_224`, `vit_small_patch14_reg4_dinov2`, `test_vit3`, "
+                "`eva02_tiny_patch14_224`, `vit_small_patch16_dinov3`",
+            ),
+            Line(
+                spec="`timm:` image, map models",
+                tokens="places of the last map",
+                width="`num_features`",
+                pooled="`pre_logits`",
+                tested="`swin_tiny_patch4_window7_224`, `test_convnext`, `test_resnet`",
+            ),
+        ]
 
     def image(
         self,
@@ -59,11 +80,13 @@ class Timm:
         found, arguments = locate(name, revision=revision, file=checkpoint)
         model = _load(found, arguments)
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        own = getattr(getattr(model, "patch_embed", None), "grid_size", None)
         config = _data_config(found, model, size)
         transform = transform_of(config, where=found.model)
+        loaded = described(found, model, size=config["input_size"][1:])
         return ModelImageEncoder(
             found,
-            described(found, model, size=config["input_size"][1:]),
+            replace(loaded, positions=fitted_positions(model, own=own, grid=loaded.grid)),
             transform,
             device=where,
             dtype=pick_dtype(dtype, where),
@@ -188,6 +211,15 @@ def _data_config(checkpoint: Checkpoint, model: Any, size: Size | None) -> dict[
             allowed="{1}x{2}".format(*config["input_size"]),
         )
     return config | {"input_size": (3, *size)}
+
+
+def fitted_positions(model: Any, *, own: Size | None, grid: Size) -> str | None:
+    """How a model that was made for the grid `own` knows where patches are in another one."""
+    if own is None or tuple(own) == grid:
+        return None
+    if isinstance(getattr(model, "pos_embed", None), torch.Tensor):
+        return f"interpolated from {own[0]}x{own[1]}"
+    return "rotary" if getattr(model, "rope", None) is not None else None
 
 
 def patch_of(model: Any) -> int | Size:

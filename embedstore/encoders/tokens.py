@@ -29,13 +29,13 @@ class Tokens:
         limit: int | None,
         max_length: int | None,
         where: str,
-        padded_to: int | None = None,
         prompt: str = "",
+        padded_to: int | None = None,
     ) -> None:
         """`limit`: what model and tokenizer allow; `max_length`: what was asked for, at most that.
 
-        `padded_to`: places that the model always sees, filled with the tokenizer's padding. `prompt`: text
-        that is put before every text.
+        `prompt`: text that is put before every text. `padded_to`: places that the model always sees, filled
+        with the tokenizer's padding.
         """
         from tokenizers import Tokenizer
 

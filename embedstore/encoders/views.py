@@ -196,7 +196,7 @@ class ViewedImages:
 
     def __init__(self, encoder: ImageEncoder, wanted: Sequence[tuple[View | None, int]]) -> None:
         """`wanted`: of each feature its view, and which of the encoder's own features it is."""
-        plain, self._encoder = cards_of(encoder), encoder
+        plain, self._encoder, self._wanted = cards_of(encoder), encoder, tuple(wanted)
         self._views = tuple(dict.fromkeys(view for view, _ in wanted))
         self._outputs = tuple((self._views.index(view), output) for view, output in wanted)
         self.cards = tuple(
@@ -214,6 +214,10 @@ class ViewedImages:
     def card(self) -> EncoderCard:
         """The card of the first feature."""
         return self.cards[0]
+
+    def only(self, outputs: Sequence[int]) -> ViewedImages:
+        """The encoder of some of the features, in this order, with the same weights in memory."""
+        return ViewedImages(self._encoder, [self._wanted[output] for output in outputs])
 
     def encode(self, pixels: Sequence[Float32Array]) -> ImageBatch:
         """The pictures themselves, as the encoder alone would."""

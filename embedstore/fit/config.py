@@ -75,6 +75,23 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
             found=f"val_split {config.val_split!r}",
             todo="name the split to fit on, or use val_fraction",
         )
+    if config.warmup_steps is not None and config.warmup_share is not None:
+        raise UsageError(
+            "warmup_steps and warmup_share exclude each other", where=where, todo="give one of them"
+        )
+    if config.patience is not None and config.val_split is None and config.val_fraction == 0:
+        raise UsageError(
+            "patience needs a validation to look at",
+            where=where,
+            found=f"patience {config.patience}",
+            todo="name a val_split, or hold out a val_fraction",
+        )
+    if config.micro_batch is not None and config.micro_batch > config.batch_size:
+        raise UsageError(
+            "a micro-batch is a part of a batch",
+            where=where,
+            found=f"micro_batch {config.micro_batch}, batch_size {config.batch_size}",
+        )
     if config.min_lr > config.lr:
         raise UsageError("min_lr is above lr", where=where, found=f"{config.min_lr} and {config.lr}")
 

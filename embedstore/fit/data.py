@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from embedstore.store import Feature, Store
     from embedstore.stream.batches import ImageTokens, TextTokens
 
+_AT_ONCE = 65536
+
 
 def hold_out(rows: IntArray, share: float, seed: int) -> tuple[IntArray, IntArray]:
     """A seeded share of the images, at least two, and the others; both ascending."""
@@ -32,6 +35,23 @@ def hold_out(rows: IntArray, share: float, seed: int) -> tuple[IntArray, IntArra
     count = max(2, round(len(rows) * share))
     drawn = random.permutation(len(rows))
     return np.sort(rows[drawn[:count]]), np.sort(rows[drawn[count:]])
+
+
+def caption_numbers(store: Store, texts: IntArray) -> IntArray:
+    """A number for every text row of the store `(m,)`: equal for equal strings, -1 outside `texts`.
+
+    Strings are compared by the first 64 bits of BLAKE2b, so that those of many millions take 8 bytes each.
+    """
+    column = store.texts(["text"])["text"]
+    found = np.full(len(column), -1, np.int64)
+    for first in range(0, len(texts), _AT_ONCE):
+        rows = texts[first : first + _AT_ONCE]
+        found[rows] = [_number(words) for words in column.take(rows).to_pylist()]
+    return found
+
+
+def _number(words: str) -> int:
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +119,7 @@ def training_data(
             batch_size=config.batch_size,
             role=config.role,
             language=config.language,
+            captions=config.captions,
             seed=config.seed,
             buffer_mb=buffer_mb,
             pin=pin,

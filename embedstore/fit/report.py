@@ -35,6 +35,8 @@ class FitProgress:
 class FitResult:
     """What a fit did. `loss` is the mean of the last epoch; times in seconds; `skipped` reason to images.
 
+    `epochs` and `steps` are those that were run, fewer than configured where `patience` stopped it.
+
     `cached_bytes`: tokens kept in the memory of the device; 0 where they were streamed.
     """
 
@@ -44,6 +46,7 @@ class FitResult:
     device: str
     parameters: int
     images: int
+    epochs: int
     steps: int
     loss: float
     samples_per_second: float

@@ -9,17 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from embedstore.encoders.device import pick_device
 from embedstore.errors import HeadError
+from embedstore.fit.average import WeightAverage
 from embedstore.fit.config import check_config
-from embedstore.fit.data import Validation, training_data
+from embedstore.fit.data import Validation, caption_numbers, training_data
 from embedstore.fit.files import FitLog, HeadFolder
+from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
-from embedstore.fit.schedule import learning_rate, parameter_groups
+from embedstore.fit.schedule import learning_rate, make_optimiser, warmup_steps
 from embedstore.heads.base import build_head
 from embedstore.heads.buffers import POOL
 from embedstore.losses.base import build_loss
@@ -29,13 +32,14 @@ from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.pairs import PairStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor
 
     from embedstore.documents import FitConfig, HeadConfig
     from embedstore.heads.base import Head
     from embedstore.losses.base import Loss
+    from embedstore.shapes import IntArray
     from embedstore.store import Store
     from embedstore.stream.cached_pairs import CacheChoice
     from embedstore.stream.pairs import PairBatch
@@ -74,7 +78,9 @@ def fit_head(
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(config.seed)
         head = build_head(record).to(place)
-        loss = build_loss(config.loss, temperature=config.temperature).to(place)
+        loss = build_loss(
+            config.loss, temperature=config.temperature, bias=config.bias, positives=config.positives
+        ).to(place)
         pin = place.type == "cuda"
         streamed, validation = training_data(
             opened,
@@ -86,8 +92,9 @@ def fit_head(
         )
         folder = HeadFolder(Path(out), overwrite=overwrite)
         stream = pairs_on_device(streamed, place, cache_on_device)
+        words = caption_numbers(opened, streamed.texts) if config.mask_duplicates else None
         with FitLog(folder.path) as log:
-            run = _Run(config, head, loss, stream, validation, place, log, on_progress)
+            run = _Run(config, head, loss, stream, validation, place, log, on_progress, words)
             run.all_epochs()
     POOL.clear()
     weights = {name: tensor.cpu() for name, tensor in run.kept.items()}
@@ -107,8 +114,13 @@ class _Run:
     device: torch.device
     log: FitLog
     on_progress: Callable[[FitProgress], None] | None
+    words: IntArray | None
     optimiser: torch.optim.Optimizer = field(init=False)
+    cache: GradientCache | None = None
+    average: WeightAverage | None = None
     step: int = 0
+    epoch: int = 0
+    lr: float = 0.0
     epoch_loss: float = math.nan
     kept: dict[str, Tensor] = field(default_factory=dict)
     kept_temperature: float = math.nan
@@ -119,11 +131,14 @@ class _Run:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.optimiser = torch.optim.AdamW(
-            parameter_groups([self.head, self.loss], self.config.weight_decay),
-            lr=self.config.lr,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
+        config = self.config
+        self.optimiser = make_optimiser(config, [self.head, self.loss], self.device)
+        if config.micro_batch is not None:
+            self.cache = GradientCache(
+                self.head, rows=config.micro_batch, seed=config.seed, device=self.device
+            )
+        if config.ema is not None:
+            self.average = WeightAverage(self.head, config.ema)
 
     @property
     def steps(self) -> int:
@@ -155,17 +170,19 @@ class _Run:
         )
         for epoch in range(1, self.config.epochs + 1):
             self.one_epoch(epoch)
+            if self.config.patience is not None and epoch - self.kept_epoch >= self.config.patience:
+                break
         self.seconds = time.perf_counter() - start
         self.log.write("end", kept_epoch=self.kept_epoch, seconds=self.seconds)
 
     def one_epoch(self, epoch: int) -> None:
         self.head.train()
+        self.epoch = epoch
         start, total, seen = time.perf_counter(), 0.0, 0
         every = max(1, self.stream.steps // LOG_LINES_AN_EPOCH)
-        with self.stream.epoch(epoch - 1) as batches:
-            for batch in batches:
+        with self.stream.epoch(epoch - 1, micro=self.cache.micro if self.cache else None) as batches:
+            for count, batch in self.batches_of_steps(batches):
                 lr, loss = self.one_step(batch, epoch)
-                count = len(batch.image.rows)
                 total, seen = total + loss * count, seen + count
                 now = self.training_seconds + time.perf_counter() - start
                 if (self.step - 1) % every == 0:
@@ -192,43 +209,74 @@ class _Run:
         mean = sum(recall.values()) / len(recall) if recall else None
         self.report(epoch, loss, lr, self.training_seconds, mean)
 
-    def one_step(self, batch: PairBatch, epoch: int) -> tuple[float, float]:
-        config, moved = self.config, batch.to(self.device)
-        lr = learning_rate(
+    def batches_of_steps(self, batches: Iterable[PairBatch]) -> Iterator[tuple[int, PairBatch | LargeStep]]:
+        """What every step of the epoch is made of, and how many pictures."""
+        if self.cache is None:
+            yield from ((len(batch.image.rows), batch) for batch in batches)
+            return
+        plan = self.stream.plan(self.epoch - 1)
+        each, parts = iter(batches), self.cache.micro.counts(plan).tolist()
+        for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
+            yield count, LargeStep(batches=each, count=many)
+
+    def one_step(self, batch: PairBatch | LargeStep, epoch: int) -> tuple[float, float]:
+        config = self.config
+        lr = self.lr = learning_rate(
             self.step,
             steps=self.steps,
-            warmup=min(self.steps, round(config.warmup_epochs * self.stream.steps)),
+            warmup=warmup_steps(config, steps=self.steps, epoch=self.stream.steps),
             peak=config.lr,
             floor=config.min_lr,
         )
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.optimiser.zero_grad()
-        loss = loss_of_parts(
-            self.loss,
-            self.head.parts,
-            self.head.embed_image(
-                moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
-            ),
-            self.head.embed_text(moved.text.tokens, moved.text.offsets),
-        )
-        value = loss.item()
-        if not math.isfinite(value):
-            raise HeadError(
-                "the loss is not finite",
-                where=f"epoch {epoch}, step {self.step + 1} of {self.steps}",
-                found=f"loss {value}, lr {lr:.3g}, τ {self.temperature:.4g}",
-                todo="lower lr or lengthen warmup_epochs; if it is step 1: embedstore verify STORE",
-            )
-        torch.autograd.backward(loss)
+        if isinstance(batch, LargeStep):
+            if self.cache is None:
+                raise HeadError("a step in parts needs micro_batch")
+            value = self.finite(self.cache.backward(batch, epoch - 1, self.loss_of).item())
+        else:
+            loss = self.loss_of_batch(batch)
+            value = self.finite(loss.item())
+            torch.autograd.backward([loss])
+        if config.clip_norm is not None:
+            weights = [p for group in self.optimiser.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(weights, config.clip_norm)
         self.optimiser.step()
         self.loss.clamp()
+        if self.average is not None:
+            self.average.update(self.head)
         self.step += 1
         return lr, value
 
+    def loss_of_batch(self, batch: PairBatch) -> Tensor:
+        moved = batch.to(self.device)
+        image = self.head.embed_image(
+            moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
+        )
+        text = self.head.embed_text(moved.text.tokens, moved.text.offsets)
+        return self.loss_of(image, text, batch.owner, batch.text.rows)
+
+    def loss_of(self, image: Tensor, text: Tensor, owner: IntArray | None, rows: IntArray) -> Tensor:
+        """Of embeddings `(b, e)` and `(m, e)`; `owner`, `rows` (m,) the picture and the row of each text."""
+        words = None if self.words is None else self.words[rows]
+        pairing = pairing_of(owner, words, len(image), self.device)
+        beside = {} if pairing is None else {"pairing": pairing}
+        return loss_of_parts(self.loss, self.head.parts, image, text, **beside)
+
+    def finite(self, value: float) -> float:
+        if not math.isfinite(value):
+            raise HeadError(
+                "the loss is not finite",
+                where=f"epoch {self.epoch}, step {self.step + 1} of {self.steps}",
+                found=f"loss {value}, lr {self.lr:.3g}, τ {self.temperature:.4g}",
+                todo="lower lr or lengthen warmup_epochs; if it is step 1: embedstore verify STORE",
+            )
+        return value
+
     @property
     def temperature(self) -> float:
-        return self.loss.temperature.item()
+        return self.loss.tau()
 
     def choose(self, epoch: int) -> dict[str, float] | None:
         """Keep this epoch's weights where they are the best so far, or the last."""
@@ -236,10 +284,10 @@ class _Run:
             if epoch == self.config.epochs:
                 self.keep(epoch)
             return None
-        self.head.eval()
+        head = self.judged.eval()
         recall = self.validation.recall(
-            lambda part: self.head.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
-            lambda part: self.head.embed_text(part.tokens, part.offsets),
+            lambda part: head.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
+            lambda part: head.embed_text(part.tokens, part.offsets),
             self.device,
         )
         if self.best is None or sum(recall.values()) > sum(self.best.values()):
@@ -247,8 +295,13 @@ class _Run:
             self.keep(epoch)
         return recall
 
+    @property
+    def judged(self) -> Head:
+        """The head that is validated and kept: the averaged one where there is one."""
+        return self.head if self.average is None else self.average.head
+
     def keep(self, epoch: int) -> None:
-        self.kept = copy.deepcopy(dict(self.head.state_dict()))
+        self.kept = copy.deepcopy(dict(self.judged.state_dict()))
         self.kept_temperature, self.kept_epoch = self.temperature, epoch
 
     def report(self, epoch: int, loss: float, lr: float, seconds: float, recall: float | None = None) -> None:
@@ -278,7 +331,8 @@ class _Run:
             device=str(self.device),
             parameters=self.parameters,
             images=len(self.stream.rows),
-            steps=self.steps,
+            epochs=self.epoch,
+            steps=self.step,
             loss=self.epoch_loss,
             samples_per_second=self.rate,
             seconds=self.seconds,

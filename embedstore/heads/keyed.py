@@ -74,7 +74,8 @@ def bits(x: Tensor) -> Tensor | None:
         return None
     samples.layers += 1
     owner, nth = samples.places(x)
-    keys = mixed_(mixed_(samples.keys + torch.tensor(samples.layers) * _STEP)[owner] + nth * _STEP).to(x.device)
+    of_layer = mixed_(samples.keys + torch.tensor(samples.layers) * _STEP)
+    keys = mixed_(of_layer[owner] + nth * _STEP).to(x.device)
     width = x.numel() // len(x)
     steps = torch.arange(1, -(-width // 4) + 1, device=x.device) * _STEP
     words = torch.empty(len(x), len(steps), dtype=torch.int64, device=x.device)

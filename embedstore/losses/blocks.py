@@ -39,7 +39,7 @@ class Negatives:
         owner = torch.arange(len(text), device=image.device) if pairing is None else pairing.owner
         words, different = None, 0
         if pairing is not None and pairing.words is not None:
-            found, words = pairing.words.unique(return_inverse=True)
+            found, words = torch.unique(pairing.words, return_inverse=True)
             different = len(found)
         return cls(owner=owner, words=words, different=different, rows=rows or max(1, most // len(text)))
 

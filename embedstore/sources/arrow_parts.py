@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import pyarrow.types as pt
 from embedstore.errors import SourceError
 from embedstore.sources.files import LocalFile, arrow_input
 from embedstore.sources.parquet_bytes import KEEP_BYTES
-from embedstore.sources.pictures import open_picture
+from embedstore.sources.pictures import BytesPicture, open_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 MOST_GROUP = 4 << 30
 """Bytes of one column in a row group of Parquet, which is read whole."""
+
+DAMAGED = (pa.ArrowException, OSError, MemoryError, OverflowError, IndexError, ValueError)
+"""What pyarrow raises where bytes do not mean what they should."""
 
 _BATCH = 4096
 
@@ -47,12 +51,39 @@ def bytes_for_text(kind: Any) -> Any:
     return kind
 
 
+def _bytes_schema(schema: Any) -> Any:
+    # The same layout with bytes for texts, so that one text that is no UTF-8 does not condemn its file.
+    return pa.schema([field.with_type(_same_layout(field.type)) for field in schema])
+
+
+def _same_layout(kind: Any) -> Any:
+    for is_text, as_bytes in _AS_BYTES:
+        if is_text(kind):
+            return as_bytes
+    if pt.is_struct(kind):
+        return pa.struct(
+            [f.with_type(_same_layout(f.type)) for f in (kind.field(i) for i in range(kind.num_fields))]
+        )
+    if pt.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_same_layout(kind.value_type)))
+    if pt.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_same_layout(kind.value_type)))
+    return kind
+
+
+_AS_BYTES = (
+    (pt.is_string, pa.binary()),
+    (pt.is_large_string, pa.large_binary()),
+    (pt.is_string_view, pa.binary_view()),
+)
+
+
 def plain_values(column: Any, where: str) -> list[Any]:
     """A column's values, texts as bytes. `SourceError` where the file is damaged."""
     try:
         column = column.cast(bytes_for_text(column.type))
         column.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as bad:
+    except DAMAGED as bad:
         raise SourceError("a damaged column", where=where, found=str(bad)[:200]) from None
     return column.to_pylist()  # type: ignore[no-any-return]  # pyarrow is untyped
 
@@ -69,12 +100,18 @@ def read_schema(file: File, kind: str) -> Any:
     """The Arrow schema of a part. `SourceError` where it cannot be read."""
     try:
         with arrow_input(file) as stream:
-            if kind == "parquet":
-                return pq.read_schema(stream)
-            with pa.ipc.open_stream(stream) as reader:
-                return reader.schema
-    except (pa.ArrowInvalid, OSError) as bad:
+            schema = pq.read_schema(stream) if kind == "parquet" else pa.ipc.open_stream(stream).schema
+            for field in schema:
+                _names_within(field)  # one that is no UTF-8 raises where it is read, so all are read here
+            return schema
+    except DAMAGED as bad:
         raise SourceError("not a file that can be read", where=file.name, found=str(bad)[:200]) from None
+
+
+def _names_within(field: Any) -> list[str]:
+    kind = field.type
+    fields = [kind.field(i) for i in range(kind.num_fields)] if pt.is_nested(kind) else []
+    return [field.name, *(name for one in fields for name in _names_within(one))]
 
 
 def arrow_batches(
@@ -85,7 +122,7 @@ def arrow_batches(
     with opened as source:
         reader = pa.ipc.MessageReader.open_stream(source)
         try:
-            schema = pa.ipc.read_schema(reader.read_next_message())
+            schema = _bytes_schema(pa.ipc.read_schema(reader.read_next_message()))
             while (message := _next(reader)) is not None:
                 if message.type != "record batch":
                     raise SourceError(
@@ -93,9 +130,11 @@ def arrow_batches(
                     )
                 start = source.tell() - message.body.size
                 batch = pa.ipc.read_record_batch(message, schema)
+                # Nothing else may look at it before: a false offset reads memory that is not there.
+                batch.validate(full=True)
                 found = None if image is None else _places(batch.column(image), message.body, start, file)
                 yield batch.select(list(columns)), found
-        except (pa.ArrowInvalid, pa.ArrowSerializationError, OSError, StopIteration) as bad:
+        except (*DAMAGED, StopIteration) as bad:
             raise SourceError("a damaged Arrow file", where=file.name, found=str(bad)[:200]) from None
 
 
@@ -110,7 +149,6 @@ def _places(column: Any, body: Any, start: int, file: File) -> Found:
     data = pc.struct_field(column, "bytes") if pt.is_struct(column.type) else column
     if pt.is_null(data.type):
         return Found(np.zeros(len(data), np.int64), np.full(len(data), -1, np.int64))
-    data.validate(full=True)
     _, offsets, values = data.buffers()
     width = np.int64 if pt.is_large_binary(data.type) else np.int32
     stops = np.frombuffer(offsets, width)[data.offset : data.offset + len(data) + 1].astype(np.int64)
@@ -157,12 +195,8 @@ class RowGroups:
         return range(self._metadata[file].num_row_groups)
 
     def _group_bytes(self, file: int, group: int) -> int:
-        total = 0
-        row_group = self._metadata[file].row_group(group)
-        for k in range(row_group.num_columns):
-            chunk = row_group.column(k)
-            if chunk.path_in_schema.split(".")[0] == self._column:
-                total += chunk.total_uncompressed_size
+        # Of the whole row group: what a footer says of a single column can end the process (pyarrow 26).
+        total = int(self._metadata[file].row_group(group).total_byte_size)
         if total > MOST_GROUP:
             raise SourceError(
                 "a row group too large",
@@ -173,17 +207,39 @@ class RowGroups:
         return total
 
     def there(self, file: int) -> IntArray:
-        """Which rows of a file hold a picture, bool; asks the statistics before it reads anything."""
+        """Which rows of a file hold a picture, bool, without reading pictures where their names say it.
+
+        A column of bytes without names that is too large to be kept is taken to hold one in every row.
+        """
         return np.concatenate([np.zeros(0, np.bool_), *(self._valid(file, g) for g in self._groups_of(file))])
 
     def _valid(self, file: int, group: int) -> Any:
-        row_group = self._metadata[file].row_group(group)
-        chunks = [row_group.column(k) for k in range(row_group.num_columns)]
-        held = [c for c in chunks if c.path_in_schema in (self._column, f"{self._column}.bytes")]
-        known = [c.statistics.null_count for c in held if c.statistics and c.statistics.has_null_count]
-        if held and len(known) == len(held) and not any(known):
-            return np.ones(row_group.num_rows, np.bool_)
+        if self._named and not self._outside:
+            named = self._names(file, group)
+            if named.all():
+                return named
+        if not self._named and not self.fits:
+            return np.ones(self._metadata[file].row_group(group).num_rows, np.bool_)
+        return self._held(file, group)
+
+    def _held(self, file: int, group: int) -> Any:
         return self._group(file, group).is_valid().to_numpy(zero_copy_only=False)
+
+    def _names(self, file: int, group: int) -> Any:
+        paths = pc.struct_field(self._column_of(file, group, f"{self._column}.path"), "path")
+        return paths.is_valid().to_numpy(zero_copy_only=False)
+
+    @cached_property
+    def _named(self) -> bool:
+        return _has_names(read_schema(self._files[0], "parquet").field(self._column).type)
+
+    @cached_property
+    def _outside(self) -> bool:
+        # Names without bytes: the pictures were left where they are. One row group tells.
+        for file in range(len(self._files)):
+            for group in self._groups_of(file):
+                return bool((self._names(file, group) & ~self._held(file, group)).any())
+        return False
 
     def get(self, file: int, row: int) -> bytes:
         """The encoded bytes of one row; empty where the row has none."""
@@ -202,16 +258,24 @@ class RowGroups:
             return self._kept[file, group]
 
     def _read(self, file: int, group: int) -> Any:
+        column = self._column_of(file, group, self._column)
+        data = pc.struct_field(column, "bytes") if pt.is_struct(column.type) else column
+        return data.cast(pa.binary()) if pt.is_null(data.type) else data
+
+    def _column_of(self, file: int, group: int, column: str) -> Any:
         try:
             with (
                 arrow_input(self._files[file]) as stream,
                 pq.ParquetFile(stream, metadata=self._metadata[file]) as opened,
             ):
-                column = opened.read_row_group(group, columns=[self._column]).column(0)
-        except (pa.ArrowInvalid, OSError) as bad:
-            raise SourceError("a damaged Parquet file", where=self._files[file].name, found=bad) from None
-        data = pc.struct_field(column, "bytes") if pt.is_struct(column.type) else column
-        return data.cast(pa.binary()) if pt.is_null(data.type) else data
+                return opened.read_row_group(group, columns=[column]).column(0)
+        except DAMAGED as bad:
+            where = self._files[file].name
+            raise SourceError("a damaged Parquet file", where=where, found=str(bad)[:200]) from None
+
+
+def _has_names(kind: Any) -> bool:
+    return bool(pt.is_struct(kind)) and any(kind.field(i).name == "path" for i in range(kind.num_fields))
 
 
 def read_metadata(file: File) -> Any:
@@ -219,8 +283,10 @@ def read_metadata(file: File) -> Any:
     try:
         with arrow_input(file) as stream:
             return pq.read_metadata(stream)
-    except (pa.ArrowInvalid, OSError) as bad:
-        raise SourceError("not a Parquet file that can be read", where=file.name, found=bad) from None
+    except DAMAGED as bad:
+        raise SourceError(
+            "not a Parquet file that can be read", where=file.name, found=str(bad)[:200]
+        ) from None
 
 
 def parquet_batches(file: File, columns: Sequence[str]) -> Iterator[Any]:
@@ -228,7 +294,7 @@ def parquet_batches(file: File, columns: Sequence[str]) -> Iterator[Any]:
     try:
         with arrow_input(file) as stream, pq.ParquetFile(stream) as opened:
             yield from opened.iter_batches(batch_size=_BATCH, columns=list(columns))
-    except (pa.ArrowInvalid, OSError) as bad:
+    except DAMAGED as bad:
         raise SourceError("a damaged Parquet file", where=file.name, found=str(bad)[:200]) from None
 
 
@@ -241,6 +307,10 @@ class GroupPicture:
     row: int
     ref: str
     nbytes: int | None = None
+
+    def __reduce__(self) -> tuple[type[BytesPicture], tuple[bytes, str]]:
+        """To another process as its bytes: row groups are read and kept in one place."""
+        return BytesPicture, (self.groups.get(self.file, self.row), self.ref)
 
     def open(self) -> Image:
         """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""

@@ -7,18 +7,22 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at as file_at
 from embedstore.sources.json_stream import an_object, json_value, plain, text_of
 from embedstore.sources.lines import lines_of
+from embedstore.sources.reading import ending
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from embedstore.sources.files import File
 
 _NUMBERED = re.compile(r"\s*(\d{1,9})\s*[:,;\t ]\s*(.*\S)\s*")
 _VALUE_TITLES = ("id", "idx", "index", "value", "label", "class")
 _FORM = "one name a line (from 0), VALUE: NAME, a header with Idx and Name, or json"
 
 
-def read_class_list(path: Path) -> dict[int, str]:
+def read_class_list(place: Path | File) -> dict[int, str]:
     """Value -> class name, by value. Raises `SourceError`.
 
     Text: one name a line, the first being 0; or a value before each name, with `:`, a comma, a tab or a blank
@@ -26,7 +30,8 @@ def read_class_list(path: Path) -> dict[int, str]:
     `objectInfo150.txt` of ADE20K. Json: a list of names, `{"0": NAME}`, or a list of `{"id", "name"}`.
     Of several names (`building, edifice`) the first is taken, all of them where the first is not unique.
     """
-    found = _from_json(path) if path.suffix.lower() == ".json" else _from_lines(path)
+    path = file_at(place)
+    found = _from_json(path) if ending(path.name) == ".json" else _from_lines(path)
     values = Counter(value for value, _, _ in found)
     for value, name, at in found:
         if values[value] > 1:
@@ -47,7 +52,7 @@ def _first(name: str) -> str:
     return re.split(r"[,;]", name)[0].strip() or name.strip()
 
 
-def _from_lines(path: Path) -> list[tuple[int, str, str]]:
+def _from_lines(path: File) -> list[tuple[int, str, str]]:
     lines = [
         (f"{path.name}, line {number}", plain(line, "line", path.name)) for number, line in lines_of(path)
     ]
@@ -78,7 +83,7 @@ def _from_table(lines: list[tuple[str, str]], titles: list[str], between: str) -
     return found
 
 
-def _from_json(path: Path) -> list[tuple[int, str, str]]:
+def _from_json(path: File) -> list[tuple[int, str, str]]:
     whole = json_value(path)
     if isinstance(whole, dict):
         return [(_number(key, path.name), text_of(whole, key, path.name), path.name) for key in whole]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+from array import array
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,19 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at as file_at
 from embedstore.sources.grouping import check_language
 from embedstore.sources.json_stream import an_object, json_parts, number_of, text_of
-from embedstore.sources.listed import Columns, ListedSource, NearPlaces, joined, local_path, refuse_twice
+from embedstore.sources.listed import (
+    Columns,
+    ListedSource,
+    NearPlaces,
+    joined,
+    names_in,
+    place_of,
+    refuse_twice,
+    stem,
+)
 from embedstore.sources.rows import TEXT
 from embedstore.sources.wording import split_options
 
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from embedstore.sources.files import File
     from embedstore.sources.rows import Rows
 
 UNLISTED = "captions of images that the file does not list"
@@ -44,15 +55,16 @@ class CocoSource(ListedSource):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | File,
         *,
-        image_root: Path | None = None,
+        image_root: Path | File | None = None,
         split: str | None = None,
         language: str = "en",
     ) -> None:
         language = check_language(language)
+        path = file_at(path)
         files = _files(path)
-        read = [_read(file, split or _split_of(file)) for file in files]
+        read = [_read(file, split or _split_of(file.name)) for file in files]
         rows = joined([one for one, _ in read])
         refuse_twice(rows, "image", "one picture is listed twice")
         super().__init__(
@@ -68,13 +80,14 @@ class CocoSource(ListedSource):
     def from_spec(cls, rest: str, **options: Any) -> CocoSource:
         """The source of `coco:PATH?split=NAME`."""
         place, written = split_options(rest, {"split": None})
-        return cls(local_path(place, "file or folder"), **{**options, **written})
+        return cls(place_of(place, "file or folder"), **{**options, **written})
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+def _files(path: File) -> list[File]:
+    if path.is_file():
         return [path]
-    found = sorted({*path.glob("captions_*.json"), *path.glob("annotations/captions_*.json")})
+    folders = [path, path.child("annotations")]
+    found = [f.child(n) for f in folders for n in names_in(f, ".json") if n.startswith("captions_")]
     if not found:
         raise SourceError(
             "no captions_*.json in this folder or in its annotations",
@@ -84,22 +97,23 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _split_of(path: Path) -> str | None:
-    found = _SPLIT.search(path.stem)
+def _split_of(name: str) -> str | None:
+    found = _SPLIT.search(stem(name))
     return found[1] if found else None
 
 
-def _folders(files: Sequence[Path]) -> list[str]:
-    sets = [found[1] for file in files if (found := _SET.search(file.stem))]
+def _folders(files: Sequence[File]) -> list[str]:
+    sets = [found[1] for file in files if (found := _SET.search(stem(file.name)))]
     inside = ["images", *(f"{parent}{name}" for name in sets for parent in ("", "images/"))]
     return [*inside, "..", *(f"../{name}" for name in inside)]
 
 
-def _read(path: Path, split: str | None) -> tuple[Rows, int]:
+def _read(path: File, split: str | None) -> tuple[Rows, int]:
     # The rows of one file, one an image with all its captions, and how many captions have no image.
     row_of: dict[str, int] = {}
     names, texts = Columns("image"), Columns("caption")
-    image_of: list[str] = []
+    owners = array("q")
+    early: list[tuple[int, str]] = []
     there: set[str | int] = set()
     for at, value in json_parts(path):
         if at.index is None:
@@ -113,10 +127,15 @@ def _read(path: Path, split: str | None) -> tuple[Rows, int]:
             names.add(image=text_of(item, "file_name", at))
         elif at.key == "annotations":
             item = an_object(value, at)
-            image_of.append(sys.intern(number_of(item, "image_id", at)))
+            number = number_of(item, "image_id", at)
+            owners.append(row_of.get(number, -1))
+            if owners[-1] < 0:
+                early.append((texts.count, number))
             texts.add(caption=text_of(item, "caption", at))
     _refuse_other_format(path, there, names.count)
-    owner = np.fromiter((row_of.get(number, -1) for number in image_of), np.int64, len(image_of))
+    for text, number in early:
+        owners[text] = row_of.get(number, -1)
+    owner = np.asarray(owners, dtype=np.int64)
     captions = texts.rows(str).columns["caption"]
     order = np.argsort(owner, kind="stable")[int((owner < 0).sum()) :]
     offsets = np.searchsorted(owner[order], np.arange(names.count + 1))
@@ -126,7 +145,7 @@ def _read(path: Path, split: str | None) -> tuple[Rows, int]:
     return replace(rows, columns=columns), int((owner < 0).sum())
 
 
-def _refuse_other_format(path: Path, there: set[str | int], images: int) -> None:
+def _refuse_other_format(path: File, there: set[str | int], images: int) -> None:
     missing = [key for key in ("images", "annotations") if key not in there]
     if missing:
         raise SourceError(

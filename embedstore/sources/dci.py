@@ -6,13 +6,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError, UsageError
+from embedstore.sources.files import at as file_at
 from embedstore.sources.json_stream import an_object, json_value, list_of, plain, text_of
 from embedstore.sources.listed import (
     Columns,
     ListedSource,
     NearPlaces,
     chosen_splits,
-    local_path,
+    names_in,
+    place_of,
     refuse_other_splits,
 )
 from embedstore.sources.wording import split_options
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from embedstore.sources.files import File
     from embedstore.sources.rows import Rows
 
 LONG = ("full", "extended")
@@ -46,9 +49,9 @@ class DciSource(ListedSource):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | File,
         *,
-        image_root: Path | None = None,
+        image_root: Path | File | None = None,
         splits: str | None = None,
         long: str = "full",
         captions: str = "short",
@@ -56,8 +59,9 @@ class DciSource(ListedSource):
         for name, value, known in (("long", long, LONG), ("captions", captions, CAPTIONS)):
             if value not in known:
                 raise UsageError(f"bad value of option {name!r}", found=value, allowed=", ".join(known))
+        path = file_at(path)
         files = _files(path, ("complete", "annotations") if captions == "summaries" else _FOLDERS)
-        split_of = _splits(path / "splits.json")
+        split_of = _splits(path.child("splits.json"))
         wanted = chosen_splits(splits)
         refuse_other_splits(wanted, split_of.values(), path.name)
         taken = [file for file in files if wanted is None or split_of.get(file.name) in wanted]
@@ -76,13 +80,13 @@ class DciSource(ListedSource):
     def from_spec(cls, rest: str, **options: Any) -> DciSource:
         """The source of `dci:FOLDER?splits=test&long=extended&captions=summaries`."""
         place, written = split_options(rest, {"splits": None, "long": LONG, "captions": CAPTIONS})
-        return cls(local_path(place, "folder"), **{**options, **written})
+        return cls(place_of(place, "folder"), **{**options, **written})
 
 
-def _files(path: Path, folders: tuple[str, ...]) -> list[Path]:
+def _files(path: File, folders: tuple[str, ...]) -> list[File]:
     for folder in folders:
-        found = sorted((path / folder).glob("*.json"))
-        if found:
+        inside = path.child(folder)
+        if found := [inside.child(name) for name in names_in(inside, ".json")]:
             return found
     raise SourceError(
         "no json files of Densely Captioned Images",
@@ -91,12 +95,13 @@ def _files(path: Path, folders: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _splits(path: Path) -> dict[str, str]:
+def _splits(path: File) -> dict[str, str]:
     if not path.is_file():
         return {}
     split_of: dict[str, str] = {}
     whole = an_object(json_value(path), path.name)
     for split in whole:
+        plain(split, "the name of a split", path.name)
         for name in list_of(whole, split, path.name):
             if not isinstance(name, str):
                 raise SourceError("the name of an annotation is not text", where=path.name, found=name)
@@ -108,7 +113,7 @@ def _splits(path: Path) -> dict[str, str]:
     return split_of
 
 
-def _read(files: list[Path], split_of: Mapping[str, str], long: str, *, summaries: bool) -> tuple[Rows, int]:
+def _read(files: list[File], split_of: Mapping[str, str], long: str, *, summaries: bool) -> tuple[Rows, int]:
     columns, places = Columns("image", "split", "caption", "role", "category"), list[str]()
     seen: dict[str, str] = {}
     missing: Counter[str] = Counter()

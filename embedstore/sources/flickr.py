@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at as file_at
 from embedstore.sources.grouping import check_language
 from embedstore.sources.karpathy import NEAR
 from embedstore.sources.lines import lines_of
@@ -18,7 +19,7 @@ from embedstore.sources.listed import (
     ListedSource,
     NearPlaces,
     chosen_splits,
-    local_path,
+    place_of,
     refuse_other_splits,
 )
 from embedstore.sources.rows import TEXT, Rows
@@ -27,6 +28,8 @@ from embedstore.sources.wording import split_options
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from embedstore.sources.files import File
 
 _TOKEN = re.compile(r"(.+?)#\d+\t(.*)", re.DOTALL)
 _LISTS = {
@@ -56,13 +59,13 @@ class FlickrSource(ListedSource):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | File,
         *,
-        image_root: Path | None = None,
+        image_root: Path | File | None = None,
         splits: str | None = None,
         language: str = "en",
     ) -> None:
-        language = check_language(language)
+        path, language = file_at(path), check_language(language)
         rows = _read(path)
         split_of, lost = _split_lists(path.parent, rows)
         names = rows.columns["image"].to_pylist()
@@ -85,10 +88,10 @@ class FlickrSource(ListedSource):
     def from_spec(cls, rest: str, **options: Any) -> FlickrSource:
         """The source of `flickr:PATH?splits=test`."""
         place, written = split_options(rest, {"splits": None})
-        return cls(local_path(place, "file"), **{**options, **written})
+        return cls(place_of(place, "file"), **{**options, **written})
 
 
-def _read(path: Path) -> Rows:
+def _read(path: File) -> Rows:
     columns, numbers = Columns("image", "caption"), array("q")
     split: Callable[[str], tuple[str, str] | None] | None = None
     for number, line in lines_of(path):
@@ -110,7 +113,7 @@ def _read(path: Path) -> Rows:
     return columns.rows(lambda row: f"{path.name}, line {numbers[row]}")
 
 
-def _spelling(path: Path, first: str) -> tuple[Callable[[str], tuple[str, str] | None], bool]:
+def _spelling(path: File, first: str) -> tuple[Callable[[str], tuple[str, str] | None], bool]:
     if _TOKEN.fullmatch(first):
         return _token, False
     titles = [title.strip().lower() for title in re.split(r"[,|]", first)]
@@ -149,15 +152,15 @@ def _bars(line: str) -> tuple[str, str] | None:
     return (name, found[1]) if bar and name.strip() and found else None
 
 
-def _split_lists(folder: Path, rows: Rows) -> tuple[dict[str, str], int]:
+def _split_lists(folder: File, rows: Rows) -> tuple[dict[str, str], int]:
     # Picture name -> split, and how many listed pictures have no caption.
     names = set(rows.columns["image"].unique().to_pylist())
     split_of: dict[str, str] = {}
     lost = 0
     for file, split in _LISTS.items():
-        if not (folder / file).is_file():
+        if not folder.child(file).is_file():
             continue
-        for number, line in lines_of(folder / file):
+        for number, line in lines_of(folder.child(file)):
             name = line.strip()
             name = name if name in names else f"{name}.jpg"
             if name not in names:

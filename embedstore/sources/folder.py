@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from embedstore.errors import SourceError
 from embedstore.sources.base import Sample
-from embedstore.sources.files import LocalFile, at
+from embedstore.sources.files import LocalFile, RemoteFile, at
 from embedstore.sources.grouping import Samples, check_language, group_rows
 from embedstore.sources.pictures import FilePicture, RemotePicture
 from embedstore.sources.reading import read_rows
@@ -24,7 +24,7 @@ from embedstore.sources.rows import TEXT, Rows
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from embedstore.sources.files import File, RemoteFile
+    from embedstore.sources.files import File
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SIDE_CARS = ("captions.csv", "captions.jsonl")
@@ -53,17 +53,9 @@ class FolderSource:
     ) -> None:
         path, language, columns = at(path), check_language(language), dict(columns or {})
         dropped: Counter[str] = Counter()
-        self._root: Path | RemoteFile
-        self._sizes: list[int | None] | None = None
-        if isinstance(path, LocalFile):
-            if not path.is_dir():
-                raise SourceError("there is no such folder", found=path)
-            self._root = path.path.resolve()
-            names = sorted(walk(self._root, "", self._root, dropped))
-        else:
-            self._root = path
-            listed = _listed(path, dropped)
-            names, self._sizes = list(listed), list(listed.values())
+        listed = pictures_below(path, dropped)
+        names, self._sizes = list(listed), list(listed.values()) if path.remote else None
+        self._root = LocalFile(path.path.resolve()) if isinstance(path, LocalFile) else path
         if not names:
             others = ", ".join(f"{n} {what}" for what, n in sorted(dropped.items())) or "nothing"
             raise SourceError("no pictures in this folder", found=others, allowed=", ".join(EXTENSIONS))
@@ -104,21 +96,33 @@ class FolderSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         name = self._names[index].as_py()
-        bare = Sample(id=name, picture=self._picture(name, index), label=self._folders[index])
+        nbytes = self._sizes[index] if self._sizes is not None else None
+        picture = picture_in(self._root, name, nbytes)
+        bare = Sample(id=name, picture=picture, label=self._folders[index])
         return bare if self._notes is None else self._notes.add_to(bare, index)
 
-    def _picture(self, name: str, index: int) -> FilePicture | RemotePicture:
-        if isinstance(self._root, Path):
-            return FilePicture(self._root / name, name)
-        nbytes = self._sizes[index] if self._sizes is not None else None
-        return RemotePicture((self._root.child(name),), name, nbytes)
 
+def pictures_below(folder: File, dropped: Counter[str]) -> dict[str, int | None]:
+    """Names of all pictures below a folder, sorted, and their sizes where a listing tells them.
 
-def walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
-    """Paths of all pictures below `folder`, each behind `prefix`; what is passed over is counted.
-
-    `root` is what no link may leave, resolved. Raises `SourceError`.
+    What is passed over is counted in `dropped`. Raises `SourceError`.
     """
+    if isinstance(folder, RemoteFile):
+        return _listed(folder, dropped)
+    if not folder.is_dir():
+        raise SourceError("there is no such folder", found=folder)
+    root = folder.path.resolve()
+    return dict.fromkeys(sorted(_walk(root, "", root, dropped)))
+
+
+def picture_in(folder: File, name: str, nbytes: int | None = None) -> FilePicture | RemotePicture:
+    """The picture of a name that `pictures_below` gave."""
+    if isinstance(folder, RemoteFile):
+        return RemotePicture((folder.child(name),), name, nbytes)
+    return FilePicture(folder.path / name, name)
+
+
+def _walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
     try:
         entries = list(os.scandir(folder))
     except OSError as bad:
@@ -133,7 +137,7 @@ def walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterat
             if entry.is_symlink():
                 dropped["links to folders"] += 1
             else:
-                yield from walk(Path(entry.path), f"{name}/", root, dropped)
+                yield from _walk(Path(entry.path), f"{name}/", root, dropped)
         elif not entry.name.lower().endswith(EXTENSIONS):
             dropped["other files"] += 1
         elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):

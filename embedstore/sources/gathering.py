@@ -18,7 +18,7 @@ from embedstore.sources.rows import MOST_BYTES, TEXT
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _BATCH = 65_536
 
@@ -87,7 +87,9 @@ class _Texts:
 
     def done(self) -> Any:
         self.flush()
-        return pa.chunked_array(self.chunks, TEXT).combine_chunks()
+        whole = pa.chunked_array(self.chunks, TEXT).combine_chunks()
+        self.chunks.clear()  # else every text would be kept twice
+        return whole
 
 
 @dataclass
@@ -133,13 +135,8 @@ class Gathered:
             self._language.add(language)
         self._counts.append(self._counts[-1] + len(texts))
 
-    def extend(self, other: Iterable[tuple[str, Sequence[str], str, str | None, str | None]]) -> None:
-        """Samples as (id, texts, language, label, split)."""
-        for id_, texts, language, label, split in other:
-            self.add(id_, texts=texts, language=language, label=label, split=split)
-
-    def done(self, *, empty_captions: int = 0) -> Samples:
-        """All that was gathered."""
+    def done(self) -> Samples:
+        """All that was gathered; asked for once."""
         none = Codes(np.full(int(self._counts[-1]), -1, np.int8), ())
         return Samples(
             ids=self._ids.done(),
@@ -152,5 +149,5 @@ class Gathered:
             language=self._language.done(),
             role=none,
             category=none,
-            empty_captions=empty_captions,
+            empty_captions=0,
         )

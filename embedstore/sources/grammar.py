@@ -101,6 +101,9 @@ def _kind_of_path(path: Path, spec: str) -> str:
         place = split_options(spec, None)[0]
         if place.lower().endswith(TAR_ENDINGS) and (is_pattern(place) or Path(place).exists()):
             return "webdataset"
+        kind = kind_of_file(Path(place).expanduser()) if Path(place).expanduser().is_file() else None
+        if kind is not None:
+            return kind
         raise SourceError("there is no such file or folder", found=spec)
     if path.is_dir():
         return _kind_of_folder(path)
@@ -116,7 +119,7 @@ def _kind_of_path(path: Path, spec: str) -> str:
         found=spec,
         allowed=f"a folder of pictures, a table ({', '.join(TABLE_ENDINGS)}), tar shards, a saved data set, "
         "or a caption file of COCO, Karpathy or Flickr",
-        todo="name the kind: KIND:PATH",
+        todo="name the kind: KIND:PLACE",
     )
 
 

@@ -12,20 +12,21 @@ import pyarrow as pa
 
 from embedstore.errors import SourceError, UsageError
 from embedstore.sources.base import Sample
-from embedstore.sources.folder import EXTENSIONS, walk
+from embedstore.sources.files import at as file_at
+from embedstore.sources.folder import EXTENSIONS, picture_in, pictures_below
 from embedstore.sources.grouping import Codes
-from embedstore.sources.json_stream import an_object, json_value
+from embedstore.sources.json_stream import an_object, json_value, plain
 from embedstore.sources.lines import lines_of
-from embedstore.sources.listed import chosen_splits, local_path, refuse_other_splits
-from embedstore.sources.pictures import FilePicture
+from embedstore.sources.listed import chosen_splits, named, place_of, refuse_other_splits
 from embedstore.sources.rows import TEXT
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from embedstore.shapes import IntArray
+    from embedstore.sources.files import File
 
 MAPPINGS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt", "imagenet_class_index.json")
 NAMES = ("first", "all", "synset")
@@ -54,19 +55,25 @@ class ImagenetSource:
     shuffled = True
 
     def __init__(
-        self, path: Path, *, synsets: Path | None = None, names: str = "first", splits: str | None = None
+        self,
+        path: Path | File,
+        *,
+        synsets: Path | File | None = None,
+        names: str = "first",
+        splits: str | None = None,
     ) -> None:
+        path = file_at(path)
         if not path.is_dir():
             raise SourceError("not a folder", found=path)
         if names not in NAMES:
             raise UsageError("bad value of option 'names'", found=names, allowed=", ".join(NAMES))
-        mapping = synsets or _mapping_in(path)
+        mapping = _mapping_in(path) if synsets is None else file_at(synsets)
         label_of = _labels(_read_mapping(mapping), names)
-        root = path / _PICTURES if (path / _PICTURES).is_dir() else path
+        root = path.child(_PICTURES) if path.child(_PICTURES).is_dir() else path
         dropped: Counter[str] = Counter()
-        files = sorted(walk(root, "", root.resolve(), dropped))
+        files = pictures_below(root, dropped)
         wanted = chosen_splits(splits)
-        solved = _read_solution(path / SOLUTION, label_of)
+        solved = _read_solution(path.child(SOLUTION), label_of)
         placed = [(name, *_place(name, label_of, solved)) for name in files]
         dropped[NO_SYNSET] = sum(synset is None for _, synset, _ in placed)
         refuse_other_splits(wanted, {s for _, synset, s in placed if synset and s}, path.name)
@@ -79,6 +86,7 @@ class ImagenetSource:
                 allowed=f"SYNSET/picture or SPLIT/SYNSET/picture; {', '.join(EXTENSIONS)}",
             )
         self._root = root
+        self._sizes = [files[name] for name, _, _ in taken] if root.remote else None
         self._names = pa.array([name for name, _, _ in taken], TEXT)
         self._synset = _codes([synset for _, synset, _ in taken])
         self._split = _codes([split for _, _, split in taken])
@@ -94,10 +102,10 @@ class ImagenetSource:
     def from_spec(cls, rest: str, **options: Any) -> ImagenetSource:
         """The source of `imagenet:FOLDER?synsets=FILE&names=all&splits=val`; FILE relative to FOLDER."""
         place, written = split_options(rest, {"synsets": None, "names": NAMES, "splits": None})
-        path = local_path(place, "folder")
+        path = place_of(place, "folder")
         given: dict[str, Any] = {**options, **written}
         if "synsets" in written:
-            given["synsets"] = path / written["synsets"]
+            given["synsets"] = named(path, written["synsets"])
         return cls(path, **given)
 
     @property
@@ -121,14 +129,14 @@ class ImagenetSource:
         synset = self._synset[index] or ""
         return Sample(
             id=name,
-            picture=FilePicture(self._root / name, name),
+            picture=picture_in(self._root, name, self._sizes[index] if self._sizes is not None else None),
             label=self._label_of[synset],
             split=self._split[index],
         )
 
 
-def _mapping_in(path: Path) -> Path:
-    found = next((path / name for name in MAPPINGS if (path / name).is_file()), None)
+def _mapping_in(path: File) -> File:
+    found = next((path.child(name) for name in MAPPINGS if path.child(name).is_file()), None)
     if found is None:
         raise SourceError(
             "no file says what the synsets are",
@@ -139,12 +147,12 @@ def _mapping_in(path: Path) -> Path:
     return found
 
 
-def _read_mapping(path: Path) -> dict[str, str]:
+def _read_mapping(path: File) -> dict[str, str]:
     """Synset -> its names, as the file says them."""
     if not path.is_file():
         raise SourceError("there is no such file", where="synsets", found=path.name)
     found: dict[str, str] = {}
-    for synset, text, at in _index_json(path) if path.suffix == ".json" else _mapping_lines(path):
+    for synset, text, at in _index_json(path) if path.name.endswith(".json") else _mapping_lines(path):
         if found.setdefault(synset, text) != text:
             raise SourceError("a synset stands twice", where=at, found=synset)
     if not found:
@@ -152,7 +160,7 @@ def _read_mapping(path: Path) -> dict[str, str]:
     return found
 
 
-def _mapping_lines(path: Path) -> Iterator[tuple[str, str, str]]:
+def _mapping_lines(path: File) -> Iterator[tuple[str, str, str]]:
     for number, line in lines_of(path):
         if not line.strip():
             continue
@@ -167,22 +175,27 @@ def _mapping_lines(path: Path) -> Iterator[tuple[str, str, str]]:
         yield synset, names[0].strip(), f"{path.name}, line {number}"
 
 
-def _index_json(path: Path) -> Iterator[tuple[str, str, str]]:
+def _index_json(path: File) -> Iterator[tuple[str, str, str]]:
     for key, value in an_object(json_value(path), path.name).items():
-        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) and v for v in value)):
+        where = f"{path.name}, {key}"
+        if not (isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) for v in value)):
             raise SourceError(
                 "not a synset and its name",
-                where=f"{path.name}, {key}",
+                where=where,
                 found=ascii(value)[:80],
                 allowed='{"0": ["n01440764", "tench"], ...}',
             )
-        yield value[0], value[1].replace("_", " ").strip(), f"{path.name}, {key}"
+        synset, name = (plain(text, "a synset or name", where).strip() for text in value)
+        name = name.replace("_", " ").strip()
+        if not (synset and name):
+            raise SourceError("an empty synset or name", where=where)
+        yield synset, name, where
 
 
 def _labels(names_of: Mapping[str, str], names: str) -> dict[str, str]:
     if names == "synset":
         return {synset: synset for synset in names_of}
-    first = {synset: text.partition(",")[0].strip() for synset, text in names_of.items()}
+    first = {synset: text.partition(",")[0].strip() or text for synset, text in names_of.items()}
     labels = first if names == "first" else dict(names_of)
     for other in (names_of, {synset: f"{first[synset]} ({synset})" for synset in names_of}):
         count = Counter(labels.values())
@@ -190,7 +203,7 @@ def _labels(names_of: Mapping[str, str], names: str) -> dict[str, str]:
     return labels
 
 
-def _read_solution(path: Path, label_of: Mapping[str, str]) -> dict[str, str]:
+def _read_solution(path: File, label_of: Mapping[str, str]) -> dict[str, str]:
     """Name of a picture without its ending -> synset; empty where there is no such file."""
     found: dict[str, str] = {}
     for number, line in lines_of(path) if path.is_file() else ():
@@ -226,5 +239,6 @@ def _codes(values: list[str | None]) -> Codes:
     return Codes(codes, tuple(known))
 
 
-def _examples(files: list[str]) -> str:
+def _examples(names: Iterable[str]) -> str:
+    files = list(names)
     return ", ".join(files[:3]) + (", …" if len(files) > 3 else "") if files else "no pictures"

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at as file_at
+from embedstore.sources.files import open_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from embedstore.sources.files import File
+
 MOST_CHARACTERS = 1 << 24
 """The longest single value: long descriptions with masks pass, a file that is one endless value does not."""
 
 _CHUNK = 1 << 20
+_BLANKS = " \t\n\r"
 _BLANK = re.compile(r"[ \t\n\r]*")
 _BEHIND = frozenset(",:]} \t\n\r")
 _DECODER = json.JSONDecoder()
@@ -39,7 +45,7 @@ class At:
         return f"{self.name}, {key}" + ("" if self.index is None else f"[{self.index}]")
 
 
-def json_parts(path: Path) -> Iterator[tuple[At, Any]]:
+def json_parts(place: Path | File) -> Iterator[tuple[At, Any]]:
     """The elements of the outermost array, or the values of the outermost object and their elements.
 
     An array inside the outermost object comes as an empty list under its key, so that its being there is
@@ -47,27 +53,16 @@ def json_parts(path: Path) -> Iterator[tuple[At, Any]]:
     JSON, for a key that stands twice, for a value that is too long or nested too deeply, and for text that
     is not UTF-8.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from _Window(file, path.name).parts()
-    except UnicodeDecodeError:
-        raise SourceError("not UTF-8", where=path.name, todo="save the file as UTF-8") from None
-    except OSError as bad:
-        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=path.name) from None
+    with _opened(place) as window:
+        yield from window.parts()
 
 
-def json_value(path: Path) -> Any:
+def json_value(place: Path | File) -> Any:
     """The one value of a small file. Raises `SourceError` as `json_parts` does."""
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            window = _Window(file, path.name)
-            value = window.value()
-            window.refuse_more()
-            return value
-    except UnicodeDecodeError:
-        raise SourceError("not UTF-8", where=path.name, todo="save the file as UTF-8") from None
-    except OSError as bad:
-        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=path.name) from None
+    with _opened(place) as window:
+        value = window.value()
+        window.refuse_more()
+        return value
 
 
 def an_object(value: object, at: object) -> Mapping[str, Any]:
@@ -114,6 +109,18 @@ def plain(text: str, key: str, at: object) -> str:
     except UnicodeEncodeError:
         raise SourceError(f"a lone surrogate in {key!r}", where=at) from None
     return text
+
+
+@contextmanager
+def _opened(place: Path | File) -> Iterator[_Window]:
+    file = file_at(place)
+    try:
+        with open_text(file, newline="") as text:
+            yield _Window(text, file.name)
+    except UnicodeDecodeError:
+        raise SourceError("not UTF-8", where=file.name, todo="save the file as UTF-8") from None
+    except OSError as bad:
+        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=file.name) from None
 
 
 def _short(value: object) -> str:
@@ -206,11 +213,15 @@ class _Window:
     def _next(self) -> str:
         # The next character that is not blank; empty at the end of the file.
         while True:
+            found = self._text[self._at : self._at + 1]
+            if found and found not in _BLANKS:
+                return found
             match = _BLANK.match(self._text, self._at)
             self._at = match.end() if match else self._at
-            if self._at < len(self._text) or self._ended:
-                return self._text[self._at : self._at + 1]
-            self._more()
+            if self._at == len(self._text):
+                if self._ended:
+                    return ""
+                self._more()
 
     def _more(self) -> None:
         rest = self._text[self._at :]

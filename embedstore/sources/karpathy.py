@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError, UsageError
+from embedstore.sources.files import at as file_at
 from embedstore.sources.grouping import check_language
 from embedstore.sources.json_stream import an_object, json_parts, list_of, text_of
 from embedstore.sources.listed import (
@@ -14,7 +15,7 @@ from embedstore.sources.listed import (
     ListedSource,
     NearPlaces,
     chosen_splits,
-    local_path,
+    place_of,
     refuse_other_splits,
     refuse_twice,
 )
@@ -23,6 +24,7 @@ from embedstore.sources.wording import split_options
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from embedstore.sources.files import File
     from embedstore.sources.rows import Rows
 
 RESTVAL = ("keep", "train", "drop")
@@ -31,6 +33,7 @@ NEAR = (
     "Images",
     "Flicker8k_Dataset",
     "Flickr8k_Dataset",
+    "Flickr_8k_Dataset",
     "flickr30k-images",
     "flickr30k_images",
 )
@@ -49,16 +52,16 @@ class KarpathySource(ListedSource):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | File,
         *,
-        image_root: Path | None = None,
+        image_root: Path | File | None = None,
         splits: str | None = None,
         restval: str = "keep",
         language: str = "en",
     ) -> None:
         if restval not in RESTVAL:
             raise UsageError("bad value of option 'restval'", found=restval, allowed=", ".join(RESTVAL))
-        language = check_language(language)
+        path, language = file_at(path), check_language(language)
         rows, dropped = _read(path, restval, chosen_splits(splits))
         refuse_twice(rows, "id", "one picture is listed twice")
         identity = {"kind": "karpathy", "restval": restval}
@@ -75,10 +78,10 @@ class KarpathySource(ListedSource):
     def from_spec(cls, rest: str, **options: Any) -> KarpathySource:
         """The source of `karpathy:PATH?splits=val,test&restval=train`."""
         place, written = split_options(rest, {"splits": None, "restval": RESTVAL})
-        return cls(local_path(place, "file"), **{**options, **written})
+        return cls(place_of(place, "file"), **{**options, **written})
 
 
-def _read(path: Path, restval: str, wanted: frozenset[str] | None) -> tuple[Rows, int]:
+def _read(path: File, restval: str, wanted: frozenset[str] | None) -> tuple[Rows, int]:
     columns, numbers, found = Columns("id", "image", "split", "captions"), array("q"), Counter[str]()
     for at, value in json_parts(path):
         if at.key != "images" or at.index is None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedstore.errors import SourceError
-from embedstore.sources.arrow_parts import MOST_GROUP, read_metadata
+from embedstore.sources.arrow_parts import DAMAGED, MOST_GROUP, read_metadata, read_schema
 from embedstore.sources.base import Caption, Sample
 from embedstore.sources.files import arrow_input
 from embedstore.sources.grouping import check_language
@@ -67,12 +67,12 @@ class LaionSource:
         self._groups = _Groups(files, columns, language)
         dropped = Counter[str]()
         sizes = [self._groups.load(number, dropped) for number in range(len(self._groups))]
-        self._stops = np.cumsum([0, *(len(size) for size in sizes)])[1:].tolist() if sizes else []
+        self._stops: list[int] = np.cumsum([rows for rows, _ in sizes], dtype=np.int64).tolist()
         self.dropped: dict[str, int] = {reason: count for reason, count in dropped.items() if count}
         if not len(self):
             raise SourceError("no captions in these files", found=self.dropped or "no rows")
         self._split = split
-        self.shuffled = sum(size.nbytes for size in sizes) <= KEEP_BYTES
+        self.shuffled = sum(nbytes for _, nbytes in sizes) <= KEEP_BYTES
         self._identity: dict[str, str | int | float | bool] = {"kind": "laion", "language": language}
         self._identity |= {"split": split} if split is not None else {}
         self._identity |= {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
@@ -135,11 +135,11 @@ class _Groups:
         self._places: list[tuple[int, int, int]] = []
         for number, file in enumerate(files):
             metadata = read_metadata(file)
-            self._chosen.append(_chosen(metadata.schema.to_arrow_schema().names, columns, file.name))
+            self._chosen.append(_chosen(read_schema(file, "parquet").names, columns, file.name))
             first = 0
             for group in range(metadata.num_row_groups):
                 self._places.append((number, group, first))
-                first += _rows_of(metadata.row_group(group), self._chosen[-1], file)
+                first += _rows_of(metadata.row_group(group), file)
         self._reset()
 
     def _reset(self) -> None:
@@ -165,11 +165,11 @@ class _Groups:
                 return rows
             return self._keep(number, self._read(number, Counter()))
 
-    def load(self, number: int, dropped: Counter[str]) -> _Size:
-        """Read a row group for the first time: how much is in it, what is left out counted in `dropped`."""
+    def load(self, number: int, dropped: Counter[str]) -> tuple[int, int]:
+        """Read a row group for the first time: its rows and bytes; what is left out is counted."""
         with self._lock:
             rows = self._keep(number, self._read(number, dropped))
-        return _Size(len(rows), rows.nbytes)
+        return len(rows), rows.nbytes
 
     def _keep(self, number: int, rows: _Rows) -> _Rows:
         self._kept[number] = rows
@@ -183,7 +183,7 @@ class _Groups:
         try:
             with arrow_input(self._files[file]) as stream, pq.ParquetFile(stream) as opened:
                 table = opened.read_row_group(group, columns=list(dict.fromkeys(chosen.values())))
-        except (pa.ArrowInvalid, OSError) as bad:
+        except DAMAGED as bad:
             raise SourceError("a damaged Parquet file", where=where, found=str(bad)[:200]) from None
         texts = clean_texts(table.column(chosen["caption"]), dropped, "captions", where)
         languages = pa.nulls(len(texts), TEXT)
@@ -204,22 +204,9 @@ class _Groups:
         return pc.binary_join_element_wise(pa.scalar(self._stems[file], TEXT), numbers, pa.scalar("/", TEXT))
 
 
-@dataclass(frozen=True, slots=True)
-class _Size:
-    rows: int
-    nbytes: int
-
-    def __len__(self) -> int:
-        return self.rows
-
-
-def _rows_of(row_group: Any, chosen: Mapping[str, str], file: File) -> int:
-    for k in range(row_group.num_columns):
-        chunk = row_group.column(k)
-        if chunk.path_in_schema in chosen.values() and chunk.total_uncompressed_size > MOST_GROUP:
-            raise SourceError(
-                "a row group too large", where=file.name, allowed=f"{MOST_GROUP} bytes a column"
-            )
+def _rows_of(row_group: Any, file: File) -> int:
+    if row_group.total_byte_size > MOST_GROUP:
+        raise SourceError("a row group too large", where=file.name, allowed=f"{MOST_GROUP} bytes")
     return int(row_group.num_rows)
 
 

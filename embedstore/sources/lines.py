@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at as file_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from embedstore.sources.files import File
 
 MOST_BYTES = 1 << 24
 """The longest line: long descriptions pass, a file that is no text does not."""
@@ -16,24 +19,25 @@ MOST_BYTES = 1 << 24
 _MARK = b"\xef\xbb\xbf"
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+def lines_of(place: Path | File) -> Iterator[tuple[int, str]]:
     """Number and text of every line, without its end; blank lines too. Raises `SourceError`."""
+    file = file_at(place)
     try:
-        with path.open("rb") as file:
+        with file.open() as stream:
             number = 0
-            while line := file.readline(MOST_BYTES + 1):
+            while line := stream.readline(MOST_BYTES + 1):
                 number += 1
                 if len(line) > MOST_BYTES:
-                    raise SourceError("a line too long for a text", where=f"{path.name}, line {number}")
-                yield number, _decoded(line.removeprefix(_MARK) if number == 1 else line, path, number)
+                    raise SourceError("a line too long for a text", where=f"{file.name}, line {number}")
+                yield number, _decoded(line.removeprefix(_MARK) if number == 1 else line, file.name, number)
     except OSError as bad:
-        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=path.name) from None
+        raise SourceError(f"cannot be read: {bad.strerror or bad}", where=file.name) from None
 
 
-def _decoded(line: bytes, path: Path, number: int) -> str:
+def _decoded(line: bytes, name: str, number: int) -> str:
     try:
         return line.decode().rstrip("\r\n")
     except UnicodeDecodeError:
         raise SourceError(
-            "not UTF-8", where=f"{path.name}, line {number}", todo="save the file as UTF-8"
+            "not UTF-8", where=f"{name}, line {number}", todo="save the file as UTF-8"
         ) from None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedstore.errors import SourceError, UsageError
-from embedstore.sources.base import Sample
-from embedstore.sources.files import is_url
+from embedstore.errors import SourceError
+from embedstore.sources.files import LocalFile, RemoteFile
+from embedstore.sources.files import at as file_at
+from embedstore.sources.grouped import GroupedSource
 from embedstore.sources.grouping import group_rows
 from embedstore.sources.places import Places
 from embedstore.sources.reading import clean_rows
@@ -21,8 +20,13 @@ from embedstore.sources.rows import TEXT, TEXTS, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from embedstore.sources.base import Picture
+    from embedstore.sources.files import File
 
 _FLUSH = 65_536
+_LOOK_UPS = 32
 
 
 class Columns:
@@ -67,22 +71,29 @@ class NearPlaces(Places):
     are passed over. Only this list may lead out of the folder (`../val2017`), never a name inside a file.
     """
 
-    def __init__(self, folder: Path, image_root: Path | None, near: Sequence[str]) -> None:
+    def __init__(self, folder: File, image_root: Path | File | None, near: Sequence[str]) -> None:
         super().__init__(folder, image_root)
-        base = image_root or folder
         self._near = [name for name in ("", *near) if image_root is None or not name.startswith("..")]
-        found = [base / name for name in dict.fromkeys(self._near)]
-        self.bases = [path for path in found if path.is_dir()]
+        bases = [_below(self.image_root or folder, name) for name in dict.fromkeys(self._near)]
+        self._local = [str(base) for base in bases if not base.remote and base.is_dir()]
+        self._remote = [base for base in bases if isinstance(base, RemoteFile)]
 
-    def refuse_none(self, names: Iterable[str], where: str) -> None:
-        """Raise `SourceError` where not one of `names` is there, and say where they were looked for."""
-        first = ""
-        for name in names:
-            first = first or name
-            if self.find(name) is not None:
-                return
+    def settle(self, names: Any, where: str) -> None:
+        """Raise `SourceError` where not one of the pictures is there, and say where they were looked for.
+
+        Behind a URL some of them are looked up, all over the list, and folders without any are passed over.
+        """
+        if self._remote:
+            step = max(1, len(names) // _LOOK_UPS)
+            some = [names[k].as_py() for k in range(0, len(names), step)][:_LOOK_UPS]
+            self._remote = [base for base in self._remote if any(base.child(n).is_file() for n in some)]
+            there = bool(self._remote)
+        else:
+            there = any(self.find(name.as_py()) is not None for name in names)
+        if there:
+            return
         beside = "the image root" if self.image_root is not None else "the file"
-        tried = ", ".join(f"{name}/{first}" if name else first for name in self._near)
+        tried = ", ".join(f"{name}/{names[0]}" if name else str(names[0]) for name in self._near)
         raise SourceError(
             "not one of the pictures is there",
             where=where,
@@ -91,19 +102,26 @@ class NearPlaces(Places):
         )
 
 
-class ListedSource:
+def _below(folder: File, name: str) -> File:
+    # Where a folder of the published layout is; `..` is the folder above.
+    if isinstance(folder, LocalFile):
+        return LocalFile(folder.path / name)
+    for part in filter(None, name.split("/")):
+        folder = folder.parent if part == ".." else folder.child(part)
+    return folder
+
+
+class ListedSource(GroupedSource):
     """Samples of a file that names its pictures. A source kind reads its file to `Rows` and calls this.
 
     How rows become samples stands in `grouping`. A picture that is named but not there is a sample that is
     quarantined when it is opened; where not one of them is there the source is refused.
     """
 
-    shuffled = True
-
     def __init__(
         self,
         rows: Rows,
-        places: Places,
+        places: NearPlaces,
         *,
         where: str,
         language: str,
@@ -116,34 +134,11 @@ class ListedSource:
         self._samples = group_rows(rows, language=language)
         if not len(self._samples):
             raise SourceError("no samples in this source", where=where, found=f"{rows.count} rows")
-        places.refuse_none((name.as_py() for name in self._samples.images), where)
+        places.settle(self._samples.images, where)
         self.dropped: dict[str, int] = {**(dropped or {}), "empty captions": self._samples.empty_captions}
 
-    @property
-    def identity(self) -> Mapping[str, str | int | float | bool]:
-        """Kind and options; what the file says is no part of it."""
-        return dict(self._identity)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """None: captions name no classes."""
-        return ()
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        found = self._samples
-        return Sample(
-            id=found.ids[index].as_py(),
-            picture=self._places.picture(found.images[index].as_py()),
-            captions=found.captions(index),
-            label=found.label[index],
-            split=found.split[index],
-        )
+    def _picture(self, index: int) -> Picture:
+        return self._places.picture(self._samples.images[index].as_py())
 
 
 def refuse_twice(rows: Rows, column: str, problem: str) -> None:
@@ -175,19 +170,31 @@ def joined(parts: Sequence[Rows]) -> Rows:
     return Rows(count=int(starts[-1]), columns=columns, place=place)
 
 
-def local_path(place: str, what: str) -> Path:
-    """`place` as a path of this machine; `SourceError` where nothing is there, `UsageError` for a URL."""
-    if is_url(place):
-        raise UsageError(
-            "this kind of source is read from this machine only",
-            found=place,
-            allowed="URLs of a folder, a table, tar shards (webdataset:), hf: and laion:",
-            todo="copy it here first",
-        )
-    path = Path(place).expanduser()
-    if not path.exists():
-        raise SourceError(f"there is no such {what}", found=place)
-    return path
+def place_of(text: str, what: str) -> File:
+    """`text` as a path or URL; `SourceError` where nothing is at a path."""
+    place = file_at(text)
+    if isinstance(place, LocalFile) and not place.path.exists():
+        raise SourceError(f"there is no such {what}", found=text)
+    return place
+
+
+def named(folder: File, name: str) -> File:
+    """What an option names: a path below `folder`, or one of its own where it is absolute or a URL."""
+    if "://" in name or name.startswith(("/", "~")):
+        return file_at(name)
+    return LocalFile(folder.path / name) if isinstance(folder, LocalFile) else folder.child(name)
+
+
+def stem(name: str) -> str:
+    """A file's name without its ending."""
+    return name.rpartition(".")[0] or name
+
+
+def names_in(folder: File, ending: str) -> list[str]:
+    """Names of the files in a folder that end so, sorted; hidden ones not."""
+    if not folder.is_dir():
+        return []
+    return [name for name in folder.listing()[0] if name.endswith(ending) and not name.startswith(".")]
 
 
 def chosen_splits(text: str | None) -> frozenset[str] | None:

@@ -44,7 +44,7 @@ def read_parquet(path: File, columns: Mapping[str, str], needed: Needed) -> Rows
             encoded = None
             if inside:
                 done["image"], encoded = _pictures(path, file, chosen["image"], kinds["image"], place)
-    except pa.ArrowInvalid as bad:
+    except (pa.ArrowException, ValueError, MemoryError, OverflowError) as bad:
         raise SourceError("not a Parquet file that can be read", where=path.name, found=bad) from None
     return Rows(count=count, columns=done, place=place, encoded=encoded)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from embedstore.errors import SourceError, UsageError
-from embedstore.sources.files import RemoteFile, at
+from embedstore.sources.files import RemoteFile, at, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from embedstore.sources.files import File
 
 MOST_FILES = 1_000_000
+_AT_ONCE = 16
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?|([A-Za-z])\.\.([A-Za-z])(?:\.\.(-?\d+))?")
 _MAGIC = re.compile(r"[*?\[]")
 
@@ -41,8 +43,7 @@ def expand(text: str, *, endings: tuple[str, ...], what: str) -> list[File]:
         names = list(islice(expand_braces(word), MOST_FILES + 1))
         if len(names) > MOST_FILES:
             raise UsageError("braces that stand for too many files", found=word, allowed=MOST_FILES)
-        for name in names:
-            files = _files_of(name, endings)
+        for name, files in zip(names, _looked_up(names, endings), strict=True):
             found.update(dict.fromkeys(files))
             if not files:
                 missing.append(name)
@@ -115,9 +116,18 @@ def _letters(counted: re.Match[str]) -> Iterator[str]:
     return (chr(k) for k in _steps(ord(counted[4]), ord(counted[5]), counted[6]))
 
 
+def _looked_up(names: list[str], endings: tuple[str, ...]) -> Iterator[list[File]]:
+    # A server is asked about each file that is named: many at once.
+    if len(names) == 1 or not is_url(names[0]):
+        yield from (_files_of(name, endings) for name in names)
+        return
+    with ThreadPoolExecutor(_AT_ONCE, "look-up") as pool:
+        yield from pool.map(lambda name: _files_of(name, endings), names)
+
+
 def _files_of(name: str, endings: tuple[str, ...]) -> list[File]:
     magic = _MAGIC.search(name)
-    if magic and "://" in name:
+    if magic and is_url(name):
         return _matching(name)
     place = at(name)
     if place.is_file():

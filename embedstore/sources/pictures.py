@@ -23,6 +23,7 @@ import struct
 import threading
 import warnings
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from re import compile as pattern
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
     from embedstore.shapes import ByteArray
+    from embedstore.sources.base import Picture
     from embedstore.sources.files import RemoteFile
 
 T = TypeVar("T")
@@ -149,6 +151,46 @@ class BytesPicture:
         return open_picture(self.data)
 
 
+_least: ContextVar[int] = ContextVar("least", default=0)
+
+
+@contextmanager
+def decoded_small(least: int) -> Iterator[None]:
+    """Within this, JPEG pictures are decoded at 1/2, 1/4 or 1/8 where no side is then under `least` pixels.
+
+    The decoder leaves out high frequencies in place of a filter that averages: faster, and not the same
+    pixels. Holds for the thread that asks; 0: every picture as it is.
+    """
+    token = _least.set(least)
+    try:
+        yield
+    finally:
+        _least.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class SmallPicture:
+    """A picture that is opened within `decoded_small(least)`."""
+
+    picture: Picture
+    least: int
+
+    @property
+    def ref(self) -> str:
+        """As of the picture."""
+        return self.picture.ref
+
+    @property
+    def nbytes(self) -> int | None:
+        """As of the picture."""
+        return self.picture.nbytes
+
+    def open(self) -> Image:
+        """The decoded picture, mode RGB, upright. Raises `UnreadableImage`."""
+        with decoded_small(self.least):
+            return self.picture.open()
+
+
 def open_picture(data: bytes | Path) -> Image:
     """Decode encoded bytes or a file to an upright picture of mode RGB, 8 bits, without metadata.
 
@@ -159,17 +201,17 @@ def open_picture(data: bytes | Path) -> Image:
     return _read(data, _upright_rgb)
 
 
-def stored_numbers(path: Path) -> ByteArray:
+def stored_numbers(data: bytes | Path) -> ByteArray:
     """The numbers of a grey or palette picture as they are stored `(h, w)`, neither turned nor converted.
 
     Raises `UnreadableImage` as `open_picture` does, and for pictures in colour or of more than 8 bits.
     """
-    return _read(path, _numbers)
+    return _read(data, _numbers)
 
 
-def stored_geometry(path: Path) -> tuple[tuple[int, int], int]:
+def stored_geometry(data: bytes | Path) -> tuple[tuple[int, int], int]:
     """Width and height as stored, pixels, and EXIF orientation 1 to 8, from the header alone."""
-    return _read(path, lambda picture: (picture.size, _orientation(picture)))
+    return _read(data, lambda picture: (picture.size, _orientation(picture)))
 
 
 def turned_upright(numbers: ByteArray, orientation: int) -> ByteArray:
@@ -284,6 +326,9 @@ def _numbers(picture: Image) -> ByteArray:
 
 
 def _upright_rgb(picture: Image) -> Image:
+    least = _least.get()
+    if least and isinstance(picture, JpegImageFile):
+        picture.draft(None, (least, least))
     picture.load()
     turn = _UPRIGHT.get(_orientation(picture))
     rgb = _to_rgb(picture)

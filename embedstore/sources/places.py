@@ -43,9 +43,9 @@ class Places:
         if self.image_root is not None and not self.image_root.is_dir():
             raise SourceError("the image root is not a folder", found=image_root)
         folder = at(folder)
-        bases = [self.image_root] if self.image_root is not None else [folder, folder.child("images")]
-        self.bases = [base.path for base in bases if isinstance(base, LocalFile)]
-        self._remote = [base for base in bases if isinstance(base, RemoteFile)]
+        self._bases = [self.image_root] if self.image_root is not None else [folder, folder.child("images")]
+        self._local = [str(base) for base in self._bases if isinstance(base, LocalFile)]
+        self._remote = [base for base in self._bases if isinstance(base, RemoteFile)]
 
     def plain_names(self, rows: Rows) -> Any:
         """The `image` column with every name relative, without `.` and `..`. Raises `SourceError`."""
@@ -93,7 +93,7 @@ class Places:
         return next((p for p in self._tried(name) if os.path.isfile(p)), None)  # noqa: PTH113 - a million times
 
     def _tried(self, name: str) -> list[str]:
-        return [f"{base}/{name}" for base in self.bases]
+        return [f"{base}/{name}" for base in self._local]
 
     def picture(self, name: str) -> FilePicture | RemotePicture:
         """The picture of this name; one that is nowhere says so when it is opened."""

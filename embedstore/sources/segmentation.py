@@ -7,17 +7,19 @@ import operator
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from embedstore.errors import SourceError, UnreadableImage, UsageError
 from embedstore.sources.base import UNLABELLED, Sample
 from embedstore.sources.class_list import read_class_list
-from embedstore.sources.folder import EXTENSIONS, walk
+from embedstore.sources.files import LocalFile
+from embedstore.sources.files import at as file_at
+from embedstore.sources.folder import EXTENSIONS, picture_in, pictures_below
 from embedstore.sources.lines import lines_of
-from embedstore.sources.listed import local_path
-from embedstore.sources.pictures import FilePicture, stored_geometry, stored_numbers, turned_upright
+from embedstore.sources.listed import named, place_of, stem
+from embedstore.sources.pictures import MAX_FILE_BYTES, stored_geometry, stored_numbers, turned_upright
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.shapes import AnyArray, ByteArray
+    from embedstore.sources.files import File
+
+    _Named: TypeAlias = tuple[str, int | None]
+    """A file's name, and its size where a listing tells it."""
 
 IMAGES = ("images", "JPEGImages", "leftImg8bit")
 MASKS = ("annotations", "masks", "SegmentationClass", "gtFine", "labels")
@@ -40,15 +46,15 @@ _OPTIONS = ("images", "masks", "classes", "lists", "ignore", "image_suffix", "ma
 class FileMask:
     """A mask in a file, its values mapped to class ids, turned as its picture is."""
 
-    path: Path
+    file: File
     ref: str
-    picture: Path
+    picture: File
     id_of: AnyArray
 
     def open(self) -> ByteArray:
         """Class ids `(h, w)` uint8 on the upright picture. Raises `SourceError`, naming the mask."""
         try:
-            values = stored_numbers(self.path)
+            values = stored_numbers(_encoded(self.file, MAX_FILE_BYTES))
         except UnreadableImage as bad:
             raise SourceError(f"a mask that cannot be read: {bad.problem}", where=self.ref) from None
         ids = self.id_of[values]
@@ -64,7 +70,7 @@ class FileMask:
 
     def _on_the_picture(self, ids: ByteArray) -> ByteArray:
         try:
-            (width, height), orientation = stored_geometry(self.picture)
+            (width, height), orientation = stored_geometry(_encoded(self.picture, _HEADER_BYTES))
         except UnreadableImage:
             return ids  # the picture is quarantined with its reason
         if ids.shape == (height, width):
@@ -79,7 +85,18 @@ class FileMask:
         )
 
 
+def _encoded(file: File, most: int) -> Path | bytes:
+    # What the readers of pictures take: a path, or the first bytes of what is behind a URL.
+    if isinstance(file, LocalFile):
+        return file.path
+    found = file.read_start(most)
+    if found is None:
+        raise UnreadableImage("file not found")
+    return found
+
+
 _UNKNOWN = 256
+_HEADER_BYTES = 4 << 20
 
 
 class SegmentationSource:
@@ -106,7 +123,7 @@ class SegmentationSource:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | File,
         *,
         images: str | None = None,
         masks: str | None = None,
@@ -116,6 +133,7 @@ class SegmentationSource:
         image_suffix: str = "",
         mask_suffix: str = "",
     ) -> None:
+        path = file_at(path)
         if not path.is_dir():
             raise SourceError("not a folder", found=path)
         self._images = _part(path, images, IMAGES, "folder of pictures", "images")
@@ -144,7 +162,7 @@ class SegmentationSource:
     def from_spec(cls, rest: str, **options: Any) -> SegmentationSource:
         """The source of `segmentation:FOLDER?images=…&masks=…&classes=…&lists=…&ignore=0,255`."""
         place, written = split_options(rest, dict.fromkeys(_OPTIONS))
-        return cls(local_path(place, "folder"), **{**options, **written})
+        return cls(place_of(place, "folder"), **{**options, **written})
 
     @property
     def identity(self) -> Mapping[str, str | int | float | bool]:
@@ -163,21 +181,22 @@ class SegmentationSource:
         index = operator.index(index)
         if not 0 <= index < len(self):
             raise IndexError(index)
-        name, drawn, split = self._rows[index]
-        picture = FilePicture(self._images / name, name)
-        mask = FileMask(self._masks / drawn, drawn, picture.path, self._id_of)
-        return Sample(id=name, picture=picture, split=split, mask=mask)
+        (name, nbytes), (drawn, _), split = self._rows[index]
+        mask = FileMask(self._masks.child(drawn), drawn, self._images.child(name), self._id_of)
+        return Sample(id=name, picture=picture_in(self._images, name, nbytes), split=split, mask=mask)
 
     def _digest(self) -> str:
         found = hashlib.sha256()
-        for _, drawn, _ in self._rows:
-            found.update(f"{drawn}\0{(self._masks / drawn).stat().st_size}\n".encode())
+        for _, (name, nbytes), _ in self._rows:
+            size = self._masks.child(name).nbytes if nbytes is None else nbytes
+            found.update(f"{name}\0{size}\n".encode())
         return found.hexdigest()[:16]
 
 
-def _part(path: Path, given: str | None, known: tuple[str, ...], what: str, option: str) -> Path:
+def _part(path: File, given: str | None, known: tuple[str, ...], what: str, option: str) -> File:
     tried = (given,) if given is not None else known
-    found = next((path / name for name in tried if (path / name).exists()), None)
+    parts = (named(path, name) for name in tried)
+    found = next((part for part in parts if part.is_file() or part.is_dir()), None)
     if found is None:
         raise SourceError(
             f"no {what}",
@@ -209,17 +228,17 @@ def _mapping(listed: Mapping[int, str], ignored: frozenset[int]) -> tuple[tuple[
     return tuple(classes.values()), id_of
 
 
-def _by_key(folder: Path, endings: tuple[str, ...], suffix: str, dropped: Counter[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in sorted(walk(folder, "", folder.resolve(), dropped)):
+def _by_key(folder: File, endings: tuple[str, ...], suffix: str, dropped: Counter[str]) -> dict[str, _Named]:
+    found: dict[str, _Named] = {}
+    for name, nbytes in pictures_below(folder, dropped).items():
         stem, _, ending = name.rpartition(".")
         if f".{ending.lower()}" not in endings or not stem.endswith(suffix):
             dropped["files of other names"] += 1
             continue
         key = stem.removesuffix(suffix) if suffix else stem
         if key in found:
-            raise SourceError("two files of one name", where=folder.name, found=f"{found[key]} and {name}")
-        found[key] = name
+            raise SourceError("two files of one name", where=folder.name, found=f"{found[key][0]} and {name}")
+        found[key] = name, nbytes
     return found
 
 
@@ -229,11 +248,11 @@ def _split_of(key: str) -> str | None:
 
 
 def _from_lists(
-    path: Path, lists: str, pictures: Mapping[str, str], drawn: Mapping[str, str]
+    path: File, lists: str, pictures: Mapping[str, _Named], drawn: Mapping[str, _Named]
 ) -> dict[str, str | None]:
     splits: dict[str, str | None] = {}
     for name in lists.split(","):
-        file = path / name.strip()
+        file = named(path, name.strip())
         if not file.is_file():
             raise SourceError("there is no such list", found=name)
         for number, line in lines_of(file):
@@ -245,9 +264,9 @@ def _from_lists(
                     raise SourceError(f"no {what} of this name", where=at, found=key)
             if key in splits:
                 raise SourceError("a name stands twice in the lists", where=at, found=key)
-            splits[key] = file.stem
+            splits[key] = stem(file.name)
     return splits
 
 
-def _example(names: Mapping[str, str]) -> str:
-    return next(iter(names.values()), "nothing")
+def _example(names: Mapping[str, _Named]) -> str:
+    return next((name for name, _ in names.values()), "nothing")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
 from embedstore.sources.files import WINDOW_BYTES, LocalFile
-from embedstore.sources.pictures import open_picture, refuse_large
+from embedstore.sources.pictures import MAX_FILE_BYTES, BytesPicture, open_picture, refuse_large
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,17 +93,31 @@ class Shards:
 
     def read(self, shard: int, start: int, count: int) -> bytes:
         """Bytes `[start, start + count)`. `SourceError` where the shard has changed, `RemoteError`."""
-        file = self.files[shard]
-        if isinstance(file, LocalFile) and file.stamp() != self._stamps[shard]:
-            raise SourceError("the file changed while it was read", where=file)
         if self.gzipped[shard]:
+            self._refuse_changed(shard)
             return self._gzip(shard).read_at(start, count)
-        if not file.remote or not self.in_order or count > WINDOW_BYTES:
-            return file.read_at(start, count)
+        if self.alone(shard) or count > WINDOW_BYTES:
+            self._refuse_changed(shard)
+            return self.files[shard].read_at(start, count)
         first, last = start // WINDOW_BYTES, (start + count - 1) // WINDOW_BYTES
         pieces = b"".join(self._block(shard, number) for number in range(first, last + 1))
         begin = start - first * WINDOW_BYTES
         return pieces[begin : begin + count]
+
+    def alone(self, shard: int) -> bool:
+        """Whether a picture of this file is read by itself, without anything that is worth keeping."""
+        return not self.gzipped[shard] and not (self.files[shard].remote and self.in_order)
+
+    def _refuse_changed(self, shard: int) -> None:
+        file = self.files[shard]
+        if isinstance(file, LocalFile) and file.stamp() != self._stamps[shard]:
+            raise SourceError("the file changed while it was read", where=file)
+
+    def only(self, shard: int) -> Shards:
+        """This one file as number 0: what a process needs that reads one picture of it."""
+        one = Shards([self.files[shard]], in_order=self.in_order)
+        one._sizes, one._stamps = [self._sizes[shard]], [self._stamps[shard]]
+        return one
 
     def _gzip(self, shard: int) -> Inflated:
         with self._lock:
@@ -221,6 +235,13 @@ class PackedPicture:
     offset: int
     nbytes: int
     ref: str
+
+    def __reduce__(self) -> tuple[type[Any], tuple[Any, ...]]:
+        """To another process as its place; as its bytes where what is beside them is kept here."""
+        if self.shards.alone(self.shard) or self.nbytes > MAX_FILE_BYTES:
+            one = self.shards.only(self.shard)
+            return PackedPicture, (one, 0, self.offset, self.nbytes, self.ref)
+        return BytesPicture, (self.shards.read(self.shard, self.offset, self.nbytes), self.ref)
 
     def open(self) -> Image:
         """The decoded picture, mode RGB, upright. Raises `UnreadableImage`, `SourceError`."""

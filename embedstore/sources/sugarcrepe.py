@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
+from embedstore.sources.files import at as file_at
 from embedstore.sources.grouping import check_language
 from embedstore.sources.json_stream import At, an_object, json_parts, text_of
-from embedstore.sources.listed import Columns, ListedSource, NearPlaces, local_path
+from embedstore.sources.listed import Columns, ListedSource, NearPlaces, names_in, place_of, stem
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from embedstore.sources.files import File
     from embedstore.sources.rows import Rows
 
 
@@ -27,9 +29,12 @@ class SugarCrepeSource(ListedSource):
     (`store.selection.altered`).
     """
 
-    def __init__(self, path: Path, *, image_root: Path | None = None, language: str = "en") -> None:
-        language = check_language(language)
-        files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    def __init__(
+        self, path: Path | File, *, image_root: Path | File | None = None, language: str = "en"
+    ) -> None:
+        path, language = file_at(path), check_language(language)
+        alone = path.is_file()
+        files = [path] if alone else [path.child(name) for name in names_in(path, ".json")]
         if not files:
             raise SourceError("no json files in this folder", found=path)
         pictures: dict[str, _Picture] = {}
@@ -37,7 +42,7 @@ class SugarCrepeSource(ListedSource):
             _read(file, pictures)
         super().__init__(
             _rows(pictures),
-            NearPlaces(path if path.is_dir() else path.parent, image_root, _NEAR),
+            NearPlaces(path.parent if alone else path, image_root, _NEAR),
             where=path.name,
             language=language,
             identity={"kind": "sugarcrepe"},
@@ -47,7 +52,7 @@ class SugarCrepeSource(ListedSource):
     def from_spec(cls, rest: str, **options: Any) -> SugarCrepeSource:
         """The source of `sugarcrepe:PATH`."""
         place, _ = split_options(rest, {})
-        return cls(local_path(place, "file or folder"), **options)
+        return cls(place_of(place, "file or folder"), **options)
 
 
 _NEAR = ("images", "val2017", "images/val2017", "coco/images/val2017", "../val2017", "../images/val2017")
@@ -63,11 +68,11 @@ class _Picture:
     captions: dict[str, tuple[At, list[tuple[str, str, At]]]] = field(default_factory=dict)
 
 
-def _read(path: Path, pictures: dict[str, _Picture]) -> None:
+def _read(path: File, pictures: dict[str, _Picture]) -> None:
     items = 0
     for at, value in json_parts(path):
         item = an_object(value, at)
-        category = text_of(item, "category", at) if "category" in item else path.stem
+        category = text_of(item, "category", at) if "category" in item else stem(path.name)
         texts = [text_of(item, key, at).strip() for key in ("filename", "caption", "negative_caption")]
         if not all(texts):
             raise SourceError("an empty text", where=at, found=texts)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
-from embedstore.sources.base import Sample
 from embedstore.sources.files import at
+from embedstore.sources.grouped import GroupedSource
 from embedstore.sources.grouping import check_language, group_rows
 from embedstore.sources.parquet_bytes import ParquetPicture
 from embedstore.sources.places import Places
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 NEEDED = (("caption", "captions", "image"),)
 
 
-class TableSource:
+class TableSource(GroupedSource):
     """Samples of one table, random access, kept as columns (some 100 bytes a row besides the texts).
 
     Columns, all but one of `image`, `caption` and `captions` optional: `image` (path; in Parquet also bytes,
@@ -66,39 +65,13 @@ class TableSource:
         self._encoded = rows.encoded
         self.shuffled = rows.encoded is None or rows.encoded.fits
         self.dropped: dict[str, int] = {"empty captions": self._samples.empty_captions}
-        self._identity: dict[str, str | int | float | bool] = {"kind": "table", "language": language}
-        self._identity |= {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
+        named = {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
+        self._identity = {"kind": "table", "language": language, **named}
 
     @classmethod
     def from_spec(cls, rest: str, **options: Any) -> TableSource:
         """The source of `table:REST`, REST a path or URL."""
         return cls(at(rest), **options)
-
-    @property
-    def identity(self) -> Mapping[str, str | int | float | bool]:
-        """Kind, default language and mapped columns; what the table says is no part of it."""
-        return dict(self._identity)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The labels that occur, sorted."""
-        return tuple(sorted(self._samples.label.values))
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> Sample:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        found = self._samples
-        return Sample(
-            id=found.ids[index].as_py(),
-            picture=self._picture(index),
-            captions=found.captions(index),
-            label=found.label[index],
-            split=found.split[index],
-        )
 
     def _picture(self, index: int) -> Picture | None:
         if self._samples.images is None:

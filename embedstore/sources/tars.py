@@ -41,15 +41,15 @@ def members(read: Callable[[int, int], bytes], *, where: str, end: int | None = 
     """The members of a tar in its order. `read(start, count)` gives fewer bytes at the end only.
 
     Positions asked for only grow. `end` is the tar's size where it is known. Raises `SourceError` where a
-    header is damaged or the tar is cut off; a tar that merely lacks its end mark is whole.
+    header is damaged or the tar is cut off: without its end mark nobody knows what is missing.
     """
     at, told = 0, _Told()
     while True:
         header = read(at, BLOCK)
-        if not header or header.count(0) == len(header) == BLOCK:
-            if at == 0 and not header:
-                raise SourceError("an empty file, not a tar", where=where)
+        if header.count(0) == len(header) == BLOCK:
             return
+        if not header:
+            raise _no_end(where, at)
         if len(header) < BLOCK:
             raise _cut(where, at)
         _refuse_damaged(header, where, at)
@@ -120,6 +120,17 @@ def _cut(where: str, at: int) -> SourceError:
         "a tar that is cut off",
         where=_place(where, at),
         todo="bring it again, or leave it out of the pattern",
+    )
+
+
+def _no_end(where: str, at: int) -> SourceError:
+    if at == 0:
+        return SourceError("an empty file, not a tar", where=where)
+    return SourceError(
+        "a tar that is cut off: it has no end mark",
+        where=_place(where, at),
+        todo="bring it again, or leave it out of the pattern; where it is known to be whole, add the mark: "
+        f"truncate -s +{2 * BLOCK}",
     )
 
 

@@ -75,7 +75,7 @@ class WebDatasetSource:
                 allowed=", ".join(f"{k}: {' or '.join(v)}" for k, v in wanted.fields.items() if v),
                 todo="name the endings with --column, e.g. image=jpeg or caption=json:title",
             )
-        self.dropped: dict[str, int] = dict(self._index.dropped)
+        self.dropped: dict[str, int] = {what: n for what, n in self._index.dropped.items() if n}
         self._samples = self._index.gathered.done()
         self._index.refuse_twice(self._samples.ids, files)
         self.shuffled = self._order(order)

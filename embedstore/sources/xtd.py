@@ -7,14 +7,16 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError, UsageError
+from embedstore.sources.files import at as file_at
 from embedstore.sources.lines import lines_of
-from embedstore.sources.listed import Columns, ListedSource, NearPlaces, local_path
+from embedstore.sources.listed import Columns, ListedSource, NearPlaces, place_of
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from embedstore.sources.files import File
     from embedstore.sources.rows import Rows
 
 _CAPTIONS = "test_1kcaptions_{language}.txt"
@@ -39,7 +41,12 @@ class XtdSource(ListedSource):
     """
 
     def __init__(
-        self, path: Path, *, image_root: Path | None = None, names: str = _NAMES, captions: str = _CAPTIONS
+        self,
+        path: Path | File,
+        *,
+        image_root: Path | File | None = None,
+        names: str = _NAMES,
+        captions: str = _CAPTIONS,
     ) -> None:
         if captions.count("{language}") != 1 or "/" in captions or "/" in names:
             raise UsageError(
@@ -47,6 +54,7 @@ class XtdSource(ListedSource):
                 found=f"{names}, {captions}",
                 allowed="names of files, that of the captions with {language} in it once",
             )
+        path = file_at(path)
         listed = _list_of_pictures(path, names)
         files = _by_language(path, captions, names)
         split = _SPLIT.search(names)
@@ -63,18 +71,18 @@ class XtdSource(ListedSource):
     def from_spec(cls, rest: str, **options: Any) -> XtdSource:
         """The source of `xtd:FOLDER?names=LIST&captions=NAME_{language}.txt`."""
         place, written = split_options(rest, {"names": None, "captions": None})
-        return cls(local_path(place, "folder"), **{**options, **written})
+        return cls(place_of(place, "folder"), **{**options, **written})
 
 
-def _places(path: Path) -> Iterator[Path]:
+def _places(path: File) -> Iterator[File]:
     if not path.is_dir():
         raise SourceError("not a folder", found=path)
     yield path
-    yield from sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
+    yield from (path.child(name) for name in path.listing()[1] if not name.startswith("."))
 
 
-def _list_of_pictures(path: Path, names: str) -> list[str]:
-    found = [folder / names for folder in _places(path) if (folder / names).is_file()]
+def _list_of_pictures(path: File, names: str) -> list[str]:
+    found = [f.child(names) for f in _places(path) if f.child(names).is_file()]
     if len(found) != 1:
         raise SourceError(
             f"{'no' if not found else 'more than one'} list of pictures {names}",
@@ -89,22 +97,23 @@ def _list_of_pictures(path: Path, names: str) -> list[str]:
     return listed
 
 
-def _by_language(path: Path, captions: str, names: str) -> dict[str, Path]:
+def _by_language(path: File, captions: str, names: str) -> dict[str, File]:
     before, _, after = captions.partition("{language}")
     form = re.compile(re.escape(before) + f"({_TAG})" + re.escape(after))
-    found: dict[str, Path] = {}
+    found: dict[str, File] = {}
     for folder in _places(path):
-        for file in sorted(one for one in folder.iterdir() if one.is_file() and one.name != names):
-            match = form.fullmatch(file.name)
-            if match is None:
+        for name in folder.listing()[0]:
+            match = form.fullmatch(name)
+            if match is None or name == names:
                 continue
+            file = folder.child(name)
             code = match[1].lower().replace("_", "-")
             language = ISO.get(code, code)
             known = found.setdefault(language, file)
-            if known is not file and known.read_bytes() != file.read_bytes():
+            if known is not file and list(lines_of(known)) != list(lines_of(file)):
                 raise SourceError(
                     f"two different files for the language {language!r}",
-                    found=f"{known.relative_to(path)} and {file.relative_to(path)}",
+                    found=f"{known.parent.name}/{known.name} and {folder.name}/{name}",
                 )
     if not found:
         raise SourceError(
@@ -115,7 +124,7 @@ def _by_language(path: Path, captions: str, names: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _rows(files: dict[str, Path], listed: list[str], names: str, split: str | None) -> Rows:
+def _rows(files: dict[str, File], listed: list[str], names: str, split: str | None) -> Rows:
     columns, numbers = Columns("image", "caption", "language", "split"), array("q")
     order = list(files.items())
     for language, file in order:

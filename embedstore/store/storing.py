@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedstore.documents import ArrayName, QuarantinedRow, UnitRecord
     from embedstore.shapes import AnyArray
@@ -24,11 +24,18 @@ class Storing:
     """Writes at most `at_once` units at a time, each in a thread of its own; the arrays must not change.
 
     From two on, up to eight small ones that are 64 MB together: their flushes then share the disk's. What a
-    write raises is raised by the next call, or at the end of the `with` block.
+    write raises is raised by the next call, or at the end of the `with` block. `on_stored` is called, by a
+    thread, with the record of every unit that stands; what it raises is raised in the same way.
     """
 
-    def __init__(self, writer: FeatureWriter, *, at_once: int = 2) -> None:
-        self._writer, self._at_once = writer, at_once
+    def __init__(
+        self,
+        writer: FeatureWriter,
+        *,
+        at_once: int = 2,
+        on_stored: Callable[[UnitRecord], None] | None = None,
+    ) -> None:
+        self._writer, self._at_once, self._on_stored = writer, at_once, on_stored
         self._pool = ThreadPoolExecutor(max(at_once, _MOST_AT_ONCE), "embedstore-store")
         self._writing: deque[tuple[Future[UnitRecord], int]] = deque()
 
@@ -44,9 +51,20 @@ class Storing:
         nbytes = sum(np.asarray(a).nbytes for a in arrays.values())
         while len(self._writing) >= self._at_once and not self._small(nbytes):
             self._wait_for_one()
-        write = self._writer.write_unit
-        begun = self._pool.submit(write, unit, arrays, quarantined=quarantined, thumbnails=thumbnails)
+        begun = self._pool.submit(self._write, unit, arrays, quarantined, thumbnails)
         self._writing.append((begun, nbytes))
+
+    def _write(
+        self,
+        unit: int,
+        arrays: Mapping[ArrayName, AnyArray],
+        quarantined: Sequence[QuarantinedRow],
+        thumbnails: Sequence[bytes | None] | None,
+    ) -> UnitRecord:
+        record = self._writer.write_unit(unit, arrays, quarantined=quarantined, thumbnails=thumbnails)
+        if self._on_stored is not None:
+            self._on_stored(record)
+        return record
 
     def _small(self, nbytes: int) -> bool:
         together = nbytes + sum(n for _, n in self._writing)

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from embedstore.documents import EncoderCard
-from embedstore.encoders.base import ImageEncoder, TextEncoder
+from embedstore.encoders.base import ImageEncoder, TextEncoder, cards_of, encode_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -130,6 +130,20 @@ class ImageEncoderContract(EncoderContract):
             assert not tensor.requires_grad
             assert bool(tensor.isfinite().all())
 
+    def test_every_feature_of_a_pass_is_what_its_card_says(self, encoder: ImageEncoder) -> None:
+        """One feature, or as many as the encoder has cards; the first is that of `card` and `encode`."""
+        pixels = [encoder.prepare(picture) for picture in sample_pictures()]
+        cards, batches, first = cards_of(encoder), encode_all(encoder, pixels), encoder.encode(pixels)
+        assert cards[0] == encoder.card
+        assert len({card.fingerprint for card in cards}) == len(cards) == len(batches)
+        assert batches[0].tokens.equal(first.tokens)
+        assert batches[0].pooled.equal(first.pooled)
+        for card, batch in zip(cards, batches, strict=True):
+            assert card.grid is not None
+            assert tuple(batch.tokens.shape[1:]) == (card.grid[0] * card.grid[1], card.width)
+            assert batch.pooled.shape[1] == card.pooled_width
+            assert (0 if batch.prefix is None else batch.prefix.shape[1]) == card.prefix
+
     def test_equals_a_direct_run(self, encoder: ImageEncoder, direct: DirectImages) -> None:
         """Patches are the last `t` places and nothing else; CLS and registers are the first `p`."""
         pictures = sample_pictures()
@@ -219,6 +233,20 @@ class TextEncoderContract(EncoderContract):
         expected = np.arange(longest)[None, :] < np.asarray([len(row) for row in ids])[:, None]
         assert np.array_equal(batch.mask.cpu().numpy(), expected)
         assert not batch.tokens.requires_grad
+
+    def test_every_feature_of_a_pass_is_what_its_card_says(self, encoder: TextEncoder) -> None:
+        """One feature, or as many as the encoder has cards; the first is that of `card` and `encode`."""
+        ids, _ = encoder.prepare(SENTENCES)
+        cards, batches, first = cards_of(encoder), encode_all(encoder, ids), encoder.encode(ids)
+        assert cards[0] == encoder.card
+        assert len({card.fingerprint for card in cards}) == len(cards) == len(batches)
+        assert batches[0].tokens.equal(first.tokens)
+        assert batches[0].pooled.equal(first.pooled)
+        for card, batch in zip(cards, batches, strict=True):
+            assert card.tokenizer == cards[0].tokenizer
+            assert tuple(batch.tokens.shape) == (*first.mask.shape, card.width)
+            assert batch.mask.equal(first.mask)
+            assert batch.pooled.shape[1] == card.pooled_width
 
     def test_equals_a_direct_run(self, encoder: TextEncoder, direct: DirectTexts) -> None:
         """Token by token, and the pooled vector."""

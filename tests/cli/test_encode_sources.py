@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 
 import numpy as np
@@ -220,6 +221,17 @@ def test_masks_lie_on_their_upright_pictures(pictures, encoded):
     for name, mask in zip(names, store.masks(range(4)), strict=True):
         wanted = np.rot90(values[name], -1) if name == "3.jpg" else values[name]
         np.testing.assert_array_equal(mask, wanted)
+
+
+def test_pictures_behind_a_url(pictures, encoded):
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    folder = f"/{secrets.token_hex(6)}/images"
+    for name in NAMES:
+        memory.pipe_file(f"{folder}/{name}", (pictures / "images" / name).read_bytes())
+        (pictures / "images" / name).unlink()
+    write(pictures / "results.token", "".join(f"{name}#0\tcaption\n" for name in NAMES))
+    store = encoded(pictures / "results.token", "--image-root", f"memory:/{folder}", text=False)
+    assert store["vision"].status().tolist() == [0, 0, 0, 0]
 
 
 def test_a_missing_picture_is_quarantined(pictures, encoded):

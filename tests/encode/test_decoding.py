@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from embedstore.encode import EncodeOptions, encode_source
 from embedstore.encode.decoding import READ_AHEAD_BYTES, ThreadDecoders, in_order, open_decoders
@@ -61,7 +63,8 @@ def test_no_more_rows_are_begun_than_asked_for():
 
 def test_reading_ahead_is_bounded_in_bytes():
     def encoder(edge):
-        return SimpleNamespace(card=SimpleNamespace(processor=SimpleNamespace(size=(edge, edge))))
+        card = SimpleNamespace(processor=SimpleNamespace(size=(edge, edge)))
+        return SimpleNamespace(card=card, prepare=None)
 
     with ThreadDecoders(2) as decoders:
         assert decoders.depth(encoder(224), 66) == 66
@@ -93,6 +96,18 @@ def test_a_worker_that_dies_is_said_and_leaves_no_shared_memory(planned, tiny_vi
         with pytest.raises(EmbedstoreError, match="a process that decodes pictures died"):
             list(rows)
     assert not os.path.exists(f"/dev/shm/{memory}")  # noqa: PTH110, S108 - where Linux keeps it
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only OpenMP limits one thread alone")
+def test_a_decoding_thread_takes_no_cores_from_the_model():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadDecoders(2) as decoders:
+            found = {decoders._pool.submit(torch.get_num_threads).result() for _ in range(4)}
+        assert (found, torch.get_num_threads()) == ({1}, 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_unknown_workers_are_refused():

@@ -159,6 +159,19 @@ def test_a_data_set_behind_a_url(pictures, tokens, shards, tiny_vision, tmp_path
     assert store.plan.order == "source"
 
 
+def test_processes_decode_what_only_this_process_can_read(
+    run, tokens, pictures, shards, tiny_vision, tmp_path
+):
+    for path in list(shards.glob("*.tar")):
+        path.with_suffix(".tgz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    encoder = ["--image-encoder", f"v=hf:{tiny_vision}"]
+    code, _, err = run("encode", shards, tmp_path / "s", *encoder, "--decode", "processes", "--workers", 1)
+    assert code == 0, err
+    names = [name.removesuffix(".png") for name in pictures]
+    np.testing.assert_array_equal(open_store(tmp_path / "s")["v"].by_id(names), tokens(pictures))
+
+
 def test_an_empty_mapping_is_not_read(run, saved, tiny_words, tmp_path):
     command = ["encode", saved, tmp_path / "s", "--text-encoder", f"w=hf:{tiny_words}", "--column"]
     code, _, err = run(*command, "=text")

@@ -12,9 +12,9 @@ ENCODE = """
 import sys, time
 from pathlib import Path
 from embedstore.encode import EncodeOptions, encode_source
-import embedstore.encode.run as run
+import embedstore.encode.engines.work as work
 
-class Stepping(run.FeatureWriter):
+class Stepping(work.FeatureWriter):
     # Each unit waits for one line from the parent, so that a kill hits real work and not an end.
     def write_unit(self, *args, **kwargs):
         sys.stdin.readline()
@@ -22,7 +22,7 @@ class Stepping(run.FeatureWriter):
         print("done", self.header.name, args[0], flush=True)
         return record
 
-run.FeatureWriter = Stepping
+work.FeatureWriter = Stepping
 source, store, vision, words = sys.argv[1:]
 encode_source(source, Path(store), image_encoders=["vision=hf:" + vision],
               text_encoders=["words=hf:" + words], options=EncodeOptions(batch_size=8, shard_rows=16))

@@ -32,7 +32,7 @@ def encode(picture_folder, tiny_vision, tmp_path):
         **options,
     ):
         wanted = {"batch_size": 8, "policy": "float32", "limit": 40, "device": "cpu", **options}
-        if append is None:
+        if append is None and wanted.get("views") != 0:
             wanted = {"views": 2, "view": KIND, "view_seed": 7, **wanted}
         return encode_source(
             str(source),
@@ -78,12 +78,19 @@ def test_batch_units_workers_and_order_decide_nothing(encode):
         np.testing.assert_allclose(two[name].read("pooled", 0, 100)[rows], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_more_views_are_added_and_the_first_ones_stay(encode):
+def test_more_views_are_added_and_the_first_ones_stay(encode, monkeypatch):
     first = encode().store
     before = tree(first / "features" / "v-view1")
+    counted = []
+    whole = ViewPreparation.of_row
+    monkeypatch.setattr(
+        ViewPreparation, "of_row", lambda self, *a: (counted.append(self.count), whole(self, *a))[1]
+    )
     summary = encode(views=3)
+    counted = sorted(set(counted))
     assert {f.name: f.fresh for f in summary.features} == {"v-view1": 0, "v-view2": 0, "v-view3": 40}
     assert tree(first / "features" / "v-view1") == before
+    assert counted == [1]
     fresh = open_store(encode("fresh", views=3, shard_rows=32).store)
     found = open_store(first)["v-view3"].read("pooled", 0, 40)
     np.testing.assert_allclose(found, fresh["v-view3"].read("pooled", 0, 40), rtol=1e-4, atol=1e-5)
@@ -156,6 +163,7 @@ def test_a_policy_that_learns_learns_from_the_view(encode, tmp_path):
     assert np.abs(decoded - exact.decoded("tokens", np.arange(100))).max() < 0.1
 
 
+@pytest.mark.slow
 def test_processes_make_the_same_views_as_threads(encode):
     one, two = encode("threads").store, encode("processes", decode="processes", workers=1).store
     assert tree(one) == tree(two)
@@ -177,6 +185,23 @@ def test_the_command_line(picture_folder, tiny_vision, tmp_path, monkeypatch, ca
     made = json.loads(run("encode", picture_folder, tmp_path / "store", "--json", *options))
     assert [f["feature"] for f in made["features"]] == [f"v-view{k}" for k in (1, 2, 3, 4)]
     assert "view 4 of random-resized-crop?scale=0.08,1" in run("info", tmp_path / "store")
+
+
+def test_views_of_texts_are_refused(picture_folder, tiny_words, tmp_path):
+    with pytest.raises(UsageError, match=r"nothing to make views for(.|\n)*--image-encoder"):
+        encode_source(
+            str(picture_folder),
+            tmp_path / "store",
+            text_encoders=[f"words=hf:{tiny_words}"],
+            options=EncodeOptions(views=2, limit=4),
+        )
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("options", [{"view": KIND}, {"view_seed": 3}])
+def test_a_view_without_a_number_of_them_is_refused(options):
+    with pytest.raises(UsageError, match="add --views N"):
+        EncodeOptions(**options)
 
 
 @pytest.mark.parametrize("options", [{"views": 257}, {"views": -1}, {"view_seed": -1}])

@@ -201,6 +201,11 @@ def bert_model():
     )
 
 
+def distilbert_model():
+    shape = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 48, "max_position_embeddings": 40}
+    return transformers.DistilBertModel(transformers.DistilBertConfig(vocab_size=len(wordpiece()), **shape))
+
+
 def roberta_model():
     config = text_config(transformers.RobertaConfig, roberta_tokenizer(), max_position_embeddings=42)
     return transformers.RobertaModel(config)
@@ -345,6 +350,7 @@ BUILDERS = {
         lambda: transformers.Siglip2TextModel(siglip_text_config(transformers.Siglip2TextConfig)),
         siglip_tokenizer,
     ),
+    "distilbert": (distilbert_model, wordpiece),
     **{
         name: (functools.partial(decoder, name, causal=name in ("gpt2", "llama")), tokenizer)
         for name, (_, tokenizer, _) in DECODERS.items()

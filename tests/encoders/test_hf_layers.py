@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from embedstore.encoders import cards_of, encode_all, encoder_for_card, encoder_for_cards, load_image_encoder
+from embedstore.encoders import (
+    cards_of,
+    encode_all,
+    encoder_for_card,
+    encoder_for_cards,
+    load_image_encoder,
+    same_pass,
+)
 from embedstore.encoders import load_image_pass as load
 from embedstore.encoders.base import ManyImages
 from embedstore.errors import EncoderError, UsageError
-from embedstore.testing.encoders import assert_vectors_agree, sample_pictures
+from embedstore.testing.encoders import ImageEncoderContract, assert_vectors_agree, sample_pictures
 
 KINDS = {
     "beit": transformers.BeitModel,
@@ -87,6 +96,35 @@ def test_one_feature_is_wanted_where_one_encoder_is(checkpoint):
         load_image_encoder(f"hf:{checkpoint('dinov2')}?layers=0,1")
 
 
+NORMS = {"dinov2": "layernorm", "dinov3": "norm", "vit": "layernorm", "siglip-vision": "post_layernorm"}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_layers_may_pass_the_final_norm(name, checkpoint, own_home):
+    folder = checkpoint(name)
+    raw, normed = (load(f"hf:{folder}?layers=1,-1&norm={norm}") for norm in ("false", "true"))
+    assert [card.final_norm for card in cards_of(normed)] == [True, True]
+    assert cards_of(raw)[1] == cards_of(normed)[1]
+    pixels = [raw.prepare(picture) for picture in sample_pictures()]
+    norm = getattr(normed.model, NORMS[name])
+    ours, theirs = encode_all(normed, pixels), encode_all(raw, pixels)
+    assert_vectors_agree(ours[0].tokens, norm(theirs[0].tokens).detach())
+    assert ours[1].tokens.equal(theirs[1].tokens)
+    assert cards_of(encoder_for_cards(cards_of(normed), f"hf:{folder}")) == cards_of(normed)
+    assert same_pass(*cards_of(normed))
+    one, other = (
+        load_image_encoder(f"hf:{folder}?layer={k}&norm={n}").card for k, n in ((0, "true"), (1, "false"))
+    )
+    assert not same_pass(one, other)
+
+
+def test_a_norm_that_is_not_there_or_not_meant_is_refused(checkpoint):
+    with pytest.raises(UsageError, match=r"no final norm for tokens\n  found: ConvNextModel"):
+        load_image_encoder(f"hf:{checkpoint('convnext')}?layer=2&norm=true")
+    with pytest.raises(UsageError, match="norm is true or false"):
+        load_image_encoder(f"hf:{checkpoint('vit')}?norm=1")
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_pooling_may_be_chosen(checkpoint, pooling, own_home):
     folder = checkpoint("clip-vision-projected")
@@ -146,6 +184,39 @@ def test_another_size_is_run_as_the_library_does_and_recorded(name, checkpoint):
     assert_vectors_agree(encoder.encode(pixels).tokens, hidden[:, -card.grid[0] * card.grid[1] :])
 
 
+def test_a_spec_may_name_height_and_width(checkpoint):
+    card = load_image_encoder(f"hf:{checkpoint('dinov3')}?image_size=28x56").card
+    assert (card.grid, card.processor.resize) == ((4, 8), "exact=28x56")
+    with pytest.raises(UsageError, match="square pictures only"):
+        load_image_encoder(f"hf:{checkpoint('convnext')}?image_size=64x96")
+
+
+@pytest.fixture(scope="module")
+def passes(checkpoint):
+    return {
+        name: load(f"hf:{checkpoint(name)}?layers=1,-1") for name in ("dinov3", "siglip2-vision", "convnext")
+    }
+
+
+@pytest.mark.parametrize("name", ["dinov3", "siglip2-vision", "convnext"])
+class TestSeveralLayers(ImageEncoderContract):
+    @pytest.fixture
+    def encoder(self, name, passes):
+        return passes[name]
+
+    @pytest.fixture
+    def direct(self, name, checkpoint):
+        """The first of the layers alone, as it is loaded for itself."""
+        alone = load_image_encoder(f"hf:{checkpoint(name)}?layer=1")
+
+        def run(pictures):
+            batch = alone.encode([alone.prepare(picture) for picture in pictures])
+            parts = [batch.tokens] if batch.prefix is None else [batch.prefix, batch.tokens]
+            return torch.cat(parts, 1).numpy(), batch.pooled.numpy()
+
+        return run
+
+
 def test_the_card_of_the_own_size_says_nothing_of_positions(checkpoint):
     card = load_image_encoder(f"hf:{checkpoint('dinov2')}").card
     assert "positions" not in card.model_dump(mode="json")
@@ -173,3 +244,25 @@ def test_a_convnext_processor_crops_below_384_and_warps_from_there(checkpoint, s
     for picture in sample_pictures():
         expected = processor(images=picture, return_tensors="np")["pixel_values"][0]
         assert np.array_equal(encoder.prepare(picture), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["beit", "convnextv2", "deit", "dinov3", "dinov3-convnext", "siglip-vision", "siglip2-vision"]
+)
+def test_half_precision_runs_and_stays_near(name, checkpoint):
+    half, whole = (load_image_encoder(f"hf:{checkpoint(name)}?dtype={d}") for d in ("bfloat16", "float32"))
+    assert (half.card.compute_dtype, half.card.identity) == ("bfloat16", whole.card.identity)
+    pixels = [half.prepare(picture) for picture in sample_pictures()]
+    for ours, theirs in zip(encode_all(half, pixels), encode_all(whole, pixels), strict=True):
+        for field in ("tokens", "pooled"):
+            a, b = getattr(ours, field).float(), getattr(theirs, field)
+            assert torch.nn.functional.cosine_similarity(a, b, dim=-1).mean() > 0.98
+
+
+@pytest.mark.parametrize("name", ["convnext", "dinov3", "siglip2-vision"])
+def test_a_preparation_that_was_sent_gives_the_same_pixels(name, checkpoint):
+    encoder = load_image_encoder(f"hf:{checkpoint(name)}")
+    sent = pickle.loads(pickle.dumps(encoder.preparation))  # noqa: S301 - our own bytes
+    assert (sent.card, sent.own_size) == (encoder.preparation.card, encoder.preparation.own_size)
+    for picture in sample_pictures():
+        assert np.array_equal(sent(picture), encoder.prepare(picture))

@@ -28,6 +28,7 @@ CASES = {
     "siglip2-text": (transformers.Siglip2TextModel, 20, 24, "last-place"),
     "camembert": (transformers.CamembertModel, 40, 32, "mean"),
     "deberta-v2": (transformers.DebertaV2Model, 42, 32, "mean"),
+    "distilbert": (transformers.DistilBertModel, 40, 32, "mean"),
     "electra": (transformers.ElectraModel, 42, 32, "mean"),
     "modernbert": (transformers.ModernBertModel, 42, 32, "mean"),
     "xlm-roberta": (transformers.XLMRobertaModel, 40, 32, "mean"),

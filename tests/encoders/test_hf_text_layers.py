@@ -131,3 +131,20 @@ def test_a_decoder_keeps_no_keys_and_values(checkpoint):
 def test_limits_are_for_texts(checkpoint):
     with pytest.raises(UsageError, match="unknown option 'max_length'"):
         load_image_pass(f"hf:{checkpoint('vit')}?max_length=4,8")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["bert", "clip-text", "deberta-v2", "gemma3", "gpt2", "llama", "modernbert", "qwen3", "siglip-text"],
+)
+def test_half_precision_runs_and_stays_near(name, checkpoint):
+    half, whole = (
+        load_text_encoder(f"hf:{checkpoint(name)}?dtype={d}", device="cpu") for d in ("bfloat16", "float32")
+    )
+    assert (half.card.compute_dtype, half.card.identity) == ("bfloat16", whole.card.identity)
+    ids, _ = half.prepare(SENTENCES)
+    ours, theirs = half.encode(ids), whole.encode(ids)
+    assert torch.nn.functional.cosine_similarity(ours.pooled.float(), theirs.pooled, dim=-1).mean() > 0.98
+    real = ours.mask
+    near = torch.nn.functional.cosine_similarity(ours.tokens[real].float(), theirs.tokens[real], dim=-1)
+    assert near.mean() > 0.98

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -211,6 +213,7 @@ class TestOpenCLIPTexts(TextEncoderContract):
         card = encoder.card
         assert (card.tokenizer.max_length, card.width, card.pooled_width) == (length, 32, pooled)
         assert (card.library, card.pooling, card.final_norm) == ("open_clip", "text_features", True)
+        assert card.tokenizer.padded_to == (16 if name in ("siglip", "coca") else None)
 
 
 def test_padding_is_not_computed_where_no_token_sees_it(texts):
@@ -259,12 +262,19 @@ def test_an_architecture_with_a_file_of_weights(weights, images, texts, own_home
 def test_positions_are_interpolated_as_open_clip_does(folder):
     encoder = load_image_encoder(f"open_clip:{folder('clip')}?image_size=48", device="cpu")
     assert (encoder.card.grid, encoder.card.processor.size) == ((6, 6), (48, 48))
+    assert encoder.card.positions == "interpolated from 4x4"
     pixels = [encoder.prepare(picture) for picture in sample_pictures()]
     model = open_clip.create_model(f"local-dir:{folder('clip')}", force_image_size=48).eval()
     expected = model.encode_image(torch.from_numpy(np.stack(pixels))).detach()
     assert_vectors_agree(encoder.encode(pixels).pooled, expected)
     again = encoder_for_card(encoder.card, f"open_clip:{folder('clip')}", device="cpu")
     assert again.card == encoder.card
+
+
+def test_the_preparation_goes_to_other_processes(images):
+    sent = pickle.loads(pickle.dumps(images["clip"].preparation))  # noqa: S301 - our own bytes
+    for picture in sample_pictures():
+        assert np.array_equal(sent(picture), images["clip"].prepare(picture))
 
 
 def test_an_image_size_that_leaves_out_a_border_is_refused(folder):
@@ -326,6 +336,24 @@ def test_a_folder_without_weights_is_refused(folder, tmp_path):
         load_image_encoder(f"open_clip:{tmp_path}", device="cpu")
 
 
+def test_code_inside_a_checkpoint_is_never_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda _: "yes")
+    for trusted in (True, None):
+        copy = tmp_path / str(trusted)
+        shutil.copytree(folder("siglip"), copy)
+        (copy / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+        config = json.loads((copy / "open_clip_config.json").read_text())
+        config["model_cfg"]["text_cfg"]["tokenizer_kwargs"]["trust_remote_code"] = trusted
+        (copy / "open_clip_config.json").write_text(json.dumps(config))
+        named = json.loads((copy / "tokenizer_config.json").read_text())
+        named |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+        (copy / "tokenizer_config.json").write_text(json.dumps(named))
+        words = r"never done(.|\n)*trust_remote_code=True" if trusted else "cannot load the tokenizer"
+        with pytest.raises(EncoderError, match=words):
+            load_text_encoder(f"open_clip:{copy}", device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_without_open_clip_the_install_line_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     for load in (load_image_encoder, load_text_encoder):
@@ -341,3 +369,23 @@ def test_loading_is_silent(folder, capfd, recwarn):
     assert captured.out + captured.err == ""
     assert not recwarn.list
     assert logging.getLogger().handlers == handlers
+
+
+def test_half_precision_is_recorded_and_keeps_the_identity(folder, images):
+    for name in ("clip", "siglip"):
+        half = load_image_encoder(f"open_clip:{folder(name)}?dtype=bfloat16", device="cpu")
+        assert half.card.compute_dtype == "bfloat16"
+        assert half.card.identity == images[name].card.identity
+        inputs = [half.prepare(sample_pictures()[0])]
+        ours, theirs = half.encode(inputs).tokens.float(), images[name].encode(inputs).tokens
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.98
+
+
+def test_half_precision_of_texts_is_recorded_and_keeps_the_identity(folder, texts):
+    for name in ("clip", "siglip", "roberta"):
+        half = load_text_encoder(f"open_clip:{folder(name)}?dtype=bfloat16", device="cpu")
+        assert half.card.compute_dtype == "bfloat16"
+        assert half.card.identity == texts[name].card.identity
+        inputs, _ = half.prepare(["a dog runs on the beach"])
+        ours, theirs = half.encode(inputs).tokens.float(), texts[name].encode(inputs).tokens
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.98

@@ -12,6 +12,8 @@ from embedstore.errors import UsageError
         ("hf:x?layer=-2", {"layers": (-2,)}),
         ("hf:x?layers=12", {"layers": (12,)}),
         ("hf:x?layers=12,24&dtype=bfloat16", {"layers": (12, 24), "dtype": "bfloat16"}),
+        ("hf:x?image_size=224", {"image_size": 224}),
+        ("hf:x?image_size=224x448", {"image_size": (224, 448)}),
         ("hf:x?max_length=64", {"max_length": 64}),
         ("hf:x?max_length=32,64", {"max_length": (32, 64)}),
     ],
@@ -21,7 +23,14 @@ def test_whole_numbers_and_lists_of_them(spec, options):
 
 
 @pytest.mark.parametrize(
-    "spec", ["hf:a/b", "hf:x?layer=-2", "hf:x?layers=12,24&revision=v1", "st:x?max_length=1,2"]
+    "spec",
+    [
+        "hf:a/b",
+        "hf:x?layer=-2",
+        "hf:x?layers=12,24&revision=v1",
+        "hf:x?image_size=14x28",
+        "st:x?max_length=1,2",
+    ],
 )
 def test_a_spec_is_written_as_it_was_read(spec):
     assert str(split_spec(spec)) == spec
@@ -31,6 +40,7 @@ def test_a_spec_is_written_as_it_was_read(spec):
     ("spec", "words"),
     [
         ("hf:x?layer=2,3", "layer must be a whole number\n"),
+        ("hf:x?image_size=2,3", "image_size must be a whole number"),
         ("hf:x?layers=2,", "whole number, or several with commas"),
         ("hf:x?max_length=-3", "max_length must be a whole number"),
         ("hf:x?layers=2,2", "lists a value twice"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import sys
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 import timm
 import torch
 import transformers
+from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from embedstore.encoders import default_name, encoder_for_card, load_image_encoder, load_text_encoder
-from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError, UsageError
+from embedstore.errors import EncoderError, MissingExtraError, UnknownNameError, UnreadableImage, UsageError
 from embedstore.testing.encoders import ImageEncoderContract, assert_vectors_agree, sample_pictures
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "vit-tiny-in1k"
@@ -193,6 +195,7 @@ def test_positions_are_interpolated_as_timm_does(folder):
     encoder = load_image_encoder(f"timm:{folder('vit')}?image_size=48", device="cpu")
     assert (encoder.card.grid, encoder.card.processor.size) == ((6, 6), (48, 48))
     assert encoder.card.processor.resize == "shortest_edge=53"
+    assert encoder.card.positions == "interpolated from 4x4"
     pixels = [encoder.prepare(picture) for picture in sample_pictures()]
     model = timm.create_model(
         f"local-dir:{folder('vit')}", pretrained=True, num_classes=0, img_size=48
@@ -204,6 +207,7 @@ def test_positions_are_interpolated_as_timm_does(folder):
 def test_a_map_grows_with_the_picture(folder):
     encoder = load_image_encoder(f"timm:{folder('convnext')}", device="cpu", image_size=(64, 96))
     assert (encoder.card.grid, encoder.card.processor.resize) == ((2, 3), "fill=67x101")
+    assert encoder.card.positions is None
     flat = np.zeros((3, 64, 96), dtype=np.float32)
     assert tuple(encoder.encode([flat]).tokens.shape) == (1, 6, 64)
 
@@ -234,6 +238,22 @@ def test_the_size_is_restored_from_the_card(folder, own_home):
     made = load_image_encoder(f"timm:{folder('vit')}", device="cpu", image_size=48)
     assert encoder_for_card(made.card, f"timm:{folder('vit')}", device="cpu").card == made.card
     assert encoder_for_card(made.card, device="cpu").card == made.card
+
+
+def test_rotary_positions_are_told(folder):
+    encoder = load_image_encoder(f"timm:{folder('dinov3')}?image_size=64", device="cpu")
+    assert (encoder.card.grid, encoder.card.positions) == ((8, 8), "rotary")
+
+
+def test_the_preparation_goes_to_other_processes(loaded):
+    sent = pickle.loads(pickle.dumps(loaded["vit"].preparation))  # noqa: S301 - our own bytes
+    for picture in sample_pictures():
+        assert np.array_equal(sent(picture), loaded["vit"].prepare(picture))
+
+
+def test_a_line_of_pixels_is_one_unreadable_picture(loaded):
+    with pytest.raises(UnreadableImage, match="too thin: 1×60000 pixels"):
+        loaded["vit"].prepare(Image.new("RGB", (1, 60_000)))
 
 
 def test_a_checkpoint_is_remembered_by_its_absolute_path(own_home, tmp_path, monkeypatch, randomised):
@@ -309,3 +329,13 @@ def test_loading_is_silent(folder, capfd, recwarn):
 
 def test_the_name_of_a_model_is_its_feature():
     assert default_name("timm:vit_tiny_patch16_224.augreg_in21k") == "vit_tiny_patch16_224.augreg_in21k"
+
+
+def test_half_precision_is_recorded_and_keeps_the_identity(folder, loaded):
+    for name in ("vit", "eva", "swin", "convnext"):
+        half = load_image_encoder(f"timm:{folder(name)}?dtype=bfloat16", device="cpu")
+        assert half.card.compute_dtype == "bfloat16"
+        assert half.card.identity == loaded[name].card.identity
+        inputs = [half.prepare(sample_pictures()[0])]
+        ours, theirs = half.encode(inputs).tokens.float(), loaded[name].encode(inputs).tokens
+        assert torch.nn.functional.cosine_similarity(ours, theirs, dim=-1).min() > 0.98

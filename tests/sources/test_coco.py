@@ -124,6 +124,11 @@ def test_where_pictures_are_looked_for(tmp_path, draw, file, where, root):
     assert source[0].picture.open().size == (6, 4)
 
 
+def test_the_folder_above_is_looked_into_from_inside(coco, monkeypatch):
+    monkeypatch.chdir(coco.parent)
+    assert open_source("captions_val2017.json")[0].picture.open().size == (6, 4)
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [

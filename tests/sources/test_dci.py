@@ -175,6 +175,8 @@ def test_summaries_that_are_refused(dci, change, what):
         ({"train": ["sa_1.json"], "test": ["sa_1.json"]}, "a picture in two splits"),
         ({"train": "sa_1.json"}, "'train' is not a list"),
         ({"train": [1]}, "the name of an annotation is not text"),
+        ({"a\0": ["sa_1.json"]}, "a NUL character"),
+        ({"\ud800": ["sa_1.json"]}, "a lone surrogate"),
         ([], "not a JSON object"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
@@ -327,6 +328,34 @@ def test_damaged_arrow_files(tmp_path, how):
     damaged(tmp_path / "d", how)
     with pytest.raises(SourceError, match=r"data-00000-of-00001\.arrow: (a damaged Arrow file|not a file)"):
         open_source(str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_flipped_bytes_end_in_one_error_or_in_broken_pictures(tmp_path, kind):
+    path = tmp_path / ("data-00000-of-00001.arrow" if kind == "arrow" else "train.parquet")
+    if kind == "arrow":
+        made(count=3).save_to_disk(tmp_path)
+    else:
+        made(count=3).to_parquet(path)
+    good = path.read_bytes()
+    # Where the descriptions and offsets stand: at the front of Arrow files, at the end of Parquet.
+    first = 0 if kind == "arrow" else max(0, len(good) - 1500)
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(250):
+        data = bytearray(good)
+        for place in rng.integers(first, min(len(good), first + 1800), rng.integers(1, 5)):
+            data[place] = rng.choice([0, 128, 255, rng.integers(256)])
+        path.write_bytes(data)
+        try:
+            source = HfSource(tmp_path)
+        except (SourceError, UsageError):
+            refused += 1
+            continue
+        for picture in (source[i].picture for i in range(len(source))):
+            with contextlib.suppress(UnreadableImage):
+                _ = picture and picture.open()
+    assert 20 < refused < 250
 
 
 @pytest.mark.parametrize("data", [b"PAR1", b"<html>" * 50, b""])

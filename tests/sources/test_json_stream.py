@@ -116,5 +116,5 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(SourceError, match="cannot be read"):
+    with pytest.raises(SourceError, match="there is no such file"):
         list(json_parts(tmp_path / "nowhere.json"))

@@ -95,6 +95,24 @@ class TestContractOfPicturesInParquet(SourceContract):
         return TableSource(write(tmp_path / "t.parquet", rows))
 
 
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_text_without_end_is_refused_with_its_place(tmp_path, ending, monkeypatch):
+    for module in ("reading", "text_rows"):
+        monkeypatch.setattr(f"embedstore.sources.{module}.MOST_BYTES", 60)
+    path = write(tmp_path / f"t.{ending}", [{"caption": "short"}, {"caption": "x" * 61}])
+    with pytest.raises(SourceError, match=r"too long|field larger than field limit") as caught:
+        TableSource(path)
+    csv.field_size_limit(1 << 17)  # the module's own, which is of the whole process
+    assert {"parquet": "row 1", "jsonl": "line 2"}.get(ending, "line 3") in str(caught.value)
+
+
+def test_a_file_without_line_ends_is_never_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("embedstore.sources.text_rows.MOST_BYTES", 1000)
+    (tmp_path / "t.jsonl").write_text('{"caption": "' + "x" * 5000)
+    with pytest.raises(SourceError, match=r"t\.jsonl, line 1: a line too long"):
+        TableSource(tmp_path / "t.jsonl")
+
+
 def test_all_formats_give_the_same_samples(here):
     found = [facts(TableSource(write(here / f"t.{ending}", RECORDS))) for ending in FORMATS]
     assert found[0] == found[1] == found[2] == found[3]

@@ -74,14 +74,22 @@ def test_sizes_beyond_the_octal_field():
     header[148:156] = b"%06o\0 " % sum(header)
     size = 512 + (9 << 30)
     (one,) = members(
-        lambda start, count: bytes(header)[start : start + count] if start < 512 else b"", where="x", end=size
+        lambda start, count: bytes(header)[start : start + count] if start < 512 else bytes(count),
+        where="x",
+        end=size,
     )
     assert (one.offset, one.nbytes) == (512, 9 << 30)
 
 
-def test_a_tar_without_its_end_mark_is_whole():
-    data = written([("a.jpg", b"x" * 512)])
-    assert len(found(data[:1536])) == len(found(data)) == 1
+@pytest.mark.parametrize("cut", [1024, 1100, 1536])
+def test_a_tar_without_its_end_mark_may_lack_more(cut):
+    data = written([("a.jpg", b"x" * 512), ("b.txt", b"y")], tarfile.GNU_FORMAT)
+    with pytest.raises(SourceError, match=r"x\.tar, byte \d+: a tar that is cut off"):
+        found(data[:cut])
+    with pytest.raises(SourceError, match="no end mark") as caught:
+        found(data[:2048])
+    assert "truncate -s +1024" in str(caught.value)
+    assert len(found(data[:2560])) == len(found(data)) == 2
 
 
 @pytest.mark.parametrize("cut", [100, 511, 513, 600, 1023])

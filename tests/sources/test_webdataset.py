@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import io
 import json
 import os
 import pickle
 import tarfile
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -134,6 +137,23 @@ def test_planning_reads_headers_and_texts_only(tmp_path, monkeypatch):
     assert (plan.plan.images, plan.plan.texts) == (4, 4)
     assert sum(read) < 16_000
     assert path.stat().st_size > 12 << 20
+
+
+def test_memory_is_some_bytes_a_sample_and_its_texts(tmp_path):
+    words, count = "w" * 50, 3000
+    files = [
+        (f"{i:06d}.{e}", d) for i in range(count) for e, d in (("jpg", bytes(5000)), ("txt", words.encode()))
+    ]
+    path = tar(tmp_path / "x.tar", files)
+    arrow = pa.total_allocated_bytes()
+    tracemalloc.start()
+    source = WebDatasetSource(path)
+    gc.collect()
+    python, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(source) == count
+    assert pa.total_allocated_bytes() - arrow < count * 100  # the words, the id, and where each begins
+    assert python < count * 60 + 100_000
 
 
 def test_order_is_shuffled_where_reading_at_random_is_cheap(written):
@@ -367,3 +387,18 @@ def test_numbers_of_classes_stand_in_their_order(tmp_path):
         tmp_path, *[(f"{i}.cls", str(i).encode()) for i in (10, 9)], *[(f"{i}.jpg", b"") for i in (10, 9)]
     )
     assert source.classes == ("9", "10")
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+def test_one_picture_goes_to_a_process_without_its_neighbours(tmp_path, gzipped):
+    for k in range(50):
+        tar(tmp_path / f"{k:03d}.tar", [(f"{k}-{i}.png", encoded(i, "PNG")) for i in range(3)])
+    if gzipped:
+        (tmp_path / "000.tar").write_bytes(gzip.compress((tmp_path / "000.tar").read_bytes()))
+    source = open_source(str(tmp_path))
+    sent = [pickle.dumps(source[i].picture) for i in (0, 1, 77)]
+    assert max(map(len, sent)) < 1_500
+    for i, data in zip((0, 1, 77), sent, strict=True):
+        there, here = pickle.loads(data), source[i].picture  # noqa: S301 - our own
+        assert (there.ref, there.nbytes) == (here.ref, here.nbytes)
+        assert there.open().tobytes() == here.open().tobytes()

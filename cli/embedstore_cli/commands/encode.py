@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -86,8 +85,12 @@ def encode(
         ),
     ] = None,
     image_root: Annotated[
-        Path | None,
-        typer.Option(help="Folder that a table's picture paths are relative to.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder or URL that the pictures which a file names are relative to.",
+            show_default=False,
+        ),
     ] = None,
     language: Annotated[
         str | None,
@@ -114,6 +117,45 @@ def encode(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="local: on this machine; ray: on a Ray cluster (docs/engines.md).")
+    ] = "local",
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            help="One process a device: 0,1 or all (GPUs), cpu,cpu or 2xcpu; else this process alone.",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads that compute, in each process; OMP_NUM_THREADS or a share of the cores if not "
+            "given.",
+            show_default=False,
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Make only every N-th unit from the I-th on (1/N to N/N): N runs of a job array that know "
+            "nothing of each other fill one store.",
+            show_default=False,
+        ),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Ray cluster, e.g. auto or HOST:6379; RAY_ADDRESS, or a Ray of this machine if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(help="Actors on Ray; one a GPU, or one a machine if not given.", show_default=False),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell bytes, time and rate, from a probe.")
     ] = False,
@@ -130,7 +172,8 @@ def encode(
     Run it again after an interruption: it makes only what is missing. Run it with another encoder: it adds
     that feature.
     """
-    from embedstore.encode import EncodeOptions, dry_run_source, encode_source
+    from embedstore.encode import EncodeOptions, EngineOptions, Part, dry_run_source, encode_source
+    from embedstore.encode.engines.devices import spare_gpus
     from embedstore.store.joined import refuse_joined
 
     if not image_encoder and not text_encoder and append is None:
@@ -156,13 +199,26 @@ def encode(
         image_root=image_root,
         language=language,
     )
-    render.warn_of_idle_gpu(device)
+    by = EngineOptions(
+        engine=engine,
+        devices=devices,
+        part=Part() if part is None else Part.parse(part),
+        threads=threads,
+        ray_address=ray_address,
+        ray_workers=ray_workers,
+    )
+    if engine == "local" and devices is None:
+        render.warn_of_idle_gpu(device)
+        if spare := spare_gpus(device):
+            render.warn(spare)
     encoders = {"image_encoders": image_encoder or [], "text_encoders": text_encoder or []}
     if dry_run:
         plan = dry_run_source(
             source, store, options=chosen, append=append, tokenize_all=tokenize_all, **encoders
         )
         render.print_json(plan.to_dict()) if json else _show_dry_run(plan)
+        if not json and by != EngineOptions(threads=threads):
+            render.say("times are of one process on this machine that makes everything")
         return
     with render.bars(quiet=json) as bars:
 
@@ -175,7 +231,14 @@ def encode(
 
         try:
             summary = encode_source(
-                source, store, options=chosen, append=append, on_progress=show, **encoders
+                source,
+                store,
+                options=chosen,
+                append=append,
+                engine=by,
+                on_progress=show,
+                on_warning=render.warn,
+                **encoders,
             )
         except KeyboardInterrupt:
             _say_what_remains(store)
@@ -215,24 +278,25 @@ def _show(summary: EncodeSummary) -> None:
         if count:
             render.warn(f"left out of the source: {count} {reason}")
     for feature in summary.features:
-        header = feature.manifest.header
+        header, whole = feature.header, feature.manifest
         rate = feature.fresh / feature.seconds if feature.seconds else 0.0
         made = (
             f"{feature.fresh} rows in {render.duration(feature.seconds)} ({rate:.1f}/s, {feature.device})"
             if feature.fresh
             else "nothing was missing"
         )
-        render.say(
-            f"{feature.name}: {header.rows} {header.table}, {render.size(feature.manifest.nbytes)}; {made}"
-        )
+        size = f"{feature.missing_units} of {header.units} units remain for other parts"
+        if whole is not None:
+            size = render.size(whole.nbytes)
+        render.say(f"{feature.name}: {header.rows} {header.table}, {size}; {made}")
         if feature.sampled:
             render.say(f"{feature.name}: {header.policy} was learnt from {feature.sampled} rows")
         if feature.truncated:
             limit = header.card.tokenizer.max_length if header.card.tokenizer else 0
             render.warn(f"{feature.name}: {feature.truncated} texts were cut at {limit} tokens")
-        if feature.manifest.quarantined:
+        if whole is not None and whole.quarantined:
             render.warn(
-                f"{feature.name}: {feature.manifest.quarantined} rows quarantined; reasons in "
+                f"{feature.name}: {whole.quarantined} rows quarantined; reasons in "
                 f"{summary.store}/features/{feature.name}/quarantine.parquet and by `embedstore info`"
             )
 
@@ -255,8 +319,11 @@ def _show_dry_run(plan: DryRun) -> None:
     )
     free = "" if plan.free_bytes is None else f"; free on this disk: {render.size(plan.free_bytes)}"
     render.say(f"{render.size(plan.missing_bytes)} to write, {render.duration(plan.seconds)}{free}")
-    if not all(f.exact for f in plan.features):
-        render.say("sizes of texts and thumbnails are from a sample; --tokenize-all counts every text")
+    sampled = ", ".join(f.name for f in plan.features if not f.exact)
+    if sampled:
+        render.say(
+            f"size of {sampled}: from a sample of thumbnails or texts; --tokenize-all counts all texts"
+        )
     for feature in plan.features:
         if feature.calibration_rows:
             seconds = feature.calibration_rows / feature.rate

@@ -39,7 +39,8 @@ def fit(
         ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="Kind of loss. \\[default: clip]", show_default=False)
+        str | None,
+        typer.Option(help="clip, sigmoid or sigmoid-sum. \\[default: clip]", show_default=False),
     ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="FEATURE", help="Image feature.", show_default=False)
@@ -75,18 +76,71 @@ def fit(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the rows.", show_default=False)] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pairs in a step.", show_default=False)] = None,
+    micro_batch: Annotated[
+        int | None,
+        typer.Option(help="Pairs embedded at a time, for a batch too large for memory.", show_default=False),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default=False)] = None,
     min_lr: Annotated[
         float | None, typer.Option(help="Learning rate at the end.", show_default=False)
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="AdamW's, on weights alone.", show_default=False)
+        float | None, typer.Option(help="Of the optimiser, on matrices alone.", show_default=False)
     ] = None,
     warmup_epochs: Annotated[
         float | None, typer.Option(help="Epochs in which the learning rate rises.", show_default=False)
     ] = None,
+    warmup_steps: Annotated[int | None, typer.Option(help="The same in steps.", show_default=False)] = None,
+    warmup_share: Annotated[
+        float | None, typer.Option(help="The same as a share of all steps.", show_default=False)
+    ] = None,
+    optimiser: Annotated[
+        str | None, typer.Option(help="adamw or lion. \\[default: adamw]", show_default=False)
+    ] = None,
+    beta1: Annotated[
+        float | None, typer.Option(help="Of its mean gradient. \\[default: 0.9]", show_default=False)
+    ] = None,
+    beta2: Annotated[
+        float | None,
+        typer.Option(help="Of its second. \\[default: adamw 0.999, lion 0.99]", show_default=False),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Shorten gradients to this length.", show_default=False)
+    ] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(help="Keep a moving average of the weights, of this decay.", show_default=False),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many epochs without a better validation.", show_default=False),
+    ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="τ at the start; it is learnt.", show_default=False)
+        float | None,
+        typer.Option(
+            help="τ at the start; it is learnt. \\[default: clip 0.07, sigmoid 0.1]", show_default=False
+        ),
+    ] = None,
+    bias: Annotated[
+        float | None,
+        typer.Option(help="b of a sigmoid loss at the start. \\[default: -10]", show_default=False),
+    ] = None,
+    captions: Annotated[
+        int | None, typer.Option(help="Captions a picture brings. \\[default: 1]", show_default=False)
+    ] = None,
+    positives: Annotated[
+        str | None,
+        typer.Option(
+            help="How clip takes several captions: mean, apart or any. \\[default: mean]", show_default=False
+        ),
+    ] = None,
+    mask_duplicates: Annotated[
+        bool | None,
+        typer.Option(
+            "--mask-duplicates/--no-mask-duplicates",
+            help="Equal captions of two pictures are no negatives. \\[default: no]",
+            show_default=False,
+        ),
     ] = None,
     val_split: Annotated[
         str | None, typer.Option(help="Split that chooses the best checkpoint.", show_default=False)
@@ -135,11 +189,24 @@ def fit(
         dropout=dropout,
         epochs=epochs,
         batch_size=batch_size,
+        micro_batch=micro_batch,
         lr=lr,
         min_lr=min_lr,
         weight_decay=weight_decay,
         warmup_epochs=warmup_epochs,
+        warmup_steps=warmup_steps,
+        warmup_share=warmup_share,
+        optimiser=optimiser,
+        beta1=beta1,
+        beta2=beta2,
+        clip_norm=clip_norm,
+        ema=ema,
+        patience=patience,
         temperature=temperature,
+        bias=bias,
+        captions=captions,
+        positives=positives,
+        mask_duplicates=mask_duplicates,
         val_split=val_split,
         val_fraction=val_fraction,
         seed=seed,
@@ -168,7 +235,7 @@ def fit(
 def _show(result: FitResult) -> None:
     config = result.config
     render.say(
-        f"fitted on {result.images} images in {render.duration(result.seconds)}: {config.epochs} epochs, "
+        f"fitted on {result.images} images in {render.duration(result.seconds)}: {result.epochs} epochs, "
         f"{result.steps} steps, {result.samples_per_second:.0f} samples/s, "
         f"{result.parameters:,} parameters ({result.device})"
     )

@@ -36,8 +36,7 @@ def facts(source):
     ]
 
 
-@pytest.mark.parametrize("kind", ["memory", "s3"])
-@pytest.mark.parametrize("layout", ["saved", "parquet"])
+@pytest.mark.parametrize(("kind", "layout"), [("memory", "saved"), ("memory", "parquet"), ("s3", "saved")])
 def test_a_url_gives_what_a_path_gives(rows, tmp_path, kind, layout, request):
     if layout == "saved":
         rows.save_to_disk(tmp_path / "d", num_shards={"train": 2})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -60,8 +61,21 @@ def pixels(source):
     return [source[i].picture.open().tobytes() for i in range(len(source))]
 
 
-@pytest.mark.parametrize("name", ["", "t.csv", "t.parquet", "held.parquet", "captions.jsonl"])
-def test_a_url_gives_what_a_path_gives(folder, place, name):
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("memory", ""),
+        ("memory", "t.csv"),
+        ("memory", "t.parquet"),
+        ("memory", "held.parquet"),
+        ("memory", "captions.jsonl"),
+        ("s3", ""),
+        ("s3", "held.parquet"),
+    ],
+)
+def test_a_url_gives_what_a_path_gives(folder, request, kind, name):
+    place = request.getfixturevalue(kind)
+    place.copy(folder)
     here = open_source(str(folder / name))
     there = open_source(f"{place.url}/{name}".rstrip("/"))
     assert facts(there) == facts(here)
@@ -96,8 +110,8 @@ def test_a_web_server_is_read_too(folder, web):
     assert [row[0].replace("%20", " ").replace("%C3%BC", "ü") for row in facts(open_source(web.url))] == NAMES
 
 
-def test_sizes_of_a_folder_come_from_the_list(folder, place):
-    source = open_source(place.url)
+def test_sizes_of_a_folder_come_from_the_list(folder, memory):
+    source = open_source(memory.copy(folder))
     assert [source[i].picture.nbytes for i in range(3)] == [len(encoded(n)) for n in NAMES]
 
 
@@ -112,7 +126,7 @@ def test_planning_a_remote_table_opens_no_picture(folder, memory, monkeypatch):
 
 def test_pictures_elsewhere_by_an_image_root(folder, memory):
     memory.copy(folder)
-    source = open_source(str(folder / "t.csv"), image_root=at(memory.url))
+    source = open_source(str(folder / "t.csv"), image_root=Path(memory.url))  # as the command line gives it
     assert isinstance(source[0].picture.places[0], RemoteFile)
     assert pixels(source) == pixels(open_source(str(folder / "t.csv")))
 
