@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import shutil
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -151,10 +153,19 @@ def _begin(preparation: bytes, memory: str, nbytes: int, thumbnails: int) -> Non
     import torch
 
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     to_pixels = pickle.loads(preparation)  # noqa: S301 - bytes that our own parent made
     _worker.append(
         _Worker(to_pixels=to_pixels, memory=SharedMemory(memory), nbytes=nbytes, thumbnails=thumbnails)
     )
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot say so: its workers hold both ends of the queue they wait at."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(row: int, id_: str, picture: bytes, place: int) -> _Answer:
