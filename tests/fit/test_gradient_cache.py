@@ -14,7 +14,8 @@ from embedstore.errors import UsageError
 from embedstore.fit import fit_config, fit_head
 from embedstore.fit.data import caption_numbers
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
-from embedstore.heads.base import Head
+from embedstore.fit.parts import loss_of_parts
+from embedstore.heads.base import Head, build_head
 from embedstore.heads.dropout import dropout
 from embedstore.heads.segments import Runs
 from embedstore.heads.token import TokenHead
@@ -97,7 +98,8 @@ def gradients(store, head, loss, *, rows, captions=1, words=False, epoch=3, make
 
     def loss_of(image, text, owner, text_rows):
         found = None if numbers is None else numbers[text_rows]
-        return loss(image, text, pairing_of(owner, found, len(image), CPU))
+        pairing = pairing_of(owner, found, len(image), CPU)
+        return loss_of_parts(loss, head.parts, image, text, pairing=pairing)
 
     with stream.epoch(epoch, micro=cache.micro) as batches:
         count = cache.micro.counts(stream.plan(epoch)).tolist()[0]
@@ -134,6 +136,27 @@ def test_the_gradient_is_the_undivided_batchs(store, rows, kind):
     same(found, wanted)
     for a, b in zip(parts.buffers(), whole.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "sail"},
+        {"head": "dinotxt", "options": {"head_width": 4}},
+        {"head": "dalip", "options": {"reduced": 4}},
+        {"head": "dalip", "options": {"reduced": 4, "second": "mp", "convention": "dalip"}},
+    ],
+    ids=lambda o: o["head"],
+)
+def test_every_head_has_the_undivided_batchs_gradient(store, options):
+    torch.manual_seed(0)
+    config = head_config(image_width=16, text_width=12, width=12, dropout=0.3, **options)
+    whole = build_head(config).double().train()
+    parted = copy.deepcopy(whole)
+    wanted = direct(store, whole, build_loss("clip").double())
+    same(gradients(store, parted, build_loss("clip").double(), rows=7), wanted, tolerance=1e-8)
+    for (name, a), b in zip(whole.named_buffers(), parted.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
 
 
 @pytest.mark.parametrize("loss", ["clip", "sigmoid", "sigmoid-sum"])
