@@ -217,7 +217,8 @@ class _Run:
         plan = self.stream.plan(self.epoch - 1)
         each, parts = iter(batches), self.cache.micro.counts(plan).tolist()
         for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
-            yield count, LargeStep(batches=each, count=many)
+            texts = count * self.config.captions
+            yield count, LargeStep(batches=each, count=many, pictures=count, texts=texts)
 
     def one_step(self, batch: PairBatch | LargeStep, epoch: int) -> tuple[float, float]:
         config = self.config

@@ -103,7 +103,8 @@ def gradients(store, head, loss, *, rows, captions=1, words=False, epoch=3, make
 
     with stream.epoch(epoch, micro=cache.micro) as batches:
         count = cache.micro.counts(stream.plan(epoch)).tolist()[0]
-        value = cache.backward(LargeStep(batches=iter(batches), count=count), epoch, loss_of)
+        step = LargeStep(batches=iter(batches), count=count, pictures=23, texts=23 * captions)
+        value = cache.backward(step, epoch, loss_of)
         # No micro-batch of the step is left: the next one is of the next step.
         assert next(iter(batches)).image.rows[0] in stream.plan(epoch).rows[23:]
     modules = {"head": head, "loss": loss}
@@ -124,12 +125,13 @@ def same(found, wanted, *, tolerance=1e-10):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 15, 30])
-@pytest.mark.parametrize("kind", ["token", "normed"])
+@pytest.mark.parametrize("kind", ["token", "normed", "dalip"])
 def test_the_gradient_is_the_undivided_batchs(store, rows, kind):
     torch.manual_seed(1)
-    make = TokenHead if kind == "token" else NormedHead
-    config = head_config(image_width=16, text_width=12, width=10, dropout=0.3)
-    whole = make(config).double().train()
+    own = {"head": "dalip", "options": {"heads": 2, "reduced": 4}} if kind == "dalip" else {}
+    config = head_config(image_width=16, text_width=12, width=10, dropout=0.3, **own)
+    whole = NormedHead(config) if kind == "normed" else build_head(config)
+    whole = whole.double().train()
     parts = copy.deepcopy(whole)
     wanted = direct(store, whole, build_loss("clip").double())
     found = gradients(store, parts, build_loss("clip").double(), rows=rows)
