@@ -140,6 +140,27 @@ def test_the_gradient_is_the_undivided_batchs(store, rows, kind):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "sail"},
+        {"head": "dinotxt", "options": {"head_width": 4}},
+        {"head": "dalip", "options": {"reduced": 4}},
+        {"head": "dalip", "options": {"reduced": 4, "second": "mp", "convention": "dalip"}},
+    ],
+    ids=lambda o: o["head"],
+)
+def test_every_head_has_the_undivided_batchs_gradient(store, options):
+    torch.manual_seed(0)
+    config = head_config(image_width=16, text_width=12, width=12, dropout=0.3, **options)
+    whole = build_head(config).double().train()
+    parted = copy.deepcopy(whole)
+    wanted = direct(store, whole, build_loss("clip").double())
+    same(gradients(store, parted, build_loss("clip").double(), rows=7), wanted, tolerance=1e-8)
+    for (name, a), b in zip(whole.named_buffers(), parted.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
 @pytest.mark.parametrize("loss", ["clip", "sigmoid", "sigmoid-sum"])
 @pytest.mark.parametrize("captions", [1, 2])
 def test_captions_and_masks_are_those_of_the_whole_step(store, loss, captions):

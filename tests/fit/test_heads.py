@@ -211,3 +211,18 @@ def test_the_loss_of_parts_is_the_weighted_sum_with_one_temperature():
     torch.autograd.backward(found)
     assert loss.temperature.grad is not None
     torch.testing.assert_close(loss_of_parts(loss, (), image, text), clip_loss(image, text, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("sail", {"width": 12, "batch_size": 20, "micro_batch": 6}),
+        ("dalip", {"width": 12, "batch_size": 20, "options": {"reduced": 6}}),
+        ("dinotxt", {"width": 32, "batch_size": 20, "options": {"head_width": 4}}),
+    ],
+)
+def test_the_file_of_each_head_fits(store, tmp_path, name, sizes):
+    small = {"image": "vision", "text": "words", "split": "train", "epochs": 1, **sizes}
+    result = fit_head(store, fit_config(CONFIGS / f"{name}.toml", **small), tmp_path / "head", device="cpu")
+    assert result.head.head == name
+    assert np.isfinite(result.loss)
