@@ -15,7 +15,14 @@ from embedstore.documents.base import (
     read_bounded,
     refuse_differences,
 )
-from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard, ViewCard
+from embedstore.documents.cards import (
+    FREE_FIELDS,
+    IMPORTED_MEAN,
+    EncoderCard,
+    ProcessorCard,
+    TokenizerCard,
+    ViewCard,
+)
 from embedstore.documents.head_options import (
     DalipOptions,
     DinotxtOptions,
@@ -54,6 +61,7 @@ PUBLISHED: tuple[type[Document], ...] = (
 __all__ = [
     "FORMAT_VERSION",
     "FREE_FIELDS",
+    "IMPORTED_MEAN",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PUBLISHED",

@@ -55,6 +55,9 @@ class ViewCard(Document):
     number: Positive = Field(description="which of the views of this kind and seed")
 
 
+# Pooling of imported tokens, in the words of the card.
+IMPORTED_MEAN = "mean of the tokens, taken at the import"
+
 # Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
 FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype", "positions"})
 

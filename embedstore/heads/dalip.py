@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from embedstore.documents import DalipOptions
+from embedstore.documents import IMPORTED_MEAN, DalipOptions
 from embedstore.errors import HeadError
 from embedstore.heads.base import Head, Part
 from embedstore.heads.distribution import Distribution
@@ -161,7 +161,8 @@ def text_anchor(config: HeadConfig, options: DalipOptions) -> Literal["last", "f
     """Which token the others are compared with, by option, else by how the encoder pools."""
     if options.text_anchor != "auto":
         return options.text_anchor
-    modes = config.text_card.pooling.partition("+")[0].split(",")
-    if any(mode in _OF_THE_MEAN for mode in modes):
+    pooling = config.text_card.pooling
+    modes = pooling.partition("+")[0].removesuffix("-after-prompt").split(",")
+    if pooling == IMPORTED_MEAN or any(mode in _OF_THE_MEAN for mode in modes):
         return "mean"
     return "first" if "cls" in modes else "last"

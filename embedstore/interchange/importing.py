@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.documents import EncoderCard
+from embedstore.documents import IMPORTED_MEAN, EncoderCard
 from embedstore.errors import UsageError
 from embedstore.interchange.examine import examine
 from embedstore.interchange.ids import match
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from embedstore.shapes import AnyArray, FloatArray, IntArray
 
 POLICIES = ("float16", "float32")
-MEAN = "mean of the tokens, taken at the import"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +212,7 @@ def _card(checked: Examined, options: ImportOptions) -> EncoderCard:
         final_norm=None,
         width=checked.values.shape[-1],
         pooled_width=checked.values.shape[-1],
-        pooling=MEAN if tokens else options.pooling or "unknown",
+        pooling=IMPORTED_MEAN if tokens else options.pooling or "unknown",
         compute_dtype="unknown",
         device_kind="unknown",
         versions={},

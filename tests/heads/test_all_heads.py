@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from embedstore.documents import IMPORTED_MEAN
 from embedstore.errors import HeadError
 from embedstore.heads import HEADS
 from embedstore.heads.base import Head, build_head
@@ -182,6 +183,7 @@ def test_anchors_follow_how_the_encoder_pools():
     options = Head.options_of.__func__(HEADS.load("dalip"), {})
     for pooling, wanted in {
         "mean": "mean", "mean+normalize": "mean", "cls": "first", "cls,mean": "mean",
+        "mean-after-prompt+dense-tanh": "mean", "cls-after-prompt": "first", IMPORTED_MEAN: "mean",
         "text_embeds": "last", "eot": "last", "lasttoken+dense-tanh": "last",
     }.items():  # fmt: skip
         card = config.text_card.model_copy(update={"pooling": pooling})
