@@ -130,6 +130,11 @@ class EncoderCard(Document):
         return without_unset(whole(self), _LATER_FIELDS)
 
     @property
+    def has_cls(self) -> bool:
+        """Whether the first prefix token is CLS; there are encoders with registers alone."""
+        return self.prefix > self.registers
+
+    @property
     def plain(self) -> EncoderCard:
         """The card of the same encoder over the pictures themselves."""
         return self if self.view is None else self.model_copy(update={"view": None})

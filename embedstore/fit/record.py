@@ -31,7 +31,7 @@ def head_record(store: Store, config: FitConfig) -> HeadConfig:
         options=options.model_dump(mode="json"),
         text_pooling=text_pooling,
         image_width=image.card.width,
-        image_cls_width=image.card.width if image.card.prefix else image.card.pooled_width,
+        image_cls_width=image.card.width if image.card.has_cls else image.card.pooled_width,
         text_width=text.card.pooled_width if text_pooling == "pooled" else text.card.width,
         image_feature=image.name,
         text_feature=text.name,

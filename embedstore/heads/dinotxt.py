@@ -86,7 +86,8 @@ class DinotxtHead(ProjectedText):
     ) -> tuple[Tensor, Tensor]:
         """CLS `(b, d)` and the patches `(b, t, d)` after blocks and norm."""
         cls, dtype = cls_of(prefix, pooled, self.config), self.norm.weight.dtype
-        first = cls.unsqueeze(1) if prefix is None else prefix
+        registers = [] if prefix is None else [prefix[:, 1:] if self.config.image_card.has_cls else prefix]
+        first = torch.cat([cls.unsqueeze(1), *registers], dim=1)
         x, counts = torch.cat([first.to(dtype), tokens.to(dtype)], dim=1), None
         if weights is not None:
             patches = patches_of(self.config) or tokens.shape[1]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def cls_of(prefix: Tensor | None, pooled: Tensor | None, config: HeadConfig) -> Tensor:
     """CLS `(b, w)`, the first prefix token, or pooled where the encoder has no CLS; else a `HeadError`."""
-    found = prefix[:, 0] if prefix is not None else pooled
+    found = prefix[:, 0] if prefix is not None and config.image_card.has_cls else pooled
     if found is None or found.shape[-1] != config.image_cls_width:
         raise HeadError(
             "no CLS or pooled embedding of the right width",

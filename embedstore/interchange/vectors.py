@@ -108,7 +108,7 @@ def arrays_of(feature: Feature) -> tuple[Array, ...]:
     there = {
         "pooled": "pooled" in feature.arrays,
         "tokens": "tokens" in feature.arrays,
-        "cls": "prefix" in feature.arrays,
+        "cls": "prefix" in feature.arrays and feature.card.has_cls,
         "mean": "tokens" in feature.arrays,
     }
     return tuple(name for name in ARRAYS if there[name])

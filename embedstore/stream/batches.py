@@ -34,6 +34,7 @@ ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"
 class ImageTokens:
     """Some pictures: `rows (b,)`, `tokens (b, t, d)`, and `prefix (b, p, d)` or else `pooled (b, w)`.
 
+    Both where the prefix is registers alone: then it is pooled that stands in for CLS.
     A feature that has only pooled embeddings has no tokens: `(b, 0, w)`. `weights (b, t)`: the share of the
     picture that each token stands for, where these differ. While there is a `decoder`, tokens, prefix and
     pooled are codes, and the scales are theirs.
@@ -113,7 +114,7 @@ class PaddedTexts:
 
 
 class ImageReader:
-    """Reads tokens and prefix of an image feature, or tokens and pooled where it has no prefix.
+    """Reads tokens and prefix of an image feature, and pooled where its prefix has no CLS.
 
     Of a feature without tokens (imported) only the pooled embeddings are read.
     """
@@ -124,8 +125,11 @@ class ImageReader:
                 "not an image feature", where=feature.name, found=f"a feature of {feature.table}"
             )
         self.feature = feature
-        second: ArrayName = "prefix" if "prefix" in feature.arrays else "pooled"
-        wanted: tuple[ArrayName, ...] = ("tokens", "scales", "weights", second, SCALES_OF[second])
+        beside: list[ArrayName] = ["prefix"] if "prefix" in feature.arrays else ["pooled"]
+        if "prefix" in feature.arrays and not feature.card.has_cls:
+            beside.append("pooled")
+        scales = [SCALES_OF[name] for name in beside]
+        wanted: tuple[ArrayName, ...] = ("tokens", "scales", "weights", *beside, *scales)
         self.names: tuple[ArrayName, ...] = tuple(name for name in wanted if name in feature.arrays)
         self._decoder = decoder_of(feature)
 

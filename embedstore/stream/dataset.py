@@ -205,10 +205,11 @@ def good_rows(feature: Feature, rows: IntArray | None) -> IntArray:
 class TokenDataset(Dataset[Item]):
     """A map-style data set over one feature, for a `DataLoader`: item i is row `rows[i]`.
 
-    An item is a dict of decoded tensors: `row`; of pictures `tokens (t, d)` with `prefix (p, d)` or else
-    `pooled (w,)`, and `weights (t,)` where tokens stand for unequal shares; of texts `tokens (l, d)`. A
-    `DataLoader` asks for a whole batch at once; give it `collate_fn=TokenDataset.collate`, which packs texts.
-    Safe under fork and spawn: each process opens the store for itself. Quarantined rows are left out.
+    An item is a dict of decoded tensors: `row`; of pictures `tokens (t, d)` with `prefix (p, d)`, or
+    `pooled (w,)` where that has no CLS, and `weights (t,)` where tokens stand for unequal shares; of texts
+    `tokens (l, d)`. A `DataLoader` asks for a whole batch at once; give it
+    `collate_fn=TokenDataset.collate`, which packs texts. Safe under fork and spawn: each process opens
+    the store for itself. Quarantined rows are left out.
     """
 
     def __init__(self, store: str | Path, feature: str, *, rows: IntArray | None = None) -> None:

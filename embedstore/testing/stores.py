@@ -26,6 +26,7 @@ def random_card(
     width: int,
     tokens: int,
     prefix: int = 1,
+    registers: int = 0,
     pooled_width: int | None = None,
     seed: int = 0,
 ) -> EncoderCard:
@@ -44,6 +45,7 @@ def random_card(
         pooling="random",
         grid=(side, tokens // side) if image else None,
         prefix=prefix if image else 0,
+        registers=registers if image else 0,
         processor=ProcessorCard(
             class_name="Random",
             backend="pil",
@@ -123,6 +125,7 @@ def write_random_store(
     max_tokens: int = 8,
     seed: int = 0,
     prefix: int = 1,
+    registers: int = 0,
     policy: PolicyName = "float16",
     shard_rows: int | None = None,
     noise: float = 0.5,
@@ -154,7 +157,9 @@ def write_random_store(
     vision = plan_feature(
         name="vision",
         plan=plan,
-        card=random_card("image", width=image_width, tokens=image_tokens, prefix=prefix, seed=cards),
+        card=random_card(
+            "image", width=image_width, tokens=image_tokens, prefix=prefix, registers=registers, seed=cards
+        ),
         policy=policy,
         shard_rows=shard_rows,
     )

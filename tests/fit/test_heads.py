@@ -177,6 +177,23 @@ def test_sources_of_tokens_change_nothing_for_pooled_texts(store, tmp_path):
     assert weights[0] == weights[1]
 
 
+@pytest.mark.parametrize("head", ["token", "sail", "dinotxt", "dalip"])
+def test_an_encoder_with_registers_and_no_cls(tmp_path, head):
+    store = write_random_store(tmp_path / "store", images=20, prefix=2, registers=2)
+    options = {"dinotxt": {"head_width": 4}, "dalip": {"reduced": 4}}.get(head, {})
+    config = FitConfig(head=head, image="vision", text="words", width=12, epochs=1, options=options)
+    for name, cached in (("a", "no"), ("b", "yes")):
+        fit_head(store, config, tmp_path / name, device="cpu", cache_on_device=cached)
+    fitted, rows = load_head(tmp_path / "a"), np.arange(4)
+    of = {
+        name: torch.from_numpy(store["vision"].decoded(name, rows)) for name in ("tokens", "prefix", "pooled")
+    }
+    wanted = fitted.module.embed_image(of["tokens"], of["prefix"], of["pooled"])
+    np.testing.assert_allclose(fitted.embed_images(store["vision"], rows), wanted, atol=1e-5)
+    weights = [(tmp_path / n / "head.safetensors").read_bytes() for n in "ab"]
+    assert weights[0] == weights[1]
+
+
 def test_heads_that_need_tokens_say_so(store, tmp_path):
     only = store["vision"].only_pooled()
 

@@ -235,6 +235,22 @@ def test_pooled_stands_in_for_a_missing_cls():
         )
 
 
+@pytest.mark.parametrize("name", ["token", "sail", "dinotxt", "dalip-mbdc"])
+def test_a_register_is_no_cls(name):
+    tokens, registers = batch()
+    pooled = torch.randn(3, 16)
+    config = config_of(name)
+    card = config.image_card.model_copy(update={"registers": 1})
+    head = build_head(config.model_copy(update={"image_card": card})).eval()
+    usual = build_head(config).eval()
+    usual.load_state_dict(head.state_dict())
+    # Only dino.txt's blocks read registers; they stand behind what is compared with patches.
+    prefix = torch.cat([pooled[:, None], registers], dim=1)
+    torch.testing.assert_close(head.embed_image(tokens, registers, pooled), usual.embed_image(tokens, prefix))
+    with pytest.raises(HeadError, match="no CLS or pooled"):
+        head.embed_image(tokens, registers)
+
+
 def test_what_is_random_repeats_with_the_generator():
     tokens, prefix = batch()
     for name in CONFIGS:

@@ -14,7 +14,7 @@ from embedstore.documents import EncoderCard, QuarantinedRow
 from embedstore.errors import MissingExtraError, StorageValueError, StoreError, UsageError
 from embedstore.interchange import ExportOptions, export_rows, vectors
 from embedstore.store import FeatureWriter, create_store, open_store, plan_feature
-from embedstore.testing.stores import random_card, random_plan, random_tables
+from embedstore.testing.stores import random_card, random_plan, random_tables, write_random_store
 
 
 def export(store, to, *features, **options):
@@ -239,6 +239,11 @@ def test_texts_without_a_token_have_no_mean(tmp_path):
     assert made.skipped == {"without a token in words": 1}
     assert by_parquet(tmp_path / "b.parquet")["id"].to_pylist() == ["s000000", "s000002"]
     assert export(store, str(tmp_path / "c.parquet"), "words", array="tokens").rows == 6
+
+
+def test_a_register_is_not_exported_as_cls(tmp_path):
+    store = write_random_store(tmp_path / "store", images=10, prefix=2, registers=2)
+    assert vectors.arrays_of(store["vision"]) == ("pooled", "tokens", "mean")
 
 
 def test_pictures_without_a_caption_in_the_language(holed, tmp_path):

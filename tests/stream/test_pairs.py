@@ -113,6 +113,14 @@ def test_pooled_is_read_where_there_is_no_prefix(tmp_path):
     )
 
 
+def test_pooled_is_read_beside_registers_without_cls(tmp_path):
+    bare = write_random_store(tmp_path / "s", images=10, prefix=3, registers=3)
+    with pairs(bare).epoch(0) as batches:
+        image = next(batches).image
+    np.testing.assert_array_equal(image.prefix.numpy(), bare["vision"].gather("prefix", image.rows))
+    np.testing.assert_array_equal(image.pooled.numpy(), bare["vision"].gather("pooled", image.rows))
+
+
 def test_quarantined_rows_and_pictures_without_captions_are_left_out_and_counted(broken):
     stream = pairs(broken, image="vision2", text="words2")
     assert stream.skipped == {"image quarantined": 2, "no caption": 1}
