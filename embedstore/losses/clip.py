@@ -56,7 +56,7 @@ def contrastive(
         return (functional.softplus(to_texts - right) + functional.softplus(to_pictures - right)).mean() / 2
     owner = pairing.owner
     right = (image[owner] * text).sum(1) * scale
-    share = 1 / (torch.bincount(owner, minlength=len(image))[owner] * len(image))
+    share = 1 / (torch.bincount(owner, minlength=len(image))[owner] * len(image)).to(right.dtype)
     of_texts = (functional.softplus(to_pictures - right) * share).sum()
     if positives == "apart":
         of_pictures = (functional.softplus(to_texts[owner] - right) * share).sum()

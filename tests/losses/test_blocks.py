@@ -104,6 +104,20 @@ def test_sigmoid_is_its_formula(rows, reduction, words):
     assert float(found) == pytest.approx(wanted, rel=1e-5)
 
 
+@pytest.mark.parametrize("positives", ["mean", "apart", "any"])
+def test_double_precision_stays_double(positives):
+    v, u = units(0, 7), units(1, 14)
+    owner = np.arange(7).repeat(2)
+    pairing = Pairing(owner=torch.from_numpy(owner))
+    found = contrastive(*tensors(v, u, dtype=torch.float64), 0.07, pairing=pairing, positives=positives)
+    assert float(found) == pytest.approx(np_contrastive(v, u, 0.07, owner, None, positives), rel=1e-9)
+    one = Pairing(owner=torch.arange(7))
+    found = contrastive(*tensors(v, u[:7], dtype=torch.float64), 0.07, pairing=one, positives=positives)
+    assert float(found) == pytest.approx(
+        float(clip_loss(*tensors(v, u[:7], dtype=torch.float64), 0.07)), rel=1e-9
+    )
+
+
 def test_one_caption_each_is_the_usual_loss():
     v, u = units(4, 7), units(5, 7)
     for found in (
