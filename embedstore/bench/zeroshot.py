@@ -21,6 +21,7 @@ from embedstore.bench.setting import Setting, open_setting
 from embedstore.documents import BenchReport
 from embedstore.encoders import encoder_for_card
 from embedstore.errors import UsageError
+from embedstore.heads.base import renormalised
 from embedstore.index.exact import ranks_of_positives, top_k
 from embedstore.metrics.recall import Positives, hits
 
@@ -166,7 +167,7 @@ def class_embeddings(
         parts.append(setting.head.embed_encoded(batch.tokens, batch.mask, batch.pooled).double().cpu())
     prompts = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
     means = prompts.reshape(len(classes), len(templates), -1).mean(dim=1)
-    return torch.nn.functional.normalize(means, dim=-1).float().numpy(), sum(cut)
+    return renormalised(means, setting.head.module.parts).float().numpy(), sum(cut)
 
 
 def _labelled(

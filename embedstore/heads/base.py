@@ -7,15 +7,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from embedstore.documents import NoOptions
 from embedstore.errors import HeadError
 from embedstore.heads import HEADS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from embedstore.documents import Document, HeadConfig
 
@@ -36,6 +38,13 @@ class Part:
     def of(self, joint: Tensor) -> Tensor:
         """The unit vectors `(b, stop − start)` of this part."""
         return joint[:, self.start : self.stop] * float(self.weight**-0.5)
+
+
+def renormalised(joint: Tensor, parts: Sequence[Part]) -> Tensor:
+    """Means of joint embeddings `(n, e)` to unit vectors again, each part by itself and of its weight."""
+    if not parts:
+        return functional.normalize(joint, dim=-1)
+    return torch.cat([part.weight**0.5 * functional.normalize(part.of(joint), dim=-1) for part in parts], -1)
 
 
 class Head(nn.Module, ABC):
@@ -60,9 +69,9 @@ class Head(nn.Module, ABC):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What a joint embedding is made of while it is fitted, in order; empty where it is one whole.
+        """What a joint embedding is made of now, in order; empty where it is one whole.
 
-        The loss of a fit is then the weighted sum of the loss of each part.
+        The loss of a fit is then the weighted sum of the loss of each part. At test time there may be fewer.
         """
         return ()
 

@@ -64,13 +64,17 @@ class DalipHead(Head):
     @property
     def parts(self) -> tuple[Part, ...]:
         """The first order's channels and the second's; empty where there is one order alone."""
-        if self.first is None or self.image_second is None:
+        if self.first is None or self.image_second is None or self._first_alone:
             return ()
         e = self.config.width
         return tuple(
             Part(name=name, weight=weight, start=k * e, stop=(k + 1) * e)
             for k, (name, weight) in enumerate(self.weights.items())
         )
+
+    @property
+    def _first_alone(self) -> bool:
+        return self.options.score == "first" and not self.training
 
     def embed_image(
         self,
@@ -127,8 +131,7 @@ class DalipHead(Head):
         second: Callable[[Distribution], Tensor],
         distribution: Distribution | None,
     ) -> Tensor:
-        only_first = self.options.score == "first" and not self.training
-        if self.first is not None and (distribution is None or only_first):
+        if self.first is not None and (distribution is None or self._first_alone):
             return first(self.first)
         if distribution is None:
             raise HeadError("the head has neither order")

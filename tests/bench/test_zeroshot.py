@@ -9,7 +9,9 @@ from embedstore.bench.classes import parse_classes
 from embedstore.bench.rows import NO_LABEL, OTHER_LABEL
 from embedstore.bench.setting import open_setting
 from embedstore.bench.zeroshot import class_embeddings, classify, zeroshot_report
+from embedstore.documents import FitConfig
 from embedstore.errors import EncoderError, UsageError
+from embedstore.fit import fit_head
 from embedstore.model import load_head
 
 TEMPLATES = ["a photo of a {}.", "one {}"]
@@ -39,6 +41,28 @@ def test_class_embeddings_are_normalised_means_of_normalised_prompts(
     found, cut = class_embeddings(setting, parse_classes(classes), TEMPLATES, None)
     np.testing.assert_allclose(found, slow_class_vectors(head_dir, encoder, classes, TEMPLATES), atol=1e-6)
     assert cut == 0
+
+
+@pytest.mark.parametrize("score", ["both", "first"])
+def test_a_class_of_several_prompts_has_each_order_at_its_weight(
+    store, encoder, classes, tmp_path, score
+) -> None:
+    options = {"lambda1": 0.3, "reduced": 4, "score": score}
+    config = FitConfig(head="dalip", image="vision", text="words", width=8, epochs=1, options=options)
+    fit_head(store, config, tmp_path / "head", device="cpu")
+    setting = open_setting(store, tmp_path / "head", split="test", device="cpu")
+    found, _ = class_embeddings(setting, parse_classes(classes), TEMPLATES, None)
+    head = setting.head.module
+    head.options = head.options.model_copy(update={"score": "both"})
+    wanted = []
+    for name in classes:
+        tokens = [
+            torch.from_numpy(encoder.tokens(encoder.prepare([t.format(name)])[0][0])) for t in TEMPLATES
+        ]
+        joint = np.concatenate([head.embed_text(t, torch.tensor([0, len(t)])).double() for t in tokens])
+        first, second = (unit(unit(side).mean(axis=0)) for side in (joint[:, :8], joint[:, 8:]))
+        wanted.append(first if score == "first" else np.concatenate([0.3**0.5 * first, 0.7**0.5 * second]))
+    np.testing.assert_allclose(found, np.stack(wanted), atol=1e-6)
 
 
 def test_accuracy_equals_the_slow_twin(store, head_dir, encoder, classes) -> None:
