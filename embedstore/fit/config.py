@@ -86,6 +86,13 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
             found=f"patience {config.patience}",
             todo="name a val_split, or hold out a val_fraction",
         )
+    if config.positives is not None and config.captions == 1:
+        raise UsageError(
+            "with one caption a picture there is nothing to average",
+            where=where,
+            found=f"positives {config.positives!r}, captions 1",
+            todo="give captions 2 or more, or leave positives out",
+        )
     if config.micro_batch is not None and config.micro_batch > config.batch_size:
         raise UsageError(
             "a micro-batch is a part of a batch",

@@ -55,7 +55,7 @@ def test_three_positives_and_a_share_of_warm_up(store, tmp_path):
     [
         (("--loss", "sigmiod"), "did you mean 'sigmoid'"),
         (("--bias", "-1"), "the loss 'clip' has no option 'bias'"),
-        (("--loss", "sigmoid", "--positives", "any"), "has no option 'positives'"),
+        (("--loss", "sigmoid", "--positives", "any", "--captions", "2"), "has no option 'positives'"),
         (("--micro-batch", "512"), "a micro-batch is a part of a batch"),
         (("--patience", "3"), "patience needs a validation"),
         (("--optimiser", "sgd"), "optimiser"),

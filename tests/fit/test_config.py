@@ -56,6 +56,7 @@ def test_an_unknown_field_is_refused_with_the_nearest_name(tmp_path):
         ({"image_local": "tokens"}, "'tokens'"),
         ({"batch_size": 1}, "batch_size"),
         ({"val_split": "val", "val_fraction": 0.1}, "exclude each other"),
+        ({"positives": "any"}, "positives 'any', captions 1"),
         ({"val_split": "train"}, "cannot be chosen on the split it is fitted on"),
         ({"val_split": "val", "split": None}, "every image is fitted on"),
         ({"val_fraction": 1.0}, "val_fraction: input should be less than 1"),
