@@ -48,13 +48,14 @@ class HeadContract:
                 torch.testing.assert_close(side.norm(dim=-1), torch.ones(4), rtol=1e-4, atol=1e-4)
 
     def test_every_weight_learns(self, config: HeadConfig) -> None:
-        """A finite gradient comes to every parameter, and none to the tokens."""
+        """A finite gradient that is not all zeros comes to every parameter."""
         head = build_head(config)
         tokens, prefix, words = _tokens(config)
         v, u = head.embed_image(tokens, prefix), head.embed_text(words, OFFSETS)
         torch.autograd.backward((v * u * torch.arange(v.numel()).view(v.shape)).sum())
         for name, p in head.named_parameters():
-            _require(p.grad is not None and bool(torch.isfinite(p.grad).all()), f"no gradient: {name}")
+            learns = p.grad is not None and bool(torch.isfinite(p.grad).all() and p.grad.any())
+            _require(learns, f"no gradient: {name}")
 
     def test_a_text_is_embedded_by_itself(self, config: HeadConfig) -> None:
         """At test time neither the other texts of a batch nor the longest of them change an embedding."""

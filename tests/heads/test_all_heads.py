@@ -51,6 +51,18 @@ class TestContract(HeadContract):
         return config_of(request.param)
 
 
+def test_the_contract_sees_a_weight_that_never_learns(monkeypatch):
+    def with_a_dead_weight(config):
+        head = build_head(config)
+        with torch.no_grad():
+            head.image_cls.out.weight.zero_()
+        return head
+
+    monkeypatch.setattr("embedstore.testing.heads.build_head", with_a_dead_weight)
+    with pytest.raises(AssertionError, match="no gradient: image_cls.hidden"):
+        HeadContract().test_every_weight_learns(config_of("token"))
+
+
 def batch(seed=0, b=3, t=9):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(b, t, 16, generator=g), torch.randn(b, 1, 16, generator=g)
