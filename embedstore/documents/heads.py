@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Rate, Sha256
 from embedstore.documents.cards import EncoderCard
 from embedstore.documents.head_options import OptionValue
 
 Projection: TypeAlias = Literal["token", "mlp", "linear", "identity"]
+
+
+# Fields that came later than the first heads: left out where they say nothing new, so that the fingerprint of
+# a head, which names it in reports, does not depend on who reads it.
+_LATER_FIELDS: dict[str, Any] = {"text_pooling": "mean", "options": {}}
 
 
 class HeadConfig(Document):
@@ -50,6 +55,11 @@ class HeadConfig(Document):
         default=None, description="split whose images chose the checkpoint; none while `chosen`: any image"
     )
     weights_sha256: Sha256 | None = Field(default=None, description="of head.safetensors")
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_as_ever(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = whole(self).items()
+        return {k: v for k, v in fields if k not in _LATER_FIELDS or v != _LATER_FIELDS[k]}
 
 
 class FitConfig(Document):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -76,6 +77,19 @@ def test_weights_of_other_sizes_are_refused(folder):
     (folder / "head.json").write_text(wider.to_json())
     with pytest.raises(HeadError, match=r"(?s)do not fit the configuration.*image_cls\.hidden\.weight"):
         load_head(folder)
+
+
+def test_a_head_of_an_older_release_keeps_its_name(folder):
+    """Its record has no field of later releases; the name in reports is a hash of what it has."""
+    record = json.loads((folder / "head.json").read_text())
+    old = {name: value for name, value in record.items() if name not in {"text_pooling", "options"}}
+    (folder / "head.json").write_text(json.dumps(old))
+    canonical = json.dumps(old, sort_keys=True, separators=(",", ":"))
+    head = load_head(folder)
+    assert head.sha256 == hashlib.sha256(canonical.encode()).hexdigest()
+    assert (head.config.text_pooling, head.config.options) == ("mean", {})
+    pooled = head.config.model_copy(update={"text_pooling": "pooled", "options": {"expansion": 4}})
+    assert HeadConfig.from_json(pooled.to_json(), where="here") == pooled
 
 
 def test_half_a_folder_is_no_head(folder, tmp_path):
