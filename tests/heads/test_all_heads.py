@@ -59,7 +59,7 @@ def test_the_contract_sees_a_weight_that_never_learns(monkeypatch):
         return head
 
     monkeypatch.setattr("embedstore.testing.heads.build_head", with_a_dead_weight)
-    with pytest.raises(AssertionError, match="no gradient: image_cls.hidden"):
+    with pytest.raises(AssertionError, match=r"no gradient: image_cls\.hidden"):
         HeadContract().test_every_weight_learns(config_of("token"))
 
 
