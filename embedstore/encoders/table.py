@@ -49,6 +49,8 @@ _PUBLIC_KINDS = {
 _OF_A_LAYER = {"layer", "final_norm", "width", "pooled_width", "pooling", "grid"}
 # As in embedstore.encoders.layers, which needs torch.
 _LAST = -1
+# Pixels of a picture that a model is shown; a whole photograph of 25 megapixels is less.
+_MOST_PIXELS = 1 << 25
 _CHOSEN_POOLINGS = ("cls", "mean", "last")
 
 
@@ -149,8 +151,24 @@ def _load(
                 f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
             )
     kept = {name: value for name, value in (settings or {}).items() if name in known}
-    encoder = loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    chosen = {**arguments, **kept, **parsed.options}
+    _refuse_size(chosen.get("image_size"), str(parsed))
+    encoder = loader(parsed.name, **chosen)
     return DraftedImages(encoder, draft) if draft else encoder
+
+
+def _refuse_size(size: int | tuple[int, int] | None, where: str) -> None:
+    """Before anything is loaded: loading runs the model once, on a picture of that size."""
+    if size is None:
+        return
+    height, width = size if isinstance(size, tuple) else (size, size)
+    if min(height, width) < 1 or height * width > _MOST_PIXELS:
+        raise UsageError(
+            "no such image size",
+            where=where,
+            found=f"{height}x{width}" if isinstance(size, tuple) else size,
+            allowed=f"1 pixel or more a side, {_MOST_PIXELS} together",
+        )
 
 
 def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str = "auto") -> Any:
