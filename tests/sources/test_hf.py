@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
 
 import numpy as np
@@ -390,6 +391,15 @@ def test_class_names_that_are_none(tmp_path, names):
     table = pa.table({"text": ["x"], "label": [0]}).replace_schema_metadata({"huggingface": json.dumps(info)})
     with pytest.raises(SourceError, match="class name"):
         one(tmp_path, table)
+
+
+def test_a_named_pipe_among_the_files_is_refused(tmp_path):
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(SourceError, match=rf"state.json names is not there\n  found: {file.name}"):
+        open_source(f"hf:{tmp_path / 'set'}")
 
 
 def test_nothing_of_a_data_set_is_run(tmp_path):
