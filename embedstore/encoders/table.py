@@ -203,8 +203,10 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             todo=f"give it with {option}, for example {option.partition(' ')[0]} hf:PATH",
         )
     parsed = split_spec(chosen)
-    # Which layers and limits are meant is for the cards to say, where the spec stands for more.
-    parsed = parsed.without("layers", *parsed.lists) if len(plain) > 1 else parsed.without(*parsed.lists)
+    # Which layers and limits are meant is for the cards to say, where the spec stands for more; a remembered
+    # one may be that of another feature, whose last layer is the same.
+    others = () if len(plain) == 1 else ("layers",) if spec else ("layers", "norm", "pooling")
+    parsed = parsed.without(*others, *parsed.lists)
     try:
         encoder = _load(parsed, card.modality, {"device": device}, _settings(plain))
     except EncoderError as bad:
@@ -256,9 +258,19 @@ def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
     """Whether one pass makes two features: they are of one model, at most of different layers or views."""
     fields = set(differing_fields(one.plain, other.plain))
     inner = _LAST not in (one.layer, other.layer)
-    if "layer" not in fields or (inner and "final_norm" in fields):
+    if "layer" not in fields or (inner and fields & {"final_norm", "pooling"}):
         return not fields
-    return fields <= _OF_A_LAYER
+    return fields <= _OF_A_LAYER and ("pooling" not in fields or _usual_pooling(one, other))
+
+
+def _usual_pooling(one: EncoderCard, other: EncoderCard) -> bool:
+    """Whether two poolings are what a pass gives without `pooling=`: the library's own, and a layer's."""
+    last, inner = (one, other) if one.layer == _LAST else (other, one)
+    if one.modality == "image":
+        usual = "cls" if inner.prefix > inner.registers else "mean"
+    else:
+        usual = "last" if last.pooling in ("eot", "text_embeds") else "mean"
+    return last.pooling not in _CHOSEN_POOLINGS and inner.pooling == usual
 
 
 def _public_spec(card: EncoderCard) -> str | None:
