@@ -112,7 +112,7 @@ def plan_appended(
     for name, spec in wanted.items():
         old = _to_continue(plan, parent, name, options)
         if old is not None:
-            together = next((p for p in passes if _one_pass(p[0], (old, spec))), None)
+            together = next((p for p in passes if all(_one_pass(one, (old, spec)) for one in p)), None)
             if together is None:
                 passes.append([(old, spec)])
             else:

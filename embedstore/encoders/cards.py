@@ -36,6 +36,18 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
+def with_activation(architecture: str, model: torch.nn.Module) -> str:
+    """An architecture's name, and how its GELU is computed where that is not the exact one.
+
+    The same tensors give other numbers through another one, and neither their hash nor the class says which.
+    """
+    kinds = {"QuickGELU": "quick-gelu", "GELUTanh": "gelu-tanh"}
+    found = {kinds.get(type(module).__name__) for module in model.modules()}
+    if any(isinstance(module, torch.nn.GELU) and module.approximate == "tanh" for module in model.modules()):
+        found.add("gelu-tanh")
+    return "+".join([architecture, *sorted(kind for kind in found if kind is not None)])
+
+
 def python_versions(*names: str) -> dict[str, str]:
     """The versions of an encoder of one's own: of Python, and of the distributions that run it."""
     return {"python": platform.python_version(), **library_versions(*names)}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from embedstore.documents import EncoderCard
-from embedstore.encoders.cards import library_versions, weights_sha256
+from embedstore.encoders.cards import library_versions, weights_sha256, with_activation
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward
 from embedstore.errors import EncoderError
 
@@ -99,7 +99,7 @@ class ModelImageEncoder:
         return EncoderCard(
             modality="image",
             library=loaded.library,
-            architecture=loaded.architecture,
+            architecture=with_activation(loaded.architecture, self.model),
             model=checkpoint.model,
             revision=checkpoint.revision,
             weights_sha256=weights_sha256(loaded.used),

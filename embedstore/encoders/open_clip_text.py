@@ -12,7 +12,7 @@ import torch
 
 from embedstore.documents import EncoderCard, TokenizerCard
 from embedstore.encoders.base import TextBatch
-from embedstore.encoders.cards import library_versions, weights_sha256
+from embedstore.encoders.cards import library_versions, weights_sha256, with_activation
 from embedstore.encoders.checkpoint import Checkpoint, loading
 from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
 from embedstore.encoders.open_clip import library, load_model, quiet
@@ -154,10 +154,11 @@ class OpenCLIPTextEncoder:
     def _make_card(self, checkpoint: Checkpoint) -> EncoderCard:
         probe = self.encode(self.prepare([""])[0])
         tower = getattr(self.model, "text", self.model)
+        name = "TextTransformer" if tower is self.model else type(tower).__name__
         return EncoderCard(
             modality="text",
             library="open_clip",
-            architecture="TextTransformer" if tower is self.model else type(tower).__name__,
+            architecture=with_activation(name, tower),
             model=checkpoint.model,
             revision=checkpoint.revision,
             weights_sha256=weights_sha256(_used(self.model)),

@@ -49,6 +49,8 @@ _PUBLIC_KINDS = {
 _OF_A_LAYER = {"layer", "final_norm", "width", "pooled_width", "pooling", "grid"}
 # As in embedstore.encoders.layers, which needs torch.
 _LAST = -1
+# Pixels of a picture that a model is shown; a whole photograph of 25 megapixels is less.
+_MOST_PIXELS = 1 << 25
 _CHOSEN_POOLINGS = ("cls", "mean", "last")
 
 
@@ -149,8 +151,24 @@ def _load(
                 f"unknown option {option!r}", where=str(parsed), allowed=", ".join(known) or "none"
             )
     kept = {name: value for name, value in (settings or {}).items() if name in known}
-    encoder = loader(parsed.name, **{**arguments, **kept, **parsed.options})
+    chosen = {**arguments, **kept, **parsed.options}
+    _refuse_size(chosen.get("image_size"), str(parsed))
+    encoder = loader(parsed.name, **chosen)
     return DraftedImages(encoder, draft) if draft else encoder
+
+
+def _refuse_size(size: int | tuple[int, int] | None, where: str) -> None:
+    """Before anything is loaded: loading runs the model once, on a picture of that size."""
+    if size is None:
+        return
+    height, width = size if isinstance(size, tuple) else (size, size)
+    if min(height, width) < 1 or height * width > _MOST_PIXELS:
+        raise UsageError(
+            "no such image size",
+            where=where,
+            found=f"{height}x{width}" if isinstance(size, tuple) else size,
+            allowed=f"1 pixel or more a side, {_MOST_PIXELS} together",
+        )
 
 
 def encoder_for_card(card: EncoderCard, spec: str | None = None, *, device: str = "auto") -> Any:
@@ -185,8 +203,10 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             todo=f"give it with {option}, for example {option.partition(' ')[0]} hf:PATH",
         )
     parsed = split_spec(chosen)
-    # Which layers and limits are meant is for the cards to say, where the spec stands for more.
-    parsed = parsed.without("layers", *parsed.lists) if len(plain) > 1 else parsed.without(*parsed.lists)
+    # Which layers and limits are meant is for the cards to say, where the spec stands for more; a remembered
+    # one may be that of another feature, whose last layer is the same.
+    others = () if len(plain) == 1 else ("layers",) if spec else ("layers", "norm", "pooling")
+    parsed = parsed.without(*others, *parsed.lists)
     try:
         encoder = _load(parsed, card.modality, {"device": device}, _settings(plain))
     except EncoderError as bad:
@@ -238,9 +258,19 @@ def same_pass(one: EncoderCard, other: EncoderCard) -> bool:
     """Whether one pass makes two features: they are of one model, at most of different layers or views."""
     fields = set(differing_fields(one.plain, other.plain))
     inner = _LAST not in (one.layer, other.layer)
-    if "layer" not in fields or (inner and "final_norm" in fields):
+    if "layer" not in fields or (inner and fields & {"final_norm", "pooling"}):
         return not fields
-    return fields <= _OF_A_LAYER
+    return fields <= _OF_A_LAYER and ("pooling" not in fields or _usual_pooling(one, other))
+
+
+def _usual_pooling(one: EncoderCard, other: EncoderCard) -> bool:
+    """Whether two poolings are what a pass gives without `pooling=`: the library's own, and a layer's."""
+    last, inner = (one, other) if one.layer == _LAST else (other, one)
+    if one.modality == "image":
+        usual = "cls" if inner.prefix > inner.registers else "mean"
+    else:
+        usual = "last" if last.pooling in ("eot", "text_embeds") else "mean"
+    return last.pooling not in _CHOSEN_POOLINGS and inner.pooling == usual
 
 
 def _public_spec(card: EncoderCard) -> str | None:

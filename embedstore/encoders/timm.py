@@ -152,7 +152,7 @@ def _load(checkpoint: Checkpoint, arguments: Mapping[str, Any]) -> Any:
         raise EncoderError(
             f"the checkpoint lacks tensors of {type(model).__name__}",
             where=checkpoint.model,
-            found="; ".join(missing),
+            found="; ".join(one if len(one) <= 200 else f"{one[:200]}…" for one in missing),
             todo="give a checkpoint that was saved whole from this architecture",
         )
     return model.float()

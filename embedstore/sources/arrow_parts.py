@@ -123,6 +123,7 @@ def arrow_batches(
         reader = pa.ipc.MessageReader.open_stream(source)
         try:
             schema = _bytes_schema(pa.ipc.read_schema(reader.read_next_message()))
+            _refuse_other_columns(schema, columns, image, file)
             while (message := _next(reader)) is not None:
                 if message.type != "record batch":
                     raise SourceError(
@@ -136,6 +137,25 @@ def arrow_batches(
                 yield batch.select(list(columns)), found
         except (*DAMAGED, StopIteration) as bad:
             raise SourceError("a damaged Arrow file", where=file.name, found=str(bad)[:200]) from None
+
+
+def _refuse_other_columns(schema: Any, columns: Sequence[str], image: str | None, file: File) -> None:
+    """`SourceError` for a file that lacks a column of the first one, or holds pictures in another form."""
+    wanted = [*columns, *([] if image is None else [image])]
+    lacking = [name for name in wanted if name not in schema.names]
+    if lacking:
+        raise SourceError(
+            f"no column {lacking[0]!r}, which the first file of the data set has",
+            where=file.name,
+            found=", ".join(schema.names[:12]) or "no columns",
+        )
+    if image is None:
+        return
+    kind = schema.field(image).type
+    if pt.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    if not (pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_null(kind)):
+        raise SourceError(f"column {image!r} holds no pictures", where=file.name, found=kind)
 
 
 def _next(reader: Any) -> Any:
@@ -293,6 +313,7 @@ def parquet_batches(file: File, columns: Sequence[str]) -> Iterator[Any]:
     """Batches of `columns` of a Parquet file."""
     try:
         with arrow_input(file) as stream, pq.ParquetFile(stream) as opened:
+            _refuse_other_columns(opened.schema_arrow, columns, None, file)
             yield from opened.iter_batches(batch_size=_BATCH, columns=list(columns))
     except DAMAGED as bad:
         raise SourceError("a damaged Parquet file", where=file.name, found=str(bad)[:200]) from None

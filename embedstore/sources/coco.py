@@ -118,6 +118,8 @@ def _read(path: File, split: str | None) -> tuple[Rows, int]:
     for at, value in json_parts(path):
         if at.index is None:
             there.add(at.key)
+            if at.key in ("images", "annotations") and value != []:
+                raise SourceError("not a JSON array", where=at, found=ascii(value)[:80])
         elif at.key == "images":
             item = an_object(value, at)
             number = number_of(item, "id", at)

@@ -24,14 +24,15 @@ from embedstore.errors import SourceError
 from embedstore.store.remote import Remote, parse_url
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from _typeshed import WriteableBuffer
 
 WINDOW_BYTES = 4 << 20
 """What is read of a remote file at once, where more than a picture is wanted of it."""
 
-_FOLDER_DEPTH = 32
+FOLDER_DEPTH = 32
+"""How many folders may lie in each other where all files below one are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,9 @@ class LocalFile:
             entries = sorted(os.scandir(self.path), key=lambda entry: entry.name)
         except OSError as bad:
             raise SourceError(f"cannot be listed: {bad.strerror}", where=self) from None
-        return {e.name: None for e in entries if e.is_file()}, [e.name for e in entries if e.is_dir()]
+        return {e.name: None for e in entries if holds(e.is_file)}, [
+            e.name for e in entries if holds(e.is_dir)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,7 @@ class RemoteFile:
         remote, name = self._at()
         if not remote.read_only:
             return {n: s.nbytes for n, s in sorted(remote.sizes(name).items())}
-        return dict(sorted(_walked(self, "", _FOLDER_DEPTH).items()))
+        return dict(sorted(_walked(self, "", FOLDER_DEPTH).items()))
 
 
 File: TypeAlias = "LocalFile | RemoteFile"
@@ -220,6 +223,14 @@ def arrow_input(file: File) -> Iterator[Any]:
             yield stream
 
 
+def holds(kind: Callable[[], bool]) -> bool:
+    """Whether `entry.is_dir` or `entry.is_file` of a folder holds: of a link to itself neither does."""
+    try:
+        return kind()
+    except OSError:
+        return False
+
+
 def is_url(place: str) -> bool:
     """Whether `place` is spelled as a URL, of whatever kind."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", place) is not None
@@ -237,7 +248,7 @@ def _remote(root: str) -> Remote:
 
 def _walked(folder: RemoteFile, prefix: str, depth: int) -> dict[str, int | None]:
     if depth == 0:
-        raise SourceError("folders lie too deep in each other", where=folder, allowed=_FOLDER_DEPTH)
+        raise SourceError("folders lie too deep in each other", where=folder, allowed=FOLDER_DEPTH)
     files, folders = folder.listing()
     found = {f"{prefix}{name}": size for name, size in files.items()}
     for name in folders:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from embedstore.errors import SourceError
 from embedstore.sources.base import Sample
-from embedstore.sources.files import LocalFile, RemoteFile, at
+from embedstore.sources.files import FOLDER_DEPTH, LocalFile, RemoteFile, at, holds
 from embedstore.sources.grouping import Samples, check_language, group_rows
 from embedstore.sources.pictures import FilePicture, RemotePicture
 from embedstore.sources.reading import read_rows
@@ -112,7 +112,7 @@ def pictures_below(folder: File, dropped: Counter[str]) -> dict[str, int | None]
     if not folder.is_dir():
         raise SourceError("there is no such folder", found=folder)
     root = folder.path.resolve()
-    return dict.fromkeys(sorted(_walk(root, "", root, dropped)))
+    return dict.fromkeys(sorted(_walk(root, dropped)))
 
 
 def picture_in(folder: File, name: str, nbytes: int | None = None) -> FilePicture | RemotePicture:
@@ -122,28 +122,47 @@ def picture_in(folder: File, name: str, nbytes: int | None = None) -> FilePictur
     return FilePicture(folder.path / name, name)
 
 
-def _walk(folder: Path, prefix: str, root: Path, dropped: Counter[str]) -> Iterator[str]:
+def _walk(root: Path, dropped: Counter[str]) -> Iterator[str]:
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        if prefix.count("/") > FOLDER_DEPTH:
+            raise SourceError("folders lie too deep in each other", where=root.name, allowed=FOLDER_DEPTH)
+        for entry in _entries(root, prefix):
+            name = f"{prefix}{entry.name}"
+            if holds(entry.is_dir):
+                if entry.is_symlink():
+                    dropped["links to folders"] += 1
+                else:
+                    waiting.append(f"{name}/")
+            elif not entry.name.lower().endswith(EXTENSIONS):
+                dropped["other files"] += 1
+            elif entry.is_symlink() and not _leads_into(entry.path, root):
+                dropped["links that leave the folder"] += 1
+            else:
+                yield name
+
+
+def _entries(root: Path, prefix: str) -> list[os.DirEntry[str]]:
+    """What lies in one folder, but hidden things and the side-cars."""
     try:
-        entries = list(os.scandir(folder))
+        found = list(os.scandir(root / prefix))
     except OSError as bad:
         raise SourceError(f"cannot be listed: {bad.strerror}", where=prefix or "the folder") from None
-    for entry in entries:
-        name = f"{prefix}{entry.name}"
-        if entry.name.startswith(".") or name in SIDE_CARS:
-            continue
-        if not _utf8(name):
-            raise SourceError("a file name that is not UTF-8", found=ascii(name), todo="rename it")
-        if entry.is_dir():
-            if entry.is_symlink():
-                dropped["links to folders"] += 1
-            else:
-                yield from _walk(Path(entry.path), f"{name}/", root, dropped)
-        elif not entry.name.lower().endswith(EXTENSIONS):
-            dropped["other files"] += 1
-        elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
-            dropped["links that leave the folder"] += 1
-        else:
-            yield name
+    shown = [e for e in found if not e.name.startswith(".") and f"{prefix}{e.name}" not in SIDE_CARS]
+    for entry in shown:
+        if not _utf8(entry.name):
+            raise SourceError(
+                "a file name that is not UTF-8", found=ascii(f"{prefix}{entry.name}"), todo="rename it"
+            )
+    return shown
+
+
+def _leads_into(link: str, root: Path) -> bool:
+    try:
+        return Path(link).resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link to itself leads nowhere
+        return False
 
 
 def _listed(folder: RemoteFile, dropped: Counter[str]) -> dict[str, int | None]:

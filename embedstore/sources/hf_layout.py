@@ -154,6 +154,15 @@ def _saved(folder: File, split: str | None) -> Layout:
     info = folder.child("dataset_info.json")
     features = read_json(info).get("features") if info.is_file() else None
     parts = tuple(Part(folder.child(str(name)), split, "arrow") for name in names)
+    for part in parts:
+        # A named pipe would block for ever.
+        if isinstance(part.file, LocalFile) and not part.file.is_file():
+            raise SourceError(
+                "a file that state.json names is not there",
+                where=folder,
+                found=part.file.name,
+                todo="bring the data set again",
+            )
     return Layout(parts, features if isinstance(features, dict) else {})
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TextIO
 
 from embedstore.errors import SourceError
@@ -78,7 +79,7 @@ def text_of(item: Mapping[str, Any], key: str, at: object) -> str:
     if isinstance(value, str):
         return plain(value, key, at)
     if key not in item:
-        raise SourceError(f"no {key!r}", where=at, found=", ".join(map(str, item)) or "an empty object")
+        raise SourceError(f"no {key!r}", where=at, found=_keys(item))
     raise SourceError(f"{key!r} is not text", where=at, found=_short(value))
 
 
@@ -96,7 +97,7 @@ def list_of(item: Mapping[str, Any], key: str, at: object) -> list[Any]:
     if isinstance(value, list):
         return value
     if key not in item:
-        raise SourceError(f"no {key!r}", where=at, found=", ".join(map(str, item)) or "an empty object")
+        raise SourceError(f"no {key!r}", where=at, found=_keys(item))
     raise SourceError(f"{key!r} is not a list", where=at, found=_short(value))
 
 
@@ -121,6 +122,12 @@ def _opened(place: Path | File) -> Iterator[_Window]:
         raise SourceError("not UTF-8", where=file.name, todo="save the file as UTF-8") from None
     except OSError as bad:
         raise SourceError(f"cannot be read: {bad.strerror or bad}", where=file.name) from None
+
+
+def _keys(item: Mapping[str, Any]) -> str:
+    # As a file of unknown origin has them: however many and long, and with whatever characters.
+    text = ascii(", ".join(islice(item, 12)))[1:-1]
+    return (text if len(text) <= 200 else text[:197] + "...") or "an empty object"
 
 
 def _short(value: object) -> str:

@@ -166,7 +166,7 @@ class SegmentationSource:
 
     @property
     def identity(self) -> Mapping[str, str | int | float | bool]:
-        """Kind, ignored values, and a digest of the names and sizes of the masks."""
+        """Kind, ignored values, and a digest of what the values mean and of the masks' names and sizes."""
         return dict(self._identity)
 
     @property
@@ -186,7 +186,7 @@ class SegmentationSource:
         return Sample(id=name, picture=picture_in(self._images, name, nbytes), split=split, mask=mask)
 
     def _digest(self) -> str:
-        found = hashlib.sha256()
+        found = hashlib.sha256(self._id_of.tobytes())
         for _, (name, nbytes), _ in self._rows:
             size = self._masks.child(name).nbytes if nbytes is None else nbytes
             found.update(f"{name}\0{size}\n".encode())

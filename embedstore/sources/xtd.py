@@ -89,12 +89,16 @@ def _list_of_pictures(path: File, names: str) -> list[str]:
             found=path,
             todo="name it: xtd:FOLDER?names=FILE",
         )
-    listed = []
+    listed: dict[str, int] = {}
     for number, line in lines_of(found[0]):
-        if not line.strip():
+        name = line.strip()
+        if not name:
             raise SourceError("a blank line in the list of pictures", where=f"{names}, line {number}")
-        listed.append(line.strip())
-    return listed
+        if listed.setdefault(name, number) != number:
+            raise SourceError(
+                "one picture is listed twice", where=f"{names}, lines {listed[name]} and {number}", found=name
+            )
+    return list(listed)
 
 
 def _by_language(path: File, captions: str, names: str) -> dict[str, File]:

@@ -121,7 +121,12 @@ def test_every_kind_makes_a_feature(run, models, picture_folder, tmp_path, monke
     assert store.header("words").card.tokenizer.prompt == "note: "
     assert verify_store(tmp_path / "store").findings == ()
     shown = " ".join(run("info", "store").split())
-    for words in ("VisionTransformer vit", "ConvNeXt convnext.pth", "TextTransformer clip", "Mean mean"):
+    for words in (
+        "VisionTransformer vit",
+        "ConvNeXt+gelu-tanh convnext.pth",
+        "TextTransformer clip",
+        "Mean mean",
+    ):
         assert words in shown
     from PIL import Image
 

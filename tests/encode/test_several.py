@@ -177,6 +177,30 @@ def test_appending_runs_one_pass_too(encode, passes, picture_folder, tmp_path):
     assert verify_store(both.path).findings == ()
 
 
+def test_appending_to_layers_that_are_read_differently(encode, passes, picture_folder, tmp_path):
+    """Features of one model with and without its final norm and a pooling of their own: a pass each."""
+    specs = [
+        "a=hf:{vision}?layers=1,-1",
+        "b=hf:{vision}?layers=0,1,-1&norm=true",
+        "c=hf:{vision}?layers=0,1&pooling=mean",
+        "d=hf:{vision}?layer=0",
+    ]
+    more = tmp_path / "more"
+    more.mkdir()
+    for number, path in enumerate(sorted(picture_folder.rglob("*.png"))[:7]):
+        (more / f"new{number}.png").write_bytes(path.read_bytes())
+    first = encode("A", images=specs, limit=20).store
+    before = sum(passes)
+    made = encode("B", source=more, append=first)
+    assert sum(passes) - before == 3 * 7
+    alone = encode("alone", source=more, images=specs)
+    assert open_store(made.store).features() == open_store(alone.store).features()
+    for name in open_store(first).features():
+        ours, direct = open_store(made.store)[name], open_store(alone.store)[name]
+        for part in ("tokens", "pooled"):
+            assert np.array_equal(ours.read(part, 0, 7), direct.read(part, 0, 7))
+
+
 def test_appending_to_a_feature_a_limit_loads_the_weights_once(encode, picture_folder, tmp_path, monkeypatch):
     first = encode("A", texts=["w=hf:{words}?max_length=8,16"], limit=50).store
     more = tmp_path / "more"

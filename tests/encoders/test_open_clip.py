@@ -322,6 +322,22 @@ def test_weights_get_the_activation_that_they_were_trained_with(monkeypatch):
         locate("ViT-B-32-quickgelu/laion2b_s34b_b79k")
 
 
+def test_a_card_says_which_gelu_is_computed(folder, images, texts, tmp_path):
+    """The same file of weights under an architecture and its `-quickgelu` twin is two features."""
+    shutil.copytree(folder("clip"), tmp_path / "quick")
+    path = tmp_path / "quick" / "open_clip_config.json"
+    whole = json.loads(path.read_text())
+    whole["model_cfg"]["quick_gelu"] = True
+    path.write_text(json.dumps(whole))
+    quick = load_image_encoder(f"open_clip:{path.parent}", device="cpu")
+    words = load_text_encoder(f"open_clip:{path.parent}", device="cpu")
+    assert quick.card.weights_sha256 == images["clip"].card.weights_sha256
+    assert quick.card.architecture == f"{images['clip'].card.architecture}+quick-gelu"
+    assert words.card.architecture == f"{texts['clip'].card.architecture}+quick-gelu"
+    pixels = [quick.prepare(sample_pictures()[0])]
+    assert not torch.allclose(quick.encode(pixels).tokens, images["clip"].encode(pixels).tokens, atol=1e-4)
+
+
 def test_tensors_that_lack_are_refused(weights, tmp_path):
     tensors = torch.load(weights)["state_dict"]
     tensors.pop("visual.ln_post.bias")

@@ -81,6 +81,15 @@ def test_a_broken_option_is_refused(query):
         split_spec("hf:x" + query)
 
 
+@pytest.mark.parametrize("size", ["0", "0x224", "6000", "224x999999999"])
+def test_a_size_that_no_model_is_shown_is_refused_before_anything_is_loaded(size):
+    for kind in ("hf:nowhere/x", "timm:test_vit3", "open_clip:ViT-B-32/openai"):
+        with pytest.raises(UsageError, match=rf"no such image size\n  found: {size}\n  allowed: 1 pixel"):
+            load_image_encoder(f"{kind}?image_size={size}")
+    with pytest.raises(UsageError, match=r"no such image size\n  found: -1"):
+        load_image_encoder("hf:nowhere/x", image_size=-1)
+
+
 def test_an_unknown_option_names_the_known_ones():
     with pytest.raises(UsageError, match=r"unknown option 'size'(.|\n)*image_size"):
         load_image_encoder("hf:facebook/dinov2-large?size=3")

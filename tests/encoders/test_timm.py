@@ -272,6 +272,37 @@ def test_tensors_that_lack_are_refused(tmp_path):
         load_image_encoder(f"timm:test_vit3?checkpoint={tmp_path / 'mine.pth'}", device="cpu")
 
 
+def test_of_many_tensors_that_lack_a_few_are_named(tmp_path):
+    torch.save(
+        {f"encoder.{k}": v for k, v in timm.create_model("test_vit3").state_dict().items()},
+        tmp_path / "x.pth",
+    )
+    with pytest.raises(EncoderError, match="lacks tensors of VisionTransformer") as bad:
+        load_image_encoder(f"timm:test_vit3?checkpoint={tmp_path / 'x.pth'}", device="cpu")
+    assert len(str(bad.value)) < 600
+
+
+def test_a_card_says_which_gelu_is_computed(tmp_path):
+    """Equal weights in two architectures that differ by it alone are two features."""
+    cards = []
+    for name, act in (("plain", "gelu"), ("quick", "quick_gelu"), ("tanh", "gelu_tanh")):
+        torch.manual_seed(0)
+        model = timm.create_model("vit_tiny_patch16_224", act_layer=act, **VIT)
+        timm.models.save_for_hf(
+            model,
+            tmp_path / name,
+            data_config={"input_size": (3, 32, 32)},
+            model_args=VIT | {"act_layer": act},
+        )
+        cards.append(load_image_encoder(f"timm:{tmp_path / name}", device="cpu").card)
+    assert len({card.weights_sha256 for card in cards}) == 1
+    assert [card.architecture for card in cards] == [
+        "VisionTransformer",
+        "VisionTransformer+quick-gelu",
+        "VisionTransformer+gelu-tanh",
+    ]
+
+
 def test_a_pickle_with_code_is_not_run(tmp_path):
     torch.save({"state_dict": Path(tmp_path)}, tmp_path / "mine.pth")
     with pytest.raises(EncoderError, match=r"mine\.pth: cannot load the model(.|\n)*weights_only"):

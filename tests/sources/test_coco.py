@@ -200,7 +200,14 @@ def test_captions_without_an_image_are_left_out_and_counted(coco):
         ([image(5)], [annotation(1, None, "a")], "'image_id' is not text", "annotations[0]"),
         ([image(5)], [annotation(1, 5, "a\ud800b")], "a lone surrogate in 'caption'", "annotations[0]"),
         ([], [], "'images' is empty, or no list", "captions_val2017.json"),
-        ({"id": 1}, [], "'images' is empty, or no list", "captions_val2017.json"),
+        ({"id": 1}, [], "not a JSON array", "captions_val2017.json, images"),
+        (
+            [image(5)],
+            {"image_id": 5, "caption": "a"},
+            "not a JSON array",
+            "captions_val2017.json, annotations",
+        ),
+        ([image(5)], None, "not a JSON array", "found: None"),
     ],
 )
 def test_files_that_are_refused(tmp_path, images, annotations, what, where):

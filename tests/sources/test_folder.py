@@ -93,10 +93,19 @@ def test_what_is_passed_over_and_counted(tmp_path):
     (root / "folder").symlink_to(tmp_path / "out")
     (root / "loop").symlink_to(root)
     (root / "dangling.png").symlink_to(root / "gone.png")
+    (root / "itself.png").symlink_to(root / "itself.png")
     source = FolderSource(root)
     assert ids(source) == ["a.png", "b.png", "dangling.png", "inside.png"]
-    assert source.dropped == {"other files": 2, "links that leave the folder": 1, "links to folders": 2}
+    assert source.dropped == {"other files": 2, "links that leave the folder": 2, "links to folders": 2}
     assert ids(FolderSource(root / "loop")) == ids(source)
+
+
+def test_folders_without_end_are_refused(tmp_path):
+    fill(tmp_path, "a.png", "/".join(["d"] * 32) + "/b.png")
+    assert len(FolderSource(tmp_path)) == 2
+    fill(tmp_path, "/".join(["d"] * 33) + "/c.png")
+    with pytest.raises(SourceError, match=r"folders lie too deep in each other\n  allowed: 32"):
+        FolderSource(tmp_path)
 
 
 @pytest.mark.parametrize("names", [[], ["notes.txt", ".hidden.png"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
 
 import numpy as np
@@ -390,6 +391,45 @@ def test_class_names_that_are_none(tmp_path, names):
     table = pa.table({"text": ["x"], "label": [0]}).replace_schema_metadata({"huggingface": json.dumps(info)})
     with pytest.raises(SourceError, match="class name"):
         one(tmp_path, table)
+
+
+@pytest.mark.parametrize(
+    ("other", "what"),
+    [
+        ({"text": ["b"]}, "no column 'image', which the first file of the data set has"),
+        ({"image": [b"b"]}, "no column 'text'"),
+        ({"text": ["b"], "image": [7]}, "column 'image' holds no pictures"),
+        ({"text": ["b"], "image": [[b"b"]]}, "column 'image' holds no pictures"),
+        ({"text": ["b"], "image": [{"path": "b"}]}, "column 'image' holds no pictures"),
+        (
+            {"text": ["b"], "image": pa.array([b"abcd" * 9], pa.binary_view())},
+            "column 'image' holds no pictures",
+        ),
+    ],
+)
+def test_files_of_other_columns_than_the_first(tmp_path, other, what):
+    datasets.Dataset.from_dict({"image": [b"a"] * 2, "text": ["a"] * 2}).save_to_disk(tmp_path, num_shards=2)
+    file, table = tmp_path / "data-00001-of-00002.arrow", pa.table(other)
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    with pytest.raises(SourceError, match=rf"{file.name}: .*{what}"):
+        open_source(f"hf:{tmp_path}")
+
+
+def test_parquet_files_of_other_columns_than_the_first(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "train-00000-of-00002.parquet")
+    pq.write_table(pa.table({"caption": ["b"]}), tmp_path / "train-00001-of-00002.parquet")
+    with pytest.raises(SourceError, match=r"00001-of-00002\.parquet: no column 'text'(.|\n)*found: caption"):
+        open_source(f"hf:{tmp_path}")
+
+
+def test_a_named_pipe_among_the_files_is_refused(tmp_path):
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "set")
+    (file,) = (tmp_path / "set").glob("*.arrow")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(SourceError, match=rf"state.json names is not there\n  found: {file.name}"):
+        open_source(f"hf:{tmp_path / 'set'}")
 
 
 def test_nothing_of_a_data_set_is_run(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from embedstore.errors import SourceError
 from embedstore.sources import json_stream
-from embedstore.sources.json_stream import At, json_parts, json_value
+from embedstore.sources.json_stream import At, json_parts, json_value, list_of, number_of, text_of
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | st.text(),
@@ -118,3 +118,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
 def test_no_such_file(tmp_path):
     with pytest.raises(SourceError, match="there is no such file"):
         list(json_parts(tmp_path / "nowhere.json"))
+
+
+def test_an_object_of_strange_keys_makes_a_short_message(tmp_path):
+    for item in ({"k" * 100_000: 1}, {f"key {k}": 1 for k in range(9000)}, {"\x1b[31m": 1}):
+        for read in (text_of, number_of, list_of):
+            with pytest.raises(SourceError, match="no 'id'") as caught:
+                read(item, "id", "x.json")
+            assert len(str(caught.value)) < 300
+            assert "\x1b" not in str(caught.value)
+    with pytest.raises(SourceError, match="found: an empty object"):
+        text_of({}, "id", "x.json")

@@ -183,6 +183,16 @@ def test_other_masks_make_another_source(voc):
     assert open_source(f"segmentation:{voc}").identity != before
 
 
+def test_values_that_mean_other_classes_make_another_source(voc):
+    names = "\n".join(f"{{}}: {name}" for name in VOC)
+    (voc / "classes.txt").write_text(names.format(*range(len(VOC))))
+    before = open_source(f"segmentation:{voc}")
+    (voc / "classes.txt").write_text(names.format(*range(1, 1 + len(VOC))))
+    after = open_source(f"segmentation:{voc}")
+    assert before.classes == after.classes
+    assert before.identity != after.identity
+
+
 def test_what_is_refused_when_it_is_opened(voc, draw, tmp_path_factory):
     with pytest.raises(SourceError, match="no list of classes") as caught:
         open_source(f"segmentation:{voc}?classes=names.txt")

@@ -82,6 +82,7 @@ def test_the_same_file_twice_is_one(xtd):
         ("MIC/test_1kcaptions_en.txt", [], "another number of lines", "found: 0"),
         ("MIC/test_1kcaptions_en.txt", ["A", "B\0", "C"], "a NUL byte", "test_1kcaptions_en.txt, line 2"),
         ("XTD10/test_image_names.txt", [NAMES[0], "", NAMES[2]], "a blank line", "line 2"),
+        ("XTD10/test_image_names.txt", [NAMES[0], NAMES[1], NAMES[0]], "listed twice", "lines 1 and 3"),
         ("XTD10/test_image_names.txt", ["../a.jpg", *NAMES[1:]], "leaves the image folder", "line 1"),
         ("XTD10/test_image_names.txt", ["a", "b", "c"], "not one of the pictures is there", "images/a"),
         ("MIC/test_image_names.txt", NAMES, "more than one list of pictures", "xtd:FOLDER?names=FILE"),
