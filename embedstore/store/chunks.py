@@ -88,12 +88,12 @@ class OpenShard:
 
     def mapped(self, first: int, stop: int) -> ByteArray | None:
         """The whole file, where its bytes `[first, stop)` can be taken from memory now; else none."""
+        # Without a lock, which a fork might find held: where two threads map it at once, one map goes again.
         if not self._mapped:
-            with self._lock:
-                if not self._mapped:
-                    self._map = FileMap.of(self.handle)
-                    self._mapped = True
-        return self._map.bytes if self._map is not None and self._map.in_memory(first, stop) else None
+            self._map = FileMap.of(self.handle)
+            self._mapped = True
+        found = self._map
+        return found.bytes if found is not None and found.in_memory(first, stop) else None
 
     # At the end of a process its modules may be empty before the last shard goes.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:

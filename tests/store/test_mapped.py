@@ -100,6 +100,24 @@ def test_maps_go_with_the_shards_that_are_let_go_and_with_the_feature(store):
     assert maps_of(store.path) == 0
 
 
+def test_a_shard_may_be_let_go_between_the_plan_and_its_copies(store):
+    rows = np.arange(64)
+    feature = store.feature("vision", verify="never")
+    wanted = feature.gather("tokens", rows)
+    array = feature.array("tokens")
+    out = array.empty(64)
+    tasks = array.scatter(rows, None, rows, out)
+    handles.let_go_all()
+    gc.collect()
+    assert maps_of(store.path) == 2
+    for task in tasks:
+        task()
+    np.testing.assert_array_equal(out, wanted)
+    del task, tasks
+    gc.collect()
+    assert maps_of(store.path) == 0
+
+
 @pytest.mark.parametrize("kept", [0, 1, 100_000, 700_001])
 def test_a_shard_that_is_cut_while_it_is_mapped_is_an_error(store, kept):
     feature = store.feature("vision", verify="never")
