@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import shutil
+import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -148,6 +151,9 @@ _worker: list[_Worker] = []
 
 
 def _begin(preparation: bytes, memory: str, nbytes: int, thumbnails: int) -> None:
+    # Ctrl-C comes to every process of a terminal; the parent decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
@@ -155,6 +161,17 @@ def _begin(preparation: bytes, memory: str, nbytes: int, thumbnails: int) -> Non
     _worker.append(
         _Worker(to_pixels=to_pixels, memory=SharedMemory(memory), nbytes=nbytes, thumbnails=thumbnails)
     )
+
+
+def _end_with_parent() -> None:
+    """End when the parent does, however it ends: the pool's own pipes are held open by its workers.
+
+    When all of them are gone, what they shared is removed by the tracker of `multiprocessing`.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(row: int, id_: str, picture: bytes, place: int) -> _Answer:
