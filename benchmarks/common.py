@@ -22,6 +22,7 @@ Meaning: TypeAlias = Literal[
     "rate ours/reference",
     "time ours/reference",
     "bytes reference/ours",
+    "bytes ours/reference",
     "MB",
     "s",
     "GB/s",

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import Row, main, paired_ratio
+from fit_memory import large_batch_memory
 
 from embedstore.heads.dropout import dropout
 from embedstore.heads.token import TokenHead
@@ -160,8 +161,8 @@ def check_equal(ours: TokenHead, naive: NaiveHead, batch: tuple[Tensor, ...]) ->
 
 
 def measure(quick: bool) -> list[Row]:  # noqa: FBT001 - the one argument of every benchmark
-    """Both sizes; `--quick` takes fewer rounds of the same sizes."""
-    return [measure_size(size, 7 if quick else 31) for size in SIZES]
+    """Both sizes; `--quick` takes fewer rounds of the same sizes. Then the memory of a large batch."""
+    return [*(measure_size(size, 7 if quick else 31) for size in SIZES), large_batch_memory()]
 
 
 if __name__ == "__main__":

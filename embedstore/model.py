@@ -19,6 +19,8 @@ from embedstore.stream.embed import embed_images, embed_texts
 if TYPE_CHECKING:
     from os import PathLike
 
+    from torch import Tensor
+
     from embedstore.heads.base import Head
     from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Feature
@@ -59,12 +61,23 @@ class FittedHead:
         """Unit vectors `(m, e)` float32 of text rows, in the order given. Checks the card first."""
         self.check_text(feature)
         return embed_texts(
-            feature,
+            feature.only_pooled() if self.config.text_pooling == "pooled" else feature,
             rows,
             lambda part: self.module.embed_text(part.tokens, part.offsets),
             batch=batch,
             device=self.device,
         )
+
+    def embed_encoded(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
+        """Unit vectors `(b, e)` of texts fresh from the text encoder.
+
+        `tokens (b, l, d)` with `mask (b, l)`, True where real, and `pooled (b, w)`, on any device: the head
+        reads the ones or the other.
+        """
+        if self.config.text_pooling == "pooled":
+            return self.module.embed_text(pooled.to(self.device), torch.arange(len(pooled) + 1))
+        offsets = torch.nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0)).cpu()
+        return self.module.embed_text(tokens[mask].to(self.device), offsets)
 
 
 def load_head(folder: str | PathLike[str], *, device: torch.device | str = "cpu") -> FittedHead:

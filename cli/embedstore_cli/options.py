@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,23 @@ OneStore = Annotated[
         callback=_kept,
     ),
 ]
+
+
+def settings(pairs: list[str]) -> dict[str, bool | int | float | str]:
+    """`NAME=VALUE` each, the value as TOML has it; what is no TOML value is taken as words."""
+    found: dict[str, bool | int | float | str] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise UsageError("not an option and its value", where="--set", found=pair, allowed="NAME=VALUE")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        found[name] = value if isinstance(value, bool | int | float | str) else text
+    return found
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="Decides everything random.")]

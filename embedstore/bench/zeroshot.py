@@ -163,9 +163,7 @@ def class_embeddings(
     parts = []
     for at in range(0, len(ids), PROMPTS_AT_ONCE):
         batch = encoder.encode(ids[at : at + PROMPTS_AT_ONCE])
-        offsets = torch.nn.functional.pad(batch.mask.sum(dim=1).cumsum(0), (1, 0)).cpu()
-        tokens = batch.tokens[batch.mask].to(setting.head.device)
-        parts.append(setting.head.module.embed_text(tokens, offsets).double().cpu())
+        parts.append(setting.head.embed_encoded(batch.tokens, batch.mask, batch.pooled).double().cpu())
     prompts = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
     means = prompts.reshape(len(classes), len(templates), -1).mean(dim=1)
     return torch.nn.functional.normalize(means, dim=-1).float().numpy(), sum(cut)

@@ -16,6 +16,13 @@ from embedstore.documents.base import (
     refuse_differences,
 )
 from embedstore.documents.cards import FREE_FIELDS, EncoderCard, ProcessorCard, TokenizerCard, ViewCard
+from embedstore.documents.head_options import (
+    DalipOptions,
+    DinotxtOptions,
+    NoOptions,
+    OptionValue,
+    SailOptions,
+)
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
 from embedstore.documents.stores import (
@@ -53,6 +60,8 @@ __all__ = [
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "DalipOptions",
+    "DinotxtOptions",
     "Document",
     "EncoderCard",
     "FeatureHeader",
@@ -60,12 +69,15 @@ __all__ = [
     "Figure",
     "FitConfig",
     "HeadConfig",
+    "NoOptions",
+    "OptionValue",
     "Origin",
     "Plan",
     "PolicyName",
     "ProcessorCard",
     "Projection",
     "QuarantinedRow",
+    "SailOptions",
     "ShardFile",
     "StoredType",
     "Table",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Rate, Sha256
 from embedstore.documents.cards import EncoderCard
+from embedstore.documents.head_options import OptionValue
 
 Projection: TypeAlias = Literal["token", "mlp", "linear", "identity"]
 
@@ -17,16 +18,23 @@ class HeadConfig(Document):
 
     format_version: Positive = FORMAT_VERSION
     head: Name
-    width: Positive = Field(description="e, the joint width")
+    width: Positive = Field(description="e, the joint width; of each part where a head has several")
     image_local: Projection = "token"
     image_cls: Projection = "token"
     text_token: Projection = "token"
     text_global: Projection = "mlp"
     image_pooling: Literal["mean", "max"] = "mean"
+    text_pooling: Literal["mean", "pooled"] = Field(
+        default="mean",
+        description="what the text side reads: all tokens, or the encoder's pooled embedding as one",
+    )
     dropout: Rate = 0.1
+    options: dict[str, OptionValue] = Field(
+        default={}, description="all of the head's own, see docs/heads.md"
+    )
     image_width: Positive = Field(description="d of the image tokens")
     image_cls_width: Positive = Field(description="d of CLS, or of pooled where an encoder has no CLS")
-    text_width: Positive = Field(description="d of the text tokens")
+    text_width: Positive = Field(description="d of the text tokens, or of pooled where that is read")
     image_feature: Name
     text_feature: Name
     image_card: EncoderCard
@@ -60,7 +68,12 @@ class FitConfig(Document):
     text_token: Projection = "token"
     text_global: Projection = "mlp"
     image_pooling: Literal["mean", "max"] = "mean"
+    text_pooling: Literal["mean", "pooled"] | None = Field(
+        default=None,
+        description="text tokens or the encoder's pooled embedding; none: as the head is used to",
+    )
     dropout: Rate = 0.1
+    options: dict[str, OptionValue] = Field(default={}, description="of the head's own, see docs/heads.md")
     epochs: Positive = 20
     batch_size: Annotated[int, Field(ge=2)] = 256
     micro_batch: Positive | None = Field(

@@ -164,7 +164,7 @@ def _begin(preparation: bytes, memory: str, nbytes: int, thumbnails: int) -> Non
 
 
 def _end_with_parent() -> None:
-    """End when the parent does, however it ends: the pool's own pipes are held open by its workers.
+    """A parent that is killed cannot say so: its workers hold both ends of the queue they wait at.
 
     When all of them are gone, what they shared is removed by the tracker of `multiprocessing`.
     """

@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 
 def fit_config(file: Path | None = None, **options: Any) -> FitConfig:
-    """The fields of `file`, then those of `options` that are not None.
+    """The fields of `file`, then those of `options` that are not None; a head's own `options` one by one.
 
     `UsageError` for a file that cannot be read, an unknown field (with the nearest name) and a value that no
     fit could accept.
     """
     fields = read_toml(file) if file is not None else {}
     where = file.name if file is not None else "fit"
+    own = fields.get("options", {})
     fields |= {name: value for name, value in options.items() if value is not None}
+    if isinstance(own, dict) and isinstance(added := fields.get("options"), dict):
+        fields["options"] = own | added
     _refuse_unknown(fields, where)
     try:
         config = FitConfig.model_validate(fields, strict=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FitConfig
     from embedstore.shapes import IntArray
-    from embedstore.store import Store
+    from embedstore.store import Feature, Store
     from embedstore.stream.batches import ImageTokens, TextTokens
 
 _AT_ONCE = 65536
@@ -58,22 +58,21 @@ def _number(words: str) -> int:
 class Validation:
     """Images with all their usable captions, on which checkpoints are compared."""
 
-    store: Store
-    image: str
-    text: str
+    image: Feature
+    text: Feature
     images: IntArray
     texts: IntArray
     image_of: IntArray
 
     @classmethod
-    def build(cls, stream: PairStream, store: Store, config: FitConfig) -> Validation:
+    def build(cls, stream: PairStream) -> Validation:
         """From a stream over the images that choose; its captions are all taken, not one an image."""
         captions, images = stream.captions, stream.rows
+        image, text = stream.features
         owned = [captions.texts[captions.starts[i] : captions.starts[i + 1]] for i in images]
         return cls(
-            store=store,
-            image=config.image,
-            text=config.text,
+            image=image,
+            text=text,
             images=images,
             texts=np.concatenate(owned),
             image_of=np.repeat(np.arange(len(images)), [len(part) for part in owned]),
@@ -86,8 +85,8 @@ class Validation:
         device: torch.device,
     ) -> dict[str, float]:
         """Recall@1 of both directions, as shares of 1."""
-        v = embed_images(self.store[self.image], self.images, embed_image, device=device)
-        u = embed_texts(self.store[self.text], self.texts, embed_text, device=device)
+        v = embed_images(self.image, self.images, embed_image, device=device)
+        u = embed_texts(self.text, self.texts, embed_text, device=device)
         counts = np.bincount(self.image_of, minlength=len(v))
         owned = Positives(rows=np.arange(len(u)), offsets=np.concatenate([[0], np.cumsum(counts)]))
         return {
@@ -100,17 +99,22 @@ def training_data(
     store: Store,
     config: FitConfig,
     *,
+    pooled_texts: bool = False,
     pin: bool = False,
     buffer_mb: float = BUFFER_MB,
     make_stream: Callable[..., PairStream] = PairStream,
 ) -> tuple[PairStream, Validation | None]:
-    """The stream to learn from and, where the configuration names one, what chooses the checkpoint."""
+    """The stream to learn from and, where the configuration names one, what chooses the checkpoint.
+
+    `pooled_texts`: read the pooled embedding of each text in place of its tokens.
+    """
 
     def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream) -> PairStream:
         return make(
             store,
             image=config.image,
             text=config.text,
+            pooled_texts=pooled_texts,
             rows=rows,
             batch_size=config.batch_size,
             role=config.role,
@@ -124,8 +128,8 @@ def training_data(
     rows = split_rows(store, config.split)
     if config.val_split is not None:
         chosen_on = stream(split_rows(store, config.val_split))
-        return stream(rows, make_stream), Validation.build(chosen_on, store, config)
+        return stream(rows, make_stream), Validation.build(chosen_on)
     if config.val_fraction > 0:
         held, rest = hold_out(rows, config.val_fraction, config.seed)
-        return stream(rest, make_stream), Validation.build(stream(held), store, config)
+        return stream(rest, make_stream), Validation.build(stream(held))
     return stream(rows, make_stream), None

@@ -38,10 +38,15 @@ _TEXTS = 1 << 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LargeStep:
-    """One step's micro-batches, `count` of them, which `batches` brings `passes` times over."""
+    """One step's micro-batches, `count` of them, which `batches` brings `passes` times over.
+
+    They have `pictures` pictures in all and `texts` texts at most.
+    """
 
     batches: Iterator[PairBatch]
     count: int
+    pictures: int
+    texts: int
 
     def once(self) -> Iterator[PairBatch]:
         """The next pass over them."""
@@ -90,23 +95,18 @@ class GradientCache:
 
     def _embedded(self, step: LargeStep, epoch: int) -> tuple[Tensor, Tensor, IntArray | None, IntArray]:
         """All embeddings as leaves, owners counted through the step, and the rows of the texts."""
-        images, texts, owners, rows, first = [], [], [], [], 0
+        images, texts = _Gathered(step.pictures), _Gathered(step.texts)
+        owners, rows = [], []
         with torch.no_grad():
             for batch in step.once():
                 moved = batch.to(self._device)
-                images.append(self._image(moved, epoch))
-                texts.append(self._text(moved, epoch))
                 rows.append(batch.text.rows)
                 if batch.owner is not None:
-                    owners.append(batch.owner + first)
-                first += len(batch.image.rows)
+                    owners.append(batch.owner + images.count)
+                images.add(self._image(moved, epoch))
+                texts.add(self._text(moved, epoch))
         owner = np.concatenate(owners) if owners else None
-        return (
-            torch.cat(images).requires_grad_(),
-            torch.cat(texts).requires_grad_(),
-            owner,
-            np.concatenate(rows),
-        )
+        return images.leaf(), texts.leaf(), owner, np.concatenate(rows)
 
     def _through(
         self, step: LargeStep, epoch: int, image_grad: Tensor | None, text_grad: Tensor | None
@@ -147,6 +147,28 @@ class GradientCache:
         for generator in self._generators:
             generator.manual_seed(int(keys[0]) & (2**63 - 1))
         return by_sample(torch.from_numpy(keys), lengths)
+
+
+class _Gathered:
+    """Parts of at most `most` rows in all, in one tensor from the start.
+
+    Small tensors that are kept between large ones that are not would keep an allocator from using the room
+    of these again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most, self.count = most, 0
+        self._room = torch.empty(0)
+
+    def add(self, part: Tensor) -> None:
+        if not self.count:
+            self._room = part.new_empty(self._most, part.shape[1])
+        self._room[self.count : self.count + len(part)] = part
+        self.count += len(part)
+
+    def leaf(self) -> Tensor:
+        """All of them, with a gradient to come."""
+        return self._room[: self.count].detach().requires_grad_()
 
 
 def pairing_of(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from embedstore.documents import FitConfig, HeadConfig
 from embedstore.errors import HeadError, UsageError
+from embedstore.heads.base import Head, head_type
 
 if TYPE_CHECKING:
     from embedstore.store import Feature, Store
@@ -13,19 +14,25 @@ if TYPE_CHECKING:
 
 def head_record(store: Store, config: FitConfig) -> HeadConfig:
     """The head that `config` asks for on the features of `store`, sizes derived from their cards."""
-    image, text = store[config.image], store[config.text]
+    kind, image, text = head_type(config.head), store[config.image], store[config.text]
     for feature, table in ((image, "images"), (text, "texts")):
         if feature.table != table:
             raise UsageError(
                 f"{feature.name!r} is a feature of {feature.table}", where="fit", allowed=f"one of {table}"
             )
-    _refuse_sides_without_tokens(config, image, text)
-    shared = set(HeadConfig.model_fields) & set(FitConfig.model_fields) - {"temperature"}
+    options = kind.options_of(config.options)
+    text_pooling = config.text_pooling or kind.text_pooling
+    _refuse_unread(config, kind)
+    _refuse_sides_without_tokens(config, kind, image, text)
+    shared = set(HeadConfig.model_fields) & set(FitConfig.model_fields)
+    shared -= {"temperature", "options", "text_pooling"}
     return HeadConfig(
         **{name: getattr(config, name) for name in sorted(shared)},
+        options=options.model_dump(mode="json"),
+        text_pooling=text_pooling,
         image_width=image.card.width,
         image_cls_width=image.card.width if image.card.prefix else image.card.pooled_width,
-        text_width=text.card.width,
+        text_width=text.card.pooled_width if text_pooling == "pooled" else text.card.width,
         image_feature=image.name,
         text_feature=text.name,
         image_card=image.card,
@@ -38,15 +45,40 @@ def head_record(store: Store, config: FitConfig) -> HeadConfig:
     )
 
 
-def _refuse_sides_without_tokens(config: FitConfig, image: Feature, text: Feature) -> None:
-    """A feature with pooled embeddings alone (imported) has nothing for a side that reads tokens."""
-    for feature, side, kind, other in (
-        (image, "image_local", config.image_local, "image_cls, which projects the pooled embedding"),
-        (text, "text_token", config.text_token, "text_global, which projects the pooled embedding"),
-    ):
-        if "tokens" not in feature.arrays and kind != "identity":
+def _refuse_unread(config: FitConfig, kind: type[Head]) -> None:
+    """A side that was chosen but is not in the head would go unnoticed."""
+    if kind.reads is None:
+        return
+    for name in Head.SIDES:
+        value, usual = getattr(config, name), FitConfig.model_fields[name].default
+        if name not in kind.reads and value != usual:
             raise HeadError(
-                f"{side} {kind!r} needs tokens, and this feature has only pooled embeddings",
+                f"the head {config.head!r} has no {name}",
+                found=f"{name} {value!r}",
+                allowed=", ".join(sorted(kind.reads)) or None,
+                todo=f"leave {name} out, or fit another head",
+            )
+
+
+def _refuse_sides_without_tokens(config: FitConfig, kind: type[Head], image: Feature, text: Feature) -> None:
+    """A feature with pooled embeddings alone (imported) has nothing for a side that reads tokens."""
+    for feature in (image, text):
+        if "tokens" not in feature.arrays and feature.table in kind.needs_tokens:
+            raise HeadError(
+                f"the head {config.head!r} needs tokens, and this feature has only pooled embeddings",
+                where=feature.name,
+                todo="fit on a feature with tokens, or the head 'token'",
+            )
+    for feature, side, other in (
+        (image, "image_local", "image_cls, which projects the pooled embedding"),
+        (text, "text_token", "text_global, which projects the pooled embedding"),
+    ):
+        read = kind.reads is None or side in kind.reads
+        asked_for = feature is text and config.text_pooling == "pooled"
+        chosen = getattr(config, side)
+        if "tokens" not in feature.arrays and read and not asked_for and chosen != "identity":
+            raise HeadError(
+                f"{side} {chosen!r} needs tokens, and this feature has only pooled embeddings",
                 where=feature.name,
                 allowed=f"{side} 'identity', with {other}",
                 todo=f"add --{side.replace('_', '-')} identity, or fit on a feature with tokens",

@@ -19,6 +19,7 @@ from embedstore.fit.config import check_config
 from embedstore.fit.data import Validation, caption_numbers, training_data
 from embedstore.fit.files import FitLog, HeadFolder
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
+from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
 from embedstore.fit.schedule import learning_rate, make_optimiser, warmup_steps
@@ -82,7 +83,12 @@ def fit_head(
         ).to(place)
         pin = place.type == "cuda"
         streamed, validation = training_data(
-            opened, config, pin=pin, buffer_mb=buffer_mb, make_stream=make_stream
+            opened,
+            config,
+            pooled_texts=record.text_pooling == "pooled",
+            pin=pin,
+            buffer_mb=buffer_mb,
+            make_stream=make_stream,
         )
         folder = HeadFolder(Path(out), overwrite=overwrite)
         stream = pairs_on_device(streamed, place, cache_on_device)
@@ -211,7 +217,8 @@ class _Run:
         plan = self.stream.plan(self.epoch - 1)
         each, parts = iter(batches), self.cache.micro.counts(plan).tolist()
         for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
-            yield count, LargeStep(batches=each, count=many)
+            texts = count * self.config.captions
+            yield count, LargeStep(batches=each, count=many, pictures=count, texts=texts)
 
     def one_step(self, batch: PairBatch | LargeStep, epoch: int) -> tuple[float, float]:
         config = self.config
@@ -255,8 +262,8 @@ class _Run:
         """Of embeddings `(b, e)` and `(m, e)`; `owner`, `rows` (m,) the picture and the row of each text."""
         words = None if self.words is None else self.words[rows]
         pairing = pairing_of(owner, words, len(image), self.device)
-        found: Tensor = self.loss(image, text) if pairing is None else self.loss(image, text, pairing)
-        return found
+        beside = {} if pairing is None else {"pairing": pairing}
+        return loss_of_parts(self.loss, self.head.parts, image, text, **beside)
 
     def finite(self, value: float) -> float:
         if not math.isfinite(value):

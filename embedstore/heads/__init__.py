@@ -10,6 +10,9 @@ from embedstore.registry import Registry
 HEADS = Registry(
     "head",
     {
+        "dalip": "embedstore.heads.dalip:DalipHead",
+        "dinotxt": "embedstore.heads.dinotxt:DinotxtHead",
+        "sail": "embedstore.heads.sail:SailHead",
         "token": "embedstore.heads.token:TokenHead",
     },
     group="embedstore.heads",

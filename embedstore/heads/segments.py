@@ -36,8 +36,11 @@ class Grid:
         return x.view(self.b, self.t, -1).mean(dim=1)
 
     def max(self, x: Tensor) -> Tensor:
-        """`(b·t, k)` to the largest of each sample and channel `(b, k)`."""
-        return x.view(self.b, self.t, -1).amax(dim=1)
+        """`(b·t, k)` to the largest of each sample and channel `(b, k)`, tokens of weight 0 left out."""
+        tokens = x.view(self.b, self.t, -1)
+        if self.weights is not None:
+            tokens = tokens.masked_fill((self.weights == 0).unsqueeze(2), float("-inf"))
+        return tokens.amax(dim=1)
 
     def spread_mean(self, g: Tensor) -> Tensor:
         """Gradient `(b, k)` of `mean`'s result to that of its input, `(b, t, k)`, a view where it can be."""

@@ -8,8 +8,10 @@ from torch.nn import functional
 
 from embedstore.errors import HeadError
 from embedstore.heads.base import Head
+from embedstore.heads.image_inputs import cls_of
 from embedstore.heads.projectors import projector
-from embedstore.heads.segments import Grid, Runs
+from embedstore.heads.segments import Grid
+from embedstore.heads.text_sides import ProjectedText, refuse_other_width
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,27 +19,28 @@ if TYPE_CHECKING:
     from embedstore.documents import HeadConfig
 
 
-class TokenHead(Head):
+class TokenHead(ProjectedText):
     """`v = normalize(mean P_local(patch) + P_cls(CLS))`, `u = normalize(P_global(mean P_token(token)))`.
 
     P_local is shared by all patches; P_cls reads CLS (the first prefix token), or the pooled embedding where
     the encoder has no CLS. An image side named 'identity' is left out of the sum; on the text side identity
     passes through, so the joint width must then equal the width that arrives. With max pooling the largest
-    value of each channel over the patches stands in place of their mean.
+    value of each channel over the patches stands in place of their mean. Where the text side reads the
+    encoder's pooled embedding, that is the one token.
     `HeadError` for both image sides 'identity' and for widths that cannot meet.
     Source: freeze-align, sections 3 and 4, Table 1.
     """
+
+    reads = frozenset(Head.SIDES)
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         check_sides(config)
         self.config = config
-        e, rate, text_width = config.width, config.dropout, config.text_width
+        e, rate = config.width, config.dropout
         self.image_local = projector(config.image_local, config.image_width, e, dropout=rate)
         self.image_cls = projector(config.image_cls, config.image_cls_width, e, dropout=rate)
-        self.text_token = projector(config.text_token, text_width, e, dropout=rate)
-        arriving = text_width if config.text_token == "identity" else e
-        self.text_global = projector(config.text_global, arriving, e, dropout=rate)
+        self.make_text(config, width=e)
 
     def embed_image(
         self,
@@ -48,19 +51,28 @@ class TokenHead(Head):
     ) -> Tensor:
         """`tokens (b, t, d)`; `prefix (b, p, d)`, CLS first, or `pooled (b, w)`; to unit vectors `(b, e)`.
 
-        The mean over tokens is weighted by `weights (b, t)` where they are given; the maximum is not.
+        The mean over tokens is weighted by `weights (b, t)` where they are given; the maximum is not, but
+        leaves out tokens of weight 0.
         """
         parts = []
         if self.config.image_local != "identity":
             parts.append(self._local(tokens, weights))
         if self.config.image_cls != "identity":
-            parts.append(self.image_cls(self._cls(prefix, pooled).to(self.image_cls.dtype)))
+            parts.append(self._cls(prefix, pooled))
         return functional.normalize(sum(parts[1:], parts[0]), dim=-1)
 
-    def embed_text(self, tokens: Tensor, offsets: Tensor) -> Tensor:
-        """Packed `tokens (sum of l, d)`, `offsets (b+1,)` int64 on the host, to unit vectors `(b, e)`."""
-        runs = Runs.from_offsets(offsets, tokens.device)
-        return functional.normalize(self.text_global(self.text_token.mean(tokens, runs)), dim=-1)
+    def embed_patches(
+        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+    ) -> Tensor:
+        """`normalize(P_local(patch) + P_cls(CLS))` of every patch, `(b, t, e)`; no P_cls if 'identity'."""
+        if self.config.image_local == "identity":
+            raise HeadError(
+                "this head reads no patches", found="image_local 'identity'", allowed="token, mlp or linear"
+            )
+        local: Tensor = self.image_local(tokens.to(self.image_local.dtype))
+        if self.config.image_cls != "identity":
+            local = local + self._cls(prefix, pooled).unsqueeze(1)
+        return functional.normalize(local, dim=-1)
 
     def _local(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
         grid = Grid(tokens.shape[0], tokens.shape[1], weights)
@@ -70,14 +82,7 @@ class TokenHead(Head):
         return grid.max(self.image_local(flat.to(self.image_local.dtype)))
 
     def _cls(self, prefix: Tensor | None, pooled: Tensor | None) -> Tensor:
-        found = prefix[:, 0] if prefix is not None else pooled
-        if found is None or found.shape[-1] != self.config.image_cls_width:
-            raise HeadError(
-                "no CLS or pooled embedding of the right width",
-                where="image_cls",
-                found=None if found is None else f"width {found.shape[-1]}",
-                allowed=f"width {self.config.image_cls_width}",
-            )
+        found: Tensor = self.image_cls(cls_of(prefix, pooled, self.config).to(self.image_cls.dtype))
         return found
 
 
@@ -89,10 +94,4 @@ def check_sides(config: HeadConfig) -> None:
             found="image_local and image_cls are both 'identity'",
             todo="make one of them token, mlp or linear: 'identity' leaves that side out of the image's sum",
         )
-    texts = (config.text_token, config.text_global)
-    if texts == ("identity", "identity") and config.width != config.text_width:
-        raise HeadError(
-            "the joint width must be the text encoder's",
-            found=f"width {config.width}, text tokens {config.text_width} wide, both text sides 'identity'",
-            todo=f"take width {config.text_width}, or give the text side a projector",
-        )
+    refuse_other_width(config, width=config.width)

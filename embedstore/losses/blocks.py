@@ -47,6 +47,11 @@ class Negatives:
         """The pictures block by block."""
         return (slice(i, min(i + self.rows, pictures)) for i in range(0, pictures, self.rows))
 
+    def rooms(self, image: Tensor, text: Tensor, count: int = 1) -> list[Tensor]:
+        """Room for the logits of a block, used again for every block: allocators keep what they give back."""
+        rows = min(self.rows, len(image))
+        return [image.new_empty(rows, len(text)) for _ in range(count)]
+
     def strike(self, logits: Tensor, first: int) -> Tensor:
         """Set what is no negative to minus infinity, in place; how many that are, as a number on the device.
 
@@ -64,6 +69,16 @@ class Negatives:
         return same.sum()
 
 
+def product(image: Tensor, text: Tensor, room: Tensor) -> Tensor:
+    """The cosines of a block, in a room for it."""
+    return torch.mm(image, text.T, out=room[: len(image)])
+
+
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of products `(b, e)`, in float64: of embeddings and their gradient it is the scale's."""
+    return torch.einsum("be,be->b", a, b).sum(dtype=torch.float64)
+
+
 class _NegativeLse(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -71,8 +86,9 @@ class _NegativeLse(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         rows = image.new_empty(len(image))
         columns = image.new_full((len(text),), -torch.inf)
+        (room,) = negatives.rooms(image, text)
         for part in negatives.blocks(len(image)):
-            logits = (image[part] @ text.T).mul_(scale)
+            logits = product(image[part], text, room).mul_(scale)
             negatives.strike(logits, part.start)
             torch.logsumexp(logits, 1, out=rows[part])
             columns = torch.logaddexp(columns, torch.logsumexp(logits, 0))
@@ -86,17 +102,18 @@ class _NegativeLse(torch.autograd.Function):
         image, text, scale, rows, columns = ctx.saved_tensors
         # Where there is no negative both the logits and their sum are minus infinity; the weight is 0.
         rows, columns = rows.nan_to_num(neginf=0.0), columns.nan_to_num(neginf=0.0)
-        image_grad, text_grad, scale_grad = torch.empty_like(image), torch.zeros_like(text), 0.0
+        image_grad, text_grad = torch.empty_like(image), torch.zeros_like(text)
+        room, other = ctx.negatives.rooms(image, text, 2)
         for part in ctx.negatives.blocks(len(image)):
-            cosines = image[part] @ text.T
-            logits = cosines * scale
+            logits = product(image[part], text, room).mul_(scale)
             ctx.negatives.strike(logits, part.start)
-            weights = (logits - rows[part, None]).exp_().mul_(of_rows[part, None])
+            weights = torch.sub(logits, rows[part, None], out=other[: len(logits)])
+            weights.exp_().mul_(of_rows[part, None])
             weights += logits.sub_(columns).exp_().mul_(of_columns)
-            image_grad[part] = weights @ text
+            torch.mm(weights, text, out=image_grad[part])
             text_grad.addmm_(weights.T, image[part])
-            scale_grad += weights.mul_(cosines).sum(dtype=torch.float64)
-        return image_grad * scale, text_grad * scale, torch.as_tensor(scale_grad).to(scale), None
+        scale_grad = inner(image, image_grad).to(scale)
+        return image_grad.mul_(scale), text_grad.mul_(scale), scale_grad, None
 
 
 def negative_lse(image: Tensor, text: Tensor, scale: Tensor, negatives: Negatives) -> tuple[Tensor, Tensor]:
@@ -115,10 +132,11 @@ class _NegativeSoftplus(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         total = torch.zeros((), dtype=torch.float64, device=image.device)
         struck = torch.zeros((), dtype=torch.int64, device=image.device)
+        (room,) = negatives.rooms(image, text)
         for part in negatives.blocks(len(image)):
-            logits = (image[part] @ text.T).mul_(scale).add_(bias)
+            logits = product(image[part], text, room).mul_(scale).add_(bias)
             struck += negatives.strike(logits, part.start)
-            total += functional.softplus(logits).sum(dtype=torch.float64)
+            total += functional.softplus(logits).sum(1).sum(dtype=torch.float64)
         count = len(image) * len(text) - struck
         ctx.save_for_backward(image, text, scale, bias)
         ctx.negatives = negatives
@@ -130,20 +148,19 @@ class _NegativeSoftplus(torch.autograd.Function):
     def backward(ctx: Any, of_total: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         image, text, scale, bias = ctx.saved_tensors
         image_grad, text_grad = torch.empty_like(image), torch.zeros_like(text)
-        scale_grad, bias_grad = torch.zeros(2, dtype=torch.float64, device=image.device)
+        bias_grad = torch.zeros((), dtype=torch.float64, device=image.device)
+        (room,) = ctx.negatives.rooms(image, text)
         for part in ctx.negatives.blocks(len(image)):
-            cosines = image[part] @ text.T
-            logits = (cosines * scale).add_(bias)
+            logits = product(image[part], text, room).mul_(scale).add_(bias)
             ctx.negatives.strike(logits, part.start)
             weights = logits.sigmoid_()
-            bias_grad += weights.sum(dtype=torch.float64)
-            image_grad[part] = weights @ text
+            bias_grad += weights.sum(1).sum(dtype=torch.float64)
+            torch.mm(weights, text, out=image_grad[part])
             text_grad.addmm_(weights.T, image[part])
-            scale_grad += weights.mul_(cosines).sum(dtype=torch.float64)
-        whole = of_total * scale
+        scale_grad, whole = inner(image, image_grad), of_total * scale
         return (
-            image_grad * whole,
-            text_grad * whole,
+            image_grad.mul_(whole),
+            text_grad.mul_(whole),
             scale_grad.to(scale) * of_total,
             bias_grad.to(bias) * of_total,
             None,

@@ -52,7 +52,7 @@ def contrastive(
     scale = 1 / torch.as_tensor(temperature, dtype=image.dtype, device=image.device)
     to_texts, to_pictures = negative_lse(image, text, scale, Negatives.of(image, text, pairing, rows))
     if pairing is None:
-        right = (image * text).sum(1) * scale
+        right = torch.linalg.vecdot(image, text) * scale
         return (functional.softplus(to_texts - right) + functional.softplus(to_pictures - right)).mean() / 2
     owner = pairing.owner
     right = (image[owner] * text).sum(1) * scale

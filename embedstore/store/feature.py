@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -109,6 +110,17 @@ class Feature:
     def arrays(self) -> tuple[str, ...]:
         """Names of the arrays."""
         return tuple(self._arrays)
+
+    def only_pooled(self) -> Feature:
+        """The same without tokens, as an imported feature has only pooled embeddings: for readers of these.
+
+        A view over the same arrays, for one process; `UsageError` where nothing pooled is stored.
+        """
+        self.array("pooled")
+        found = copy.copy(self)
+        kept = ("pooled", "pooled_scales", "lengths", "status")
+        found._arrays = {name: array for name, array in self._arrays.items() if name in kept}
+        return found
 
     def array(self, name: ArrayName) -> ShardedArray:
         """One array by name; `UsageError` where the feature has none of that name."""

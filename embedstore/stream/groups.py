@@ -192,7 +192,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         if micro is None:
             units = cut(plan, self.unit_rows)
         else:
-            units = cut_steps(micro.cut(plan), self.unit_rows, micro.passes)
+            units = cut_steps(micro.cut(plan), min(self.unit_rows, self._group), micro.passes)
         largest = max((len(u.rows) for u in units), default=1)
         taken = [self._take(largest) for _ in range(min(_SETS, max(1, len(units))))]
 

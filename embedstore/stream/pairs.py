@@ -58,6 +58,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     """Batches of image tokens with the tokens of one caption each, in an order that is a pure function.
 
     With `captions` above 1 a picture brings so many different ones, or all where it has fewer.
+    `pooled_texts`: the pooled embedding of each text in place of its tokens, as its one token.
 
     `rows` are image rows, ascending (a split, a subset). Quarantined pictures, and pictures without a usable
     caption of that role and language, are left out and counted in `skipped`. An epoch has `steps` batches
@@ -74,6 +75,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         *,
         image: str,
         text: str,
+        pooled_texts: bool = False,
         rows: IntArray,
         batch_size: int,
         role: str = "caption",
@@ -91,7 +93,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         if captions < 1:
             raise UsageError("a picture needs a caption", found=f"captions {captions}", allowed="1 or more")
         self._pin, self.several = pin, captions
-        self._images, self._texts = ImageReader(store[image]), TextReader(store[text])
+        words = store[text].only_pooled() if pooled_texts else store[text]
+        self._images, self._texts = ImageReader(store[image]), TextReader(words)
         self.captions = CaptionTable.build(
             images=store.plan.images,
             image_of=_image_of(store),

@@ -48,7 +48,8 @@ def encode(
 ) -> EncodeSummary:
     """The whole encode: two features, 5 and 10 units, under a policy that learns."""
     source, vision, words = sys.argv[2:5]
-    with listening(tell):
+    # A coordinator of workers has effects of its own before and after them only; its moments are batches.
+    with listening(tell if devices is None else nothing):
         return encode_source(
             source,
             store,

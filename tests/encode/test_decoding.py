@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -96,39 +95,6 @@ def test_a_worker_that_dies_is_said_and_leaves_no_shared_memory(planned, tiny_vi
             os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(EmbedstoreError, match="a process that decodes pictures died"):
             list(rows)
-    assert not os.path.exists(f"/dev/shm/{memory}")  # noqa: PTH110, S108 - where Linux keeps it
-
-
-DECODES = """
-import sys
-from embedstore.encode.decoding_processes import ProcessDecoders
-from embedstore.encode.plan import plan_source
-from embedstore.encoders import load_image_encoder
-from embedstore.sources import open_source
-
-if __name__ == "__main__":
-    planned = plan_source(open_source(sys.argv[1]))
-    encoder = load_image_encoder(sys.argv[2], device="cpu")
-    decoders = ProcessDecoders(1)
-    next(decoders.prepared(planned, encoder, range(100), thumbnails=0, ahead=4))
-    print(decoders._memory.name, flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.mark.slow
-def test_processes_end_with_a_parent_that_is_killed_and_leave_no_shared_memory(
-    picture_folder, tiny_vision, tmp_path
-):
-    script = tmp_path / "decodes.py"
-    script.write_text(DECODES)
-    command = [sys.executable, str(script), str(picture_folder), f"hf:{tiny_vision}"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        memory = process.stdout.readline().strip()
-        assert memory
-        process.kill()
-        # Ends when nobody holds the other end: neither a worker nor the tracker of what they share.
-        process.communicate(timeout=60)
     assert not os.path.exists(f"/dev/shm/{memory}")  # noqa: PTH110, S108 - where Linux keeps it
 
 

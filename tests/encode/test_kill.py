@@ -1,10 +1,12 @@
 """kill -9 in the middle of a real encode: run again, and every file is the one of an undisturbed run."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -23,9 +25,11 @@ class Stepping(work.FeatureWriter):
         return record
 
 work.FeatureWriter = Stepping
-source, store, vision, words = sys.argv[1:]
-encode_source(source, Path(store), image_encoders=["vision=hf:" + vision],
-              text_encoders=["words=hf:" + words], options=EncodeOptions(batch_size=8, shard_rows=16))
+source, store, vision, words, decode = sys.argv[1:]
+if __name__ == "__main__":
+    encode_source(source, Path(store), image_encoders=["vision=hf:" + vision],
+                  text_encoders=["words=hf:" + words],
+                  options=EncodeOptions(batch_size=8, shard_rows=16, decode=decode))
 """
 
 
@@ -39,7 +43,7 @@ def records(store):
 
 @pytest.fixture
 def start(picture_folder, tiny_vision, tiny_words):
-    def run(store):
+    def run(store, decode="threads"):
         command = [
             sys.executable,
             "-c",
@@ -48,6 +52,7 @@ def start(picture_folder, tiny_vision, tiny_words):
             str(store),
             str(tiny_vision),
             str(tiny_words),
+            decode,
         ]
         return subprocess.Popen(
             command,
@@ -108,3 +113,21 @@ def test_killed_again_and_again_the_store_comes_out_byte_identical(start, tmp_pa
         assert not (store / "features" / feature / "manifest.json").exists()
     finish(start(store))
     assert tree(store) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfd_open")
+def test_processes_that_decode_end_with_the_one_that_is_killed(start, tmp_path):
+    process = start(tmp_path / "s", decode="processes")
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline().startswith("done")
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    children = {int(c) for task in tasks for c in (task / "children").read_text().split()}
+    assert len(children) >= 2
+    waiting = [os.pidfd_open(child) for child in children]
+    process.kill()
+    process.communicate()
+    for handle in waiting:
+        assert select.select([handle], [], [], 60)[0], "a process outlived its parent"
+        os.close(handle)

@@ -14,7 +14,8 @@ from embedstore.errors import UsageError
 from embedstore.fit import fit_config, fit_head
 from embedstore.fit.data import caption_numbers
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
-from embedstore.heads.base import Head
+from embedstore.fit.parts import loss_of_parts
+from embedstore.heads.base import Head, build_head
 from embedstore.heads.dropout import dropout
 from embedstore.heads.segments import Runs
 from embedstore.heads.token import TokenHead
@@ -97,11 +98,13 @@ def gradients(store, head, loss, *, rows, captions=1, words=False, epoch=3, make
 
     def loss_of(image, text, owner, text_rows):
         found = None if numbers is None else numbers[text_rows]
-        return loss(image, text, pairing_of(owner, found, len(image), CPU))
+        pairing = pairing_of(owner, found, len(image), CPU)
+        return loss_of_parts(loss, head.parts, image, text, pairing=pairing)
 
     with stream.epoch(epoch, micro=cache.micro) as batches:
         count = cache.micro.counts(stream.plan(epoch)).tolist()[0]
-        value = cache.backward(LargeStep(batches=iter(batches), count=count), epoch, loss_of)
+        step = LargeStep(batches=iter(batches), count=count, pictures=23, texts=23 * captions)
+        value = cache.backward(step, epoch, loss_of)
         # No micro-batch of the step is left: the next one is of the next step.
         assert next(iter(batches)).image.rows[0] in stream.plan(epoch).rows[23:]
     modules = {"head": head, "loss": loss}
@@ -122,18 +125,40 @@ def same(found, wanted, *, tolerance=1e-10):
 
 
 @pytest.mark.parametrize("rows", [1, 7, 15, 30])
-@pytest.mark.parametrize("kind", ["token", "normed"])
+@pytest.mark.parametrize("kind", ["token", "normed", "dalip"])
 def test_the_gradient_is_the_undivided_batchs(store, rows, kind):
     torch.manual_seed(1)
-    make = TokenHead if kind == "token" else NormedHead
-    config = head_config(image_width=16, text_width=12, width=10, dropout=0.3)
-    whole = make(config).double().train()
+    own = {"head": "dalip", "options": {"heads": 2, "reduced": 4}} if kind == "dalip" else {}
+    config = head_config(image_width=16, text_width=12, width=10, dropout=0.3, **own)
+    whole = NormedHead(config) if kind == "normed" else build_head(config)
+    whole = whole.double().train()
     parts = copy.deepcopy(whole)
     wanted = direct(store, whole, build_loss("clip").double())
     found = gradients(store, parts, build_loss("clip").double(), rows=rows)
     same(found, wanted)
     for a, b in zip(parts.buffers(), whole.buffers(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head": "sail"},
+        {"head": "dinotxt", "options": {"head_width": 4}},
+        {"head": "dalip", "options": {"reduced": 4}},
+        {"head": "dalip", "options": {"reduced": 4, "second": "mp", "convention": "dalip"}},
+    ],
+    ids=lambda o: o["head"],
+)
+def test_every_head_has_the_undivided_batchs_gradient(store, options):
+    torch.manual_seed(0)
+    config = head_config(image_width=16, text_width=12, width=12, dropout=0.3, **options)
+    whole = build_head(config).double().train()
+    parted = copy.deepcopy(whole)
+    wanted = direct(store, whole, build_loss("clip").double())
+    same(gradients(store, parted, build_loss("clip").double(), rows=7), wanted, tolerance=1e-8)
+    for (name, a), b in zip(whole.named_buffers(), parted.buffers(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
 
 
 @pytest.mark.parametrize("loss", ["clip", "sigmoid", "sigmoid-sum"])

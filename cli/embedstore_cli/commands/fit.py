@@ -26,7 +26,17 @@ def fit(
         ),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="Kind of head. \\[default: token]", show_default=False)
+        str | None,
+        typer.Option(help="token, dalip, sail or dinotxt. \\[default: token]", show_default=False),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Option of that head, see docs/heads.md; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     loss: Annotated[
         str | None,
@@ -56,6 +66,10 @@ def fit(
     ] = None,
     image_pooling: Annotated[
         str | None, typer.Option(help="mean or max over patches.", show_default=False)
+    ] = None,
+    text_pooling: Annotated[
+        str | None,
+        typer.Option(help="mean of the tokens, or pooled: the encoder's own.", show_default=False),
     ] = None,
     dropout: Annotated[
         float | None, typer.Option(help="Share of channels dropped.", show_default=False)
@@ -158,6 +172,7 @@ def fit(
     chosen = fit_config(
         config,
         head=head,
+        options=opt.settings(options or []),
         loss=loss,
         image=image,
         text=text,
@@ -170,6 +185,7 @@ def fit(
         text_token=text_token,
         text_global=text_global,
         image_pooling=image_pooling,
+        text_pooling=text_pooling,
         dropout=dropout,
         epochs=epochs,
         batch_size=batch_size,

@@ -1,0 +1,53 @@
+"""The text side that several heads share: freeze-align's two projectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.nn import functional
+
+from embedstore.errors import HeadError
+from embedstore.heads.base import Head
+from embedstore.heads.projectors import projector
+from embedstore.heads.segments import Runs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from embedstore.documents import HeadConfig
+    from embedstore.heads.projectors import Projector
+
+
+class ProjectedText(Head):
+    """`u = normalize(P_global(mean P_token(token)))`; the constructor of a subclass calls `make_text`.
+
+    'identity' passes through, so the width that arrives must then be `make_text`'s. Where the text side
+    reads the encoder's pooled embedding, that is the one token. Source: freeze-align, section 4.
+    """
+
+    text_token: Projector
+    text_global: Projector
+
+    def make_text(self, config: HeadConfig, *, width: int) -> None:
+        """The two projectors, to the joint width; `HeadError` for widths that cannot meet."""
+        refuse_other_width(config, width=width)
+        rate, text_width = config.dropout, config.text_width
+        self.text_token = projector(config.text_token, text_width, width, dropout=rate)
+        arriving = text_width if config.text_token == "identity" else width
+        self.text_global = projector(config.text_global, arriving, width, dropout=rate)
+
+    def embed_text(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """Packed `tokens (sum of l, d)`, `offsets (b+1,)` int64 on the host, to unit vectors `(b, e)`."""
+        runs = Runs.from_offsets(offsets, tokens.device)
+        return functional.normalize(self.text_global(self.text_token.mean(tokens, runs)), dim=-1)
+
+
+def refuse_other_width(config: HeadConfig, *, width: int) -> None:
+    """`HeadError` where the text side passes everything through and is not as wide as the joint space."""
+    texts = (config.text_token, config.text_global)
+    if texts == ("identity", "identity") and width != config.text_width:
+        raise HeadError(
+            "the joint width must be the text encoder's",
+            found=f"width {width}, text tokens {config.text_width} wide, both text sides 'identity'",
+            todo=f"take width {config.text_width}, or give the text side a projector",
+        )
