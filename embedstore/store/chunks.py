@@ -95,6 +95,10 @@ class OpenShard:
         found = self._map
         return found.bytes if found is not None and found.in_memory(first, stop) else None
 
+    def is_whole(self) -> bool:
+        """Whether a file that is mapped was not cut since."""
+        return self._map is None or self._map.is_whole()
+
     # At the end of a process its modules may be empty before the last shard goes.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         for handle in (self.handle, self._direct):

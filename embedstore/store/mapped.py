@@ -59,11 +59,13 @@ class FileMap:
             return False
         states, place = _states(pages)
         # A page may outlive the end of its file.
-        if os.fstat(self._handle).st_size != self._nbytes or self._libc.mincore(
-            self._address + low, stop - low, place
-        ):
+        if not self.is_whole() or self._libc.mincore(self._address + low, stop - low, place):
             return False
         return bool((states & 1).all())
+
+    def is_whole(self) -> bool:
+        """Whether the file is as long as it was; what was cut off must not be touched."""
+        return os.fstat(self._handle).st_size == self._nbytes
 
 
 def _states(pages: int) -> tuple[ByteArray, int]:

@@ -6,6 +6,7 @@ import gc
 import mmap
 import os
 import sys
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,17 @@ def test_a_shard_may_be_let_go_between_the_plan_and_its_copies(store):
     del task, tasks
     gc.collect()
     assert maps_of(store.path) == 0
+
+
+def test_a_shard_that_is_cut_between_the_plan_and_its_copies_is_an_error(store):
+    rows = np.arange(64)
+    feature = store.feature("vision", verify="never")
+    array = feature.array("tokens")
+    feature.gather("tokens", rows)
+    tasks = array.scatter(rows, None, rows, array.empty(64))
+    os.truncate(store.path / "features/vision/tokens/c/1/0/0", 100)
+    with pytest.raises(CorruptStoreError, match=r"tokens/c/1/0/0: the shard is cut short[\s\S]*rows 32"):
+        deque((task() for task in tasks), maxlen=0)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100_000, 700_001])

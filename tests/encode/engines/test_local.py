@@ -80,7 +80,7 @@ def test_a_coordinator_that_is_killed_leaves_no_process_and_no_shared_memory(sma
                 pytest.fail(f"the encode ended by itself: {process.stderr.read()}")
         shared = {name for worker in small.workers(store) for name in _shared_memory(worker)}
         process.kill()
-        # Ends when nobody holds the other end: no worker, none who decodes for it, no tracker of what they share.
+        # Ends when nobody holds the other end: no worker, none who decodes for it, no tracker.
         process.communicate(timeout=60)
     assert shared
     assert not [name for name in shared if os.path.exists(name)]  # noqa: PTH110 - plain names
