@@ -65,6 +65,7 @@ class ProcessDecoders(Decoders):
         places = self._places(self.depth(encoder, ahead), nbytes)
         self.__exit__()
         memory = self._memory = SharedMemory(create=True, size=places * nbytes)
+        self._take(memory)
         pool = self._pool = ProcessPoolExecutor(
             self.count,
             mp_context=multiprocessing.get_context("spawn"),
@@ -91,14 +92,23 @@ class ProcessDecoders(Decoders):
         if _SHARED.is_dir():
             places = min(wanted, shutil.disk_usage(_SHARED).free // 2 // nbytes)
         if places < 2 * self.count:
-            raise UsageError(
-                "too little shared memory for worker processes",
-                where=_SHARED,
+            raise _too_little(
                 found=f"room for {places} pictures of {nbytes} bytes",
                 allowed=f"{2 * self.count} or more, with as much left free",
-                todo=_THREADS,
             )
         return places
+
+    def _take(self, memory: SharedMemory) -> None:
+        """Have all of it now: a page that is not there when it is written ends the process that writes."""
+        file = _SHARED / memory.name
+        if not file.is_file() or not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, memory.size)
+        except OSError as bad:
+            self.__exit__()
+            raise _too_little(found=bad.strerror, allowed=f"{memory.size} bytes") from None
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
@@ -108,6 +118,16 @@ class ProcessDecoders(Decoders):
             self._memory.close()
             self._memory.unlink()
             self._memory = None
+
+
+def _too_little(*, found: object, allowed: str) -> UsageError:
+    return UsageError(
+        "too little shared memory for worker processes",
+        where=_SHARED,
+        found=found,
+        allowed=allowed,
+        todo=_THREADS,
+    )
 
 
 def _or_say_who_died(rows: Iterator[Prepared]) -> Iterator[Prepared]:
