@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -64,6 +65,7 @@ class ProcessDecoders(Decoders):
         places = self._places(self.depth(encoder, ahead), nbytes)
         self.__exit__()
         memory = self._memory = SharedMemory(create=True, size=places * nbytes)
+        self._take(memory)
         pool = self._pool = ProcessPoolExecutor(
             self.count,
             mp_context=multiprocessing.get_context("spawn"),
@@ -90,14 +92,23 @@ class ProcessDecoders(Decoders):
         if _SHARED.is_dir():
             places = min(wanted, shutil.disk_usage(_SHARED).free // 2 // nbytes)
         if places < 2 * self.count:
-            raise UsageError(
-                "too little shared memory for worker processes",
-                where=_SHARED,
+            raise _too_little(
                 found=f"room for {places} pictures of {nbytes} bytes",
                 allowed=f"{2 * self.count} or more, with as much left free",
-                todo=_THREADS,
             )
         return places
+
+    def _take(self, memory: SharedMemory) -> None:
+        """Have all of it now: a page that is not there when it is written ends the process that writes."""
+        file = _SHARED / memory.name
+        if not file.is_file() or not hasattr(os, "posix_fallocate"):
+            return
+        try:
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, memory.size)
+        except OSError as bad:
+            self.__exit__()
+            raise _too_little(found=bad.strerror, allowed=f"{memory.size} bytes") from None
 
     def __exit__(self, *error: object) -> None:
         if self._pool is not None:
@@ -107,6 +118,16 @@ class ProcessDecoders(Decoders):
             self._memory.close()
             self._memory.unlink()
             self._memory = None
+
+
+def _too_little(*, found: object, allowed: str) -> UsageError:
+    return UsageError(
+        "too little shared memory for worker processes",
+        where=_SHARED,
+        found=found,
+        allowed=allowed,
+        todo=_THREADS,
+    )
 
 
 def _or_say_who_died(rows: Iterator[Prepared]) -> Iterator[Prepared]:
@@ -150,10 +171,12 @@ _worker: list[_Worker] = []
 
 
 def _begin(preparation: bytes, memory: str, nbytes: int, thumbnails: int) -> None:
+    # Ctrl-C comes to every process of a terminal; the parent decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     to_pixels = pickle.loads(preparation)  # noqa: S301 - bytes that our own parent made
     _worker.append(
         _Worker(to_pixels=to_pixels, memory=SharedMemory(memory), nbytes=nbytes, thumbnails=thumbnails)
@@ -161,7 +184,10 @@ def _begin(preparation: bytes, memory: str, nbytes: int, thumbnails: int) -> Non
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot say so: its workers hold both ends of the queue they wait at."""
+    """A parent that is killed cannot say so: its workers hold both ends of the queue they wait at.
+
+    When all of them are gone, what they shared is removed by the tracker of `multiprocessing`.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -45,8 +45,8 @@ class OpenShard:
     """An open shard file with its checked index; closed when nobody holds it any more."""
 
     def __init__(self, path: Path, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
-        self._path, self._lock = path, threading.Lock()
-        self._direct: int | None = None
+        self._path = path
+        self._direct: list[int] = []
         self._map: FileMap | None = None
         self._mapped = False
         try:
@@ -70,10 +70,10 @@ class OpenShard:
 
     def direct(self) -> int:
         """A handle that reads past the page cache, or -1 where the system or the file system has none."""
-        with self._lock:
-            if self._direct is None:
-                self._direct = self._open_direct() if hasattr(os, "O_DIRECT") else -1
-            return self._direct
+        # Without a lock, as a map: of two that are opened at once the first is used, and both are closed.
+        if not self._direct:
+            self._direct.append(self._open_direct() if hasattr(os, "O_DIRECT") else -1)
+        return self._direct[0]
 
     def _open_direct(self) -> int:
         try:
@@ -88,17 +88,21 @@ class OpenShard:
 
     def mapped(self, first: int, stop: int) -> ByteArray | None:
         """The whole file, where its bytes `[first, stop)` can be taken from memory now; else none."""
+        # Without a lock, which a fork might find held: where two threads map it at once, one map goes again.
         if not self._mapped:
-            with self._lock:
-                if not self._mapped:
-                    self._map = FileMap.of(self.handle)
-                    self._mapped = True
-        return self._map.bytes if self._map is not None and self._map.in_memory(first, stop) else None
+            self._map = FileMap.of(self.handle)
+            self._mapped = True
+        found = self._map
+        return found.bytes if found is not None and found.in_memory(first, stop) else None
+
+    def is_whole(self) -> bool:
+        """Whether a file that is mapped was not cut since."""
+        return self._map is None or self._map.is_whole()
 
     # At the end of a process its modules may be empty before the last shard goes.
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        for handle in (self.handle, self._direct):
-            if handle is not None and handle >= 0:
+        for handle in (self.handle, *self._direct):
+            if handle >= 0:
                 close(handle)
 
 

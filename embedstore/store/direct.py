@@ -35,7 +35,8 @@ def direct_tasks(array: ShardedArray, pieces: Pieces, out: AnyArray) -> list[Tas
     maps, mapped = _mapped(held, number, begin, begin + pieces.places * array.place_bytes)
     tasks: list[Task] = []
     if mapped.any():
-        copies = _Copies(array, maps, number[mapped], begin[mapped], pieces[mapped], out=out)
+        some = pieces[mapped]
+        copies = _Copies(array, held, maps, number[mapped], begin[mapped], pieces=some, out=out)
         tasks += [partial(copies.run, low, high) for low, high in copies.shares]
     if not mapped.all():
         apart = slice(None) if not mapped.any() else ~mapped
@@ -79,21 +80,28 @@ class _Copies:
     def __init__(
         self,
         array: ShardedArray,
+        held: Mapping[int, OpenShard],
         maps: Mapping[int, ByteArray],
         number: IntArray,
         begin: IntArray,
-        pieces: Pieces,
         *,
+        pieces: Pieces,
         out: AnyArray,
     ) -> None:
         size, low = pieces.places * array.place_bytes, pieces.target * array.place_bytes
         self.shares = _shares(size)
+        self._array, self._held, self._chunk = array, held, pieces.chunk
         self._maps, self._number, self._out = maps, number.tolist(), shard.as_bytes(out)
         self._ranges = [a.tolist() for a in (low, low + size, begin, begin + size)]
 
     def run(self, first: int, stop: int) -> None:
         """Make some of the copies."""
         some = slice(first, stop)
+        # They were planned a while ago, and a file that was cut since would end the process.
+        for n in set(self._number[some]):
+            if not self._held[n].is_whole():
+                place = first + self._number[some].index(n)
+                raise self._array.corrupt("the shard is cut short", int(self._chunk[place]))
         out, maps = self._out, self._maps
         for n, low, high, a, b in zip(self._number[some], *(r[some] for r in self._ranges), strict=True):
             out[low:high] = maps[n][a:b]

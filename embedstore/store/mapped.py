@@ -12,6 +12,7 @@ import mmap
 import os
 import sys
 import threading
+import weakref
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,15 +27,19 @@ _answers = threading.local()
 
 
 class FileMap:
-    """A whole file, mapped read-only; its bytes may be used as long as this object is held.
+    """A whole file, mapped read-only, as long as this object or any view of its bytes is held.
 
-    Whoever opened the file keeps it open for as long. `mmap.mmap` would open it once more, and a process may
-    open few.
+    Whoever asks what is in memory keeps the file open; the bytes do not need that. `mmap.mmap` would open it
+    once more, and a process may open few.
     """
 
     def __init__(self, libc: Any, handle: int, address: int, nbytes: int) -> None:
         self._libc, self._handle, self._address, self._nbytes = libc, handle, address, nbytes
-        self.bytes: ByteArray = np.ctypeslib.as_array((ctypes.c_ubyte * nbytes).from_address(address))
+        memory = (ctypes.c_ubyte * nbytes).from_address(address)
+        # Every view holds this object, and nothing but views: a shard may be let go while it is copied from.
+        ending = weakref.finalize(memory, libc.munmap, address, nbytes)
+        ending.atexit = False  # threads may still read
+        self.bytes: ByteArray = np.ctypeslib.as_array(memory)
         self.bytes.flags.writeable = False
 
     @classmethod
@@ -54,14 +59,13 @@ class FileMap:
             return False
         states, place = _states(pages)
         # A page may outlive the end of its file.
-        if os.fstat(self._handle).st_size != self._nbytes or self._libc.mincore(
-            self._address + low, stop - low, place
-        ):
+        if not self.is_whole() or self._libc.mincore(self._address + low, stop - low, place):
             return False
         return bool((states & 1).all())
 
-    def __del__(self) -> None:
-        self._libc.munmap(self._address, self._nbytes)
+    def is_whole(self) -> bool:
+        """Whether the file is as long as it was; what was cut off must not be touched."""
+        return os.fstat(self._handle).st_size == self._nbytes
 
 
 def _states(pages: int) -> tuple[ByteArray, int]:

@@ -41,7 +41,7 @@ class RemoteShard(OpenShard):
     """
 
     def __init__(self, mirror: Mirror, name: str, spec: ArraySpec, chunk_bytes: int, where: str) -> None:
-        self.handle, self.number, self._direct = -1, -1, -1
+        self.handle, self.number, self._direct = -1, -1, [-1]
         # What a cache has not brought yet are holes, and what it gives up may be punched out.
         self._map, self._mapped = None, True
         stat = mirror.shard_stat(name)

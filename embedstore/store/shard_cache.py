@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ _BLOCK = 512
 _LOOK_AGAIN = 1 / 64
 # What is removed is a little more than needed, so that not every fetch removes something.
 _KEPT = 0.95
+# Numbers of processes come again, in a container with every start.
+_PROCESS = secrets.token_hex(8)
 
 
 class ShardCache:
@@ -39,7 +42,7 @@ class ShardCache:
 
     def path(self, url: str, name: str, stat: Stat) -> Path:
         """The file of one version of a shard; where versions cannot be told apart, of this process alone."""
-        tag = stat.tag or f"process {os.getpid()}"
+        tag = stat.tag or f"process {os.getpid()} {_PROCESS}"
         key = hashlib.sha256(f"{url}\n{name}\n{stat.nbytes}\n{tag}".encode()).hexdigest()
         return self.root / key[:2] / key[2:40]
 

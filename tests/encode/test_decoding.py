@@ -1,5 +1,6 @@
 """Pictures decoded by threads and by processes: the same rows in the same order, whatever the workers."""
 
+import errno
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from embedstore.encoders import load_image_encoder
 from embedstore.errors import EmbedstoreError, UsageError
 from embedstore.sources import open_source
 from embedstore.store import verify_store
+
+SHARED = "/dev/shm"  # noqa: S108 - where Linux keeps shared memory
 
 
 def tree(store):
@@ -95,7 +98,24 @@ def test_a_worker_that_dies_is_said_and_leaves_no_shared_memory(planned, tiny_vi
             os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(EmbedstoreError, match="a process that decodes pictures died"):
             list(rows)
-    assert not os.path.exists(f"/dev/shm/{memory}")  # noqa: PTH110, S108 - where Linux keeps it
+    assert not os.path.exists(f"{SHARED}/{memory}")  # noqa: PTH110
+
+
+@pytest.mark.skipif(not os.path.isdir(SHARED), reason="looks where Linux keeps shared memory")  # noqa: PTH112
+def test_shared_memory_is_had_before_anybody_writes_to_it(planned, tiny_vision, monkeypatch):
+    encoder = load_image_encoder(f"hf:{tiny_vision}", device="cpu")
+    with ProcessDecoders(1) as decoders:
+        decoders.prepared(planned, encoder, range(4), thumbnails=0, ahead=4)
+        memory = decoders._memory
+        assert os.stat(f"{SHARED}/{memory.name}").st_blocks * 512 >= memory.size  # noqa: PTH116
+
+        def full(handle, offset, size):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(UsageError, match=r"too little shared memory[\s\S]*No space[\s\S]*threads"):
+            decoders.prepared(planned, encoder, range(4), thumbnails=0, ahead=4)
+        assert decoders._memory is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only OpenMP limits one thread alone")

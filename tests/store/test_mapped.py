@@ -6,6 +6,8 @@ import gc
 import mmap
 import os
 import sys
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 from embedstore.errors import CorruptStoreError
 from embedstore.store import direct, handles, open_store
+from embedstore.store.chunks import OpenShard
 from embedstore.store.mapped import FileMap
 from embedstore.testing.stores import write_random_store
 
@@ -78,6 +81,15 @@ def maps_of(path):
         return sum(str(path) in line for line in lines)
 
 
+def open_files(path):
+    """How many files below a folder this process has open."""
+    found = 0
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists them
+            found += str(handle.readlink()).startswith(str(path))
+    return found
+
+
 @pytest.fixture
 def store(tmp_path):
     """A store of two shards of images."""
@@ -98,6 +110,56 @@ def test_maps_go_with_the_shards_that_are_let_go_and_with_the_feature(store):
     del feature
     gc.collect()
     assert maps_of(store.path) == 0
+
+
+def test_two_threads_may_open_a_shard_past_the_cache_at_once_and_none_stays_open(store, monkeypatch):
+    array = store.feature("vision", verify="never").array("tokens")
+    once = OpenShard._open_direct
+
+    def meanwhile(shard):
+        monkeypatch.setattr(OpenShard, "_open_direct", once)
+        other = shard.direct()
+        assert shard.direct() == other
+        return once(shard)
+
+    array.shard(0)
+    before = open_files(store.path)
+    monkeypatch.setattr(OpenShard, "_open_direct", meanwhile)
+    if array.shard(0).direct() < 0:
+        pytest.skip("this file system cannot be read past the page cache")
+    assert open_files(store.path) == before + 2
+    handles.let_go_all()
+    gc.collect()
+    assert open_files(store.path) == 0
+
+
+def test_a_shard_may_be_let_go_between_the_plan_and_its_copies(store):
+    rows = np.arange(64)
+    feature = store.feature("vision", verify="never")
+    wanted = feature.gather("tokens", rows)
+    array = feature.array("tokens")
+    out = array.empty(64)
+    tasks = array.scatter(rows, None, rows, out)
+    handles.let_go_all()
+    gc.collect()
+    assert maps_of(store.path) == 2
+    for task in tasks:
+        task()
+    np.testing.assert_array_equal(out, wanted)
+    del task, tasks
+    gc.collect()
+    assert maps_of(store.path) == 0
+
+
+def test_a_shard_that_is_cut_between_the_plan_and_its_copies_is_an_error(store):
+    rows = np.arange(64)
+    feature = store.feature("vision", verify="never")
+    array = feature.array("tokens")
+    feature.gather("tokens", rows)
+    tasks = array.scatter(rows, None, rows, array.empty(64))
+    os.truncate(store.path / "features/vision/tokens/c/1/0/0", 100)
+    with pytest.raises(CorruptStoreError, match=r"tokens/c/1/0/0: the shard is cut short[\s\S]*rows 32"):
+        deque((task() for task in tasks), maxlen=0)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100_000, 700_001])

@@ -1,7 +1,7 @@
 """The engine of one machine: one process a device, each at the end of a pipe of its own.
 
 Nothing is shared but the store, so whatever ends a worker at whatever moment harms nobody else. A worker
-whose coordinator is gone ends at once.
+whose coordinator is gone ends at once, and so do the processes that decode for it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,6 @@ class LocalTransport:
         """Why a process ended; it is removed from here."""
         self._pipes.pop(worker).close()
         process = self._processes.pop(worker)
-        _end_group(process)
         try:
             code = process.wait(_LAST_SECONDS)
         except subprocess.TimeoutExpired:
@@ -127,23 +126,17 @@ class LocalTransport:
                 if worker in told:
                     self.send(worker, say.Stop())
                 else:
-                    _end_group(self._processes[worker])
+                    self._processes[worker].kill()
             deadline = time.monotonic() + _LAST_SECONDS
             while self._pipes and (left := deadline - time.monotonic()) > 0:
                 self.wait(left)
         finally:
             for process in self._processes.values():
-                _end_group(process)
+                process.kill()
             for process in self._processes.values():
                 process.wait()
             for pipe in self._pipes.values():
                 pipe.close()
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a worker and the processes that decode for it, which may outlive it; also one that is dead."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def main(handle: int) -> None:
@@ -168,6 +161,5 @@ def _listen(pipe: Connection, worker: Worker) -> None:
         try:
             message = pipe.recv()
         except (EOFError, OSError):
-            # With those who decode for this worker: they are of its group, and of nobody else's.
-            os.killpg(os.getpgrp(), signal.SIGKILL)
+            os._exit(1)
         worker.deliver(message)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,7 +64,26 @@ def test_a_worker_without_a_coordinator_ends(tmp_path):
     ((_, ready),) = transport.wait()
     assert isinstance(ready, say.Ready)
     transport._pipes[0].close()
-    assert transport._processes[0].wait() == -signal.SIGKILL
+    assert transport._processes[0].wait() == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="looks where Linux keeps shared memory")  # noqa: PTH112, S108
+def test_a_coordinator_that_is_killed_leaves_no_process_and_no_shared_memory(small, tmp_path):
+    store = tmp_path / "store"
+    more = ["--devices", "2xcpu", "--decode", "processes", "--workers", "1"]
+    command = [sys.executable, "-m", "embedstore_cli", *small.command(store, *more)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not any(store.glob("features/vision/units/*.json")):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.02)
+                pytest.fail(f"the encode ended by itself: {process.stderr.read()}")
+        shared = {name for worker in small.workers(store) for name in _shared_memory(worker)}
+        process.kill()
+        # Ends when nobody holds the other end: no worker, none who decodes for it, no tracker.
+        process.communicate(timeout=60)
+    assert shared
+    assert not [name for name in shared if os.path.exists(name)]  # noqa: PTH110 - plain names
 
 
 def test_what_every_worker_would_refuse_is_the_error_of_the_run(small, tmp_path):
@@ -88,6 +108,12 @@ def test_parts_fill_one_store(small, tmp_path):
     # One that is run again has nothing to do.
     again = small.run(store, engine=EngineOptions(part=Part.parse("3/3"), threads=1))
     assert [f.fresh for f in again.features] == [0, 0]
+
+
+def _shared_memory(process):
+    """Files of shared memory that a process has mapped."""
+    lines = Path(f"/proc/{process}/maps").read_text(encoding="utf-8").splitlines()
+    return {line.split()[-1] for line in lines if "/dev/shm/psm_" in line}  # noqa: S108 - where Linux keeps it
 
 
 def _lives(process):

@@ -282,6 +282,26 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
     living.communicate("\n")
 
 
+def test_a_shard_without_a_version_is_of_one_process_though_its_number_comes_again():
+    def name_in(process, tag):
+        place = f"ShardCache(Path(''), 1).path('s3://b/s', 'c/0', Stat(5, {tag!r}))"
+        lines = [
+            "import os",
+            "from pathlib import Path",
+            "from embedstore.store.shard_cache import ShardCache",
+            "from embedstore.store.remote import Stat",
+            f"os.getpid = lambda: {process}",
+            f"print({place}, {place} == {place})",
+        ]
+        made = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, check=True)
+        return made.stdout.decode().split()
+
+    first, again = name_in(7, ""), name_in(7, "")
+    assert first[1] == again[1] == "True"
+    assert first[0] != again[0]
+    assert name_in(7, "ETag a") == name_in(8, "ETag a")
+
+
 def test_bad_sizes_and_places_of_the_cache(monkeypatch, memory, tmp_path):
     for bad in ("0", "-1", "much", "nan"):
         monkeypatch.setenv("EMBEDSTORE_CACHE_GB", bad)
