@@ -36,9 +36,9 @@ class ShardCache:
 
     def __init__(self, root: Path, most: int) -> None:
         self.root, self.most = root, most
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         self._known: int | None = None
-        self._added = self._writing = 0
+        self._added = 0
 
     def path(self, url: str, name: str, stat: Stat) -> Path:
         """The file of one version of a shard; where versions cannot be told apart, of this process alone."""
@@ -48,20 +48,16 @@ class ShardCache:
 
     @contextmanager
     def room(self, nbytes: int) -> Iterator[None]:
-        """Make room for bytes that are written inside, beside those that other threads are writing."""
-        with self._lock:
-            self._writing += nbytes
+        """Make room for bytes that are written inside, one thread at a time: what is on the disk is all."""
+        # A lock that another thread of a parent process held is never released in its fork.
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             self._added += nbytes
             if self._known is not None:
                 self._known += nbytes
             if self._known is None or self._known > self.most or self._added >= self.most * _LOOK_AGAIN:
                 self._added = 0
-                self._known = self._trim(self._writing)
-        try:
+                self._known = self._trim(nbytes)
             yield
-        finally:
-            with self._lock:
-                self._writing -= nbytes
 
     def _trim(self, coming: int) -> int:
         """Remove files, the one that was used longest ago first; returns the bytes that are kept."""
