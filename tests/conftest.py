@@ -1,6 +1,8 @@
 """What tests of several rooms share: tiny real checkpoints, pictures, and the data beside the project."""
 
 import os
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,23 @@ def _own_memory(tmp_path_factory):
     os.environ.pop("EMBEDSTORE_HOME")
     if before is not None:
         os.environ["EMBEDSTORE_HOME"] = before
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process; gives exit code, standard output and standard error."""
+    from embedstore_cli import app
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as end:
+            app.main()
+        signal.signal(signal.SIGTERM, handler)
+        out = capsys.readouterr()
+        return end.value.code, out.out, out.err
+
+    return call
 
 
 @pytest.fixture(scope="session")

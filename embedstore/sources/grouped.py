@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from embedstore.sources.base import Sample
@@ -14,16 +15,16 @@ if TYPE_CHECKING:
     from embedstore.sources.grouping import Samples
 
 
-class GroupedSource:
+class GroupedSource(ABC):
     """Random access to `_samples`; a kind sets `_samples` and `_identity`, and says what a picture is."""
 
-    shuffled = True
+    shuffled: bool = True
     _samples: Samples
     _identity: Mapping[str, str | int | float | bool]
 
     @property
     def identity(self) -> Mapping[str, str | int | float | bool]:
-        """Kind and options; what the files say is no part of it."""
+        """Kind, options and mapped columns; where the files lie and what they say is no part of it."""
         return dict(self._identity)
 
     @property
@@ -39,13 +40,15 @@ class GroupedSource:
         if not 0 <= index < len(self):
             raise IndexError(index)
         found = self._samples
+        id_ = found.ids[index].as_py()
         return Sample(
-            id=found.ids[index].as_py(),
-            picture=self._picture(index),
+            id=id_,
+            picture=self._picture(index, id_),
             captions=found.captions(index),
             label=found.label[index],
             split=found.split[index],
         )
 
-    def _picture(self, index: int) -> Picture | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _picture(self, index: int, id_: str) -> Picture | None:
+        """The picture of one sample; none where it has none."""

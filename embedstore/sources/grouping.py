@@ -59,7 +59,7 @@ class Samples:
     empty_captions: int
 
     def __len__(self) -> int:
-        return len(self.first_row)
+        return len(self.offsets) - 1
 
     def captions(self, index: int) -> tuple[Caption, ...]:
         """The captions of one sample, in the order of the file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,8 @@ from embedstore.sources.arrow_parts import (
     plain_values,
     read_schema,
 )
-from embedstore.sources.base import Sample
 from embedstore.sources.gathering import Gathered, clean
+from embedstore.sources.grouped import GroupedSource
 from embedstore.sources.grouping import check_language
 from embedstore.sources.hf_columns import choose, features_of
 from embedstore.sources.hf_layout import find_parts
@@ -39,7 +38,7 @@ _OPTIONS: dict[str, Sequence[str] | None] = {"split": None, "config": None}
 _NO_CLASS = -1
 
 
-class HfSource:
+class HfSource(GroupedSource):
     """Rows of a data set in the layouts of the `datasets` library, which is not needed to read them.
 
     The picture is the column of type Image (or called `image`), captions are the columns `captions`,
@@ -86,10 +85,11 @@ class HfSource:
         self._refuse_twice(self._samples.ids)
         self.shuffled = self._groups.fits if self._groups is not None else not first.file.remote
         self._arrow.in_order = not self.shuffled
-        self._identity: dict[str, str | int | float | bool] = {"kind": "hf", "language": language}
-        self._identity |= {"split": split} if split is not None else {}
-        self._identity |= {"config": config} if config is not None else {}
-        self._identity |= {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
+        identity: dict[str, str | int | float | bool] = {"kind": "hf", "language": language}
+        identity |= {"split": split} if split is not None else {}
+        identity |= {"config": config} if config is not None else {}
+        identity |= {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
+        self._identity = identity
 
     @classmethod
     def from_spec(cls, rest: str, **options: Any) -> HfSource:
@@ -140,31 +140,9 @@ class HfSource:
             )
 
     @property
-    def identity(self) -> Mapping[str, str | int | float | bool]:
-        """Kind, default language, options and mapped columns; where the data set lies is no part of it."""
-        return dict(self._identity)
-
-    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the class label in their order, else the labels that occur."""
         return self._names or sorted_labels(self._samples.label.values)
-
-    def __len__(self) -> int:
-        return len(self._samples.ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        found = self._samples
-        id_ = found.ids[index].as_py()
-        return Sample(
-            id=id_,
-            picture=self._picture(index, id_),
-            captions=found.captions(index),
-            label=found.label[index],
-            split=found.split[index],
-        )
 
     def _picture(self, index: int, id_: str) -> Picture | None:
         nbytes = self._rows.nbytes[index]

@@ -137,7 +137,7 @@ class ListedSource(GroupedSource):
         places.settle(self._samples.images, where)
         self.dropped: dict[str, int] = {**(dropped or {}), "empty captions": self._samples.empty_captions}
 
-    def _picture(self, index: int) -> Picture:
+    def _picture(self, index: int, id_: str) -> Picture:  # noqa: ARG002 - named by its file
         return self._places.picture(self._samples.images[index].as_py())
 
 

@@ -73,7 +73,7 @@ class TableSource(GroupedSource):
         """The source of `table:REST`, REST a path or URL."""
         return cls(at(rest), **options)
 
-    def _picture(self, index: int) -> Picture | None:
+    def _picture(self, index: int, id_: str) -> Picture | None:  # noqa: ARG002 - named by its file
         if self._samples.images is None:
             return None
         name = self._samples.images[index].as_py()

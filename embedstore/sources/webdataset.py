@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.errors import SourceError, UsageError
-from embedstore.sources.base import Sample
 from embedstore.sources.gathering import Gathered
+from embedstore.sources.grouped import GroupedSource
 from embedstore.sources.grouping import check_language
 from embedstore.sources.patterns import expand
 from embedstore.sources.shards import PackedPicture, Shards
@@ -33,7 +32,7 @@ _OPTIONS: dict[str, Sequence[str] | None] = {
 }
 
 
-class WebDatasetSource:
+class WebDatasetSource(GroupedSource):
     """Samples of tar shards: members that share a name up to its first dot after the last slash.
 
     A sample's `image` is its member `jpg`, `png`, `webp` …, its `caption` the member `txt` or the key
@@ -80,13 +79,14 @@ class WebDatasetSource:
         self._index.refuse_twice(self._samples.ids, files)
         self.shuffled = self._order(order)
         self._shards.in_order = not self.shuffled
-        self._identity: dict[str, str | int | float | bool] = {
+        identity: dict[str, str | int | float | bool] = {
             "kind": "webdataset",
             "language": wanted.language,
         }
-        self._identity |= {"ids": ids} if ids != "key" else {}
-        self._identity |= {"split": split} if split is not None else {}
-        self._identity |= {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
+        identity |= {"ids": ids} if ids != "key" else {}
+        identity |= {"split": split} if split is not None else {}
+        identity |= {f"column {ours}": theirs for ours, theirs in sorted(columns.items())}
+        self._identity = identity
 
     @classmethod
     def from_spec(cls, rest: str, **options: Any) -> WebDatasetSource:
@@ -107,31 +107,12 @@ class WebDatasetSource:
         return not in_order and not any(file.remote for file in self._shards.files)
 
     @property
-    def identity(self) -> Mapping[str, str | int | float | bool]:
-        """Kind, default language, options and mapped columns; where the shards lie is no part of it."""
-        return dict(self._identity)
-
-    @property
     def classes(self) -> tuple[str, ...]:
         """The labels that occur; numbers by their size, names sorted."""
         return sorted_labels(self._samples.label.values)
 
-    def __len__(self) -> int:
-        return len(self._samples.ids)
-
-    def __getitem__(self, index: int) -> Sample:
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        found = self._samples
-        id_ = found.ids[index].as_py()
-        return Sample(
-            id=id_,
-            picture=self._index.picture(index, id_, self._shards),
-            captions=found.captions(index),
-            label=found.label[index],
-            split=found.split[index],
-        )
+    def _picture(self, index: int, id_: str) -> PackedPicture | None:
+        return self._index.picture(index, id_, self._shards)
 
 
 def sorted_labels(labels: Sequence[str]) -> tuple[str, ...]:

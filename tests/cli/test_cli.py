@@ -11,24 +11,7 @@ import sys
 import pytest
 
 from embedstore.store import open_store
-from embedstore_cli import app
 from embedstore_cli.commands import bench
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process; gives exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        signal.signal(signal.SIGTERM, handler)
-        out = capsys.readouterr()
-        return end.value.code, out.out, out.err
-
-    return call
 
 
 @pytest.fixture

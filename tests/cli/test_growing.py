@@ -12,26 +12,6 @@ from embedstore.testing.stores import write_random_store
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process; gives exit code, standard output and standard error."""
-    import signal
-    import sys
-
-    from embedstore_cli import app
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        signal.signal(signal.SIGTERM, handler)
-        out = capsys.readouterr()
-        return end.value.code, out.out, out.err
-
-    return call
-
-
-@pytest.fixture
 def parts(tmp_path):
     """Two stores of the same encoders."""
     write_random_store(tmp_path / "a", images=60, captions=2, seed=1, ids="a", card_seed=7)

@@ -5,26 +5,6 @@ import json
 import pytest
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process; gives exit code, standard output and standard error."""
-    import signal
-    import sys
-
-    from embedstore_cli import app
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        signal.signal(signal.SIGTERM, handler)
-        out = capsys.readouterr()
-        return end.value.code, out.out, out.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A ConvNeXtV2 and a GPT-2 of random weights, as their library saves them."""

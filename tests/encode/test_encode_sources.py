@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import secrets
-import sys
 
 import numpy as np
 import pyarrow as pa
@@ -14,24 +13,9 @@ import pytest
 
 from embedstore.encode import EncodeOptions, encode_source
 from embedstore.store import open_store, verify_store
-from embedstore_cli import app
 
 webdataset = pytest.importorskip("webdataset")
 datasets = pytest.importorskip("datasets")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process; gives exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        out = capsys.readouterr()
-        return end.value.code, out.out, out.err
-
-    return call
 
 
 @pytest.fixture

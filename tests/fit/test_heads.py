@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 import tomllib
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from embedstore.model import load_head
 from embedstore.store.selection import split_rows
 from embedstore.testing.heads import head_config
 from embedstore.testing.stores import write_random_store
-from embedstore_cli import app
 from embedstore_cli.options import settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -41,22 +38,6 @@ HEADS = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return write_random_store(tmp_path_factory.mktemp("heads") / "store", images=100)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process; gives exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        signal.signal(signal.SIGTERM, handler)
-        out = capsys.readouterr()
-        return end.value.code, out.out, out.err
-
-    return call
 
 
 def features(store):

@@ -9,22 +9,6 @@ import pytest
 from embedstore.errors import StoreError
 from embedstore.recipes import doctor
 from embedstore.recipes.rates import measure_disk, measure_memory
-from embedstore_cli import app
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process; gives exit code, standard output and standard error."""
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["embedstore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            app.main()
-        out = capsys.readouterr()
-        return end.value.code, out.out, out.err
-
-    return call
 
 
 def needs(monkeypatch, *lines, extras=()):
