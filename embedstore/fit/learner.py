@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedstore.documents import FitConfig, HeadConfig
-    from embedstore.fit.data import Validation
     from embedstore.heads.base import Head
     from embedstore.shapes import IntArray
     from embedstore.stream.pairs import PairBatch
@@ -117,22 +116,14 @@ class Learner:
         self.step += 1
         return value
 
-    def choose(self, epoch: int, validation: Validation | None) -> dict[str, float] | None:
+    def choose(self, epoch: int, recall: dict[str, float] | None) -> None:
         """Keep this epoch's weights where they are the best so far, or without a validation the last."""
-        if validation is None:
+        if recall is None:
             if epoch == self.config.epochs:
                 self._keep(epoch)
-            return None
-        head = self.judged.eval()
-        recall = validation.recall(
-            lambda part: head.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
-            lambda part: head.embed_text(part.tokens, part.offsets),
-            self.device,
-        )
-        if self.best is None or sum(recall.values()) > sum(self.best.values()):
+        elif self.best is None or sum(recall.values()) > sum(self.best.values()):
             self.best = recall
             self._keep(epoch)
-        return recall
 
     def _keep(self, epoch: int) -> None:
         self.kept = copy.deepcopy(dict(self.judged.state_dict()))
