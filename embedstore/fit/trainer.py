@@ -65,7 +65,6 @@ def fit_head(
     place = pick_device(device)
     record = head_record(opened, config)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(config.seed)
         streamed, validation = training_data(
             opened,
             config,
