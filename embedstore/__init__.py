@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from embedstore.encode import encode_source
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
-    from embedstore.model import load_head
+    from embedstore.model import AlignedModel, load, load_head
     from embedstore.store import Feature, JoinedStore, Store, compact_store, open_store, verify_store
     from embedstore.stream.cache import DeviceCache
     from embedstore.stream.dataset import TokenDataset, TokenStream
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AlignedModel",
     "DeviceCache",
     "EmbedstoreError",
     "Feature",
@@ -39,12 +40,14 @@ __all__ = [
     "export_rows",
     "fit_head",
     "import_feature",
+    "load",
     "load_head",
     "open_store",
     "verify_store",
 ]
 
 _LAZY = {
+    "AlignedModel": "embedstore.model",
     "DeviceCache": "embedstore.stream.cache",
     "Feature": "embedstore.store",
     "JoinedStore": "embedstore.store",
@@ -59,6 +62,7 @@ _LAZY = {
     "export_rows": "embedstore.interchange",
     "fit_head": "embedstore.fit",
     "import_feature": "embedstore.interchange",
+    "load": "embedstore.model",
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
     "verify_store": "embedstore.store",
