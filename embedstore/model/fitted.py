@@ -14,6 +14,8 @@ from safetensors.torch import load
 from embedstore.documents import EncoderCard, HeadConfig, differing_fields, load_document
 from embedstore.errors import HeadError
 from embedstore.heads.base import build_head
+from embedstore.policies import parse_policy
+from embedstore.store.shrink import shrink_tokens
 from embedstore.stream.embed import embed_images, embed_texts
 
 if TYPE_CHECKING:
@@ -77,8 +79,18 @@ class FittedHead:
 
     @torch.inference_mode()
     def embed_pictures(self, batch: ImageBatch) -> Tensor:
-        """Unit vectors `(b, e)` of pictures fresh from the image encoder, on any device."""
-        return self.module.embed_image(*self._moved(batch))
+        """Unit vectors `(b, e)` of pictures fresh from the image encoder, on any device.
+
+        Where the head was fitted on fewer tokens a picture (merged, pooled, their mean), these are made first.
+        """
+        tokens, prefix, pooled = self._moved(batch)
+        if self.config.image_shrink is None:
+            return self.module.embed_image(tokens, prefix, pooled)
+        policy = parse_policy(self.config.image_shrink)
+        plain = batch.tokens.float().cpu().numpy()
+        fewer, shares = shrink_tokens(policy, plain, self.config.image_card.grid)
+        weights = None if shares is None else torch.from_numpy(shares).to(self.device)
+        return self.module.embed_image(torch.from_numpy(fewer).to(self.device), prefix, pooled, weights)
 
     @torch.inference_mode()
     def embed_patches(self, batch: ImageBatch) -> Tensor:

