@@ -79,7 +79,7 @@ def _longest(vectors: FloatArray) -> float:
         wide = vectors.astype(np.float64)
         squares = float((wide * wide).sum(axis=1).max())
     # What float32 lost: to rounding, and of squares below its range.
-    return float(np.sqrt(squares)) * (1 + vectors.shape[1] / 2**23) + 1e-18
+    return float(np.sqrt(squares) * (1 + vectors.shape[1] / 2**23) + 1e-18)
 
 
 def tensor(values: FloatArray, device: str) -> Tensor:
