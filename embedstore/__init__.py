@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
     from embedstore.model import AlignedModel, load, load_head
+    from embedstore.recipes.search import search_store
     from embedstore.store import Feature, JoinedStore, Store, compact_store, open_store, verify_store
     from embedstore.stream.cache import DeviceCache
     from embedstore.stream.dataset import TokenDataset, TokenStream
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "load_head",
     "open_store",
+    "search_store",
     "verify_store",
 ]
 
@@ -67,6 +69,7 @@ _LAZY = {
     "load": "embedstore.model",
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
+    "search_store": "embedstore.recipes.search",
     "verify_store": "embedstore.store",
 }
 

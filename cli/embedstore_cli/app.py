@@ -23,6 +23,7 @@ from embedstore_cli.commands import (
     import_,
     info,
     recode,
+    search,
     verify,
 )
 from embedstore_cli.render import fail
@@ -44,6 +45,7 @@ app.command("encode")(encode.encode)
 app.command("recode")(recode.recode)
 app.command("fit")(fit.fit)
 app.command("apply")(apply.apply)
+app.command("search")(search.search)
 app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
