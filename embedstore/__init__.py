@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from embedstore.interchange import export_rows, import_feature
     from embedstore.model import AlignedModel, load, load_head
     from embedstore.recipes.search import search_store
-    from embedstore.store import Feature, JoinedStore, Store, compact_store, open_store, verify_store
+    from embedstore.store import (
+        Feature,
+        JoinedStore,
+        Store,
+        Subset,
+        compact_store,
+        create_subset,
+        open_store,
+        remove_subset,
+        verify_store,
+    )
     from embedstore.stream.cache import DeviceCache
     from embedstore.stream.dataset import TokenDataset, TokenStream
     from embedstore.stream.pairs import PairStream
@@ -31,6 +41,7 @@ __all__ = [
     "JoinedStore",
     "PairStream",
     "Store",
+    "Subset",
     "TokenDataset",
     "TokenStream",
     "__version__",
@@ -38,6 +49,7 @@ __all__ = [
     "bench_retrieval",
     "bench_zeroshot",
     "compact_store",
+    "create_subset",
     "encode_source",
     "export_rows",
     "fit_head",
@@ -45,6 +57,7 @@ __all__ = [
     "load",
     "load_head",
     "open_store",
+    "remove_subset",
     "search_store",
     "verify_store",
 ]
@@ -56,12 +69,14 @@ _LAZY = {
     "JoinedStore": "embedstore.store",
     "PairStream": "embedstore.stream.pairs",
     "Store": "embedstore.store",
+    "Subset": "embedstore.store",
     "TokenDataset": "embedstore.stream.dataset",
     "TokenStream": "embedstore.stream.dataset",
     "apply_head": "embedstore.encode",
     "bench_retrieval": "embedstore.bench",
     "bench_zeroshot": "embedstore.bench",
     "compact_store": "embedstore.store",
+    "create_subset": "embedstore.store",
     "encode_source": "embedstore.encode",
     "export_rows": "embedstore.interchange",
     "fit_head": "embedstore.fit",
@@ -69,6 +84,7 @@ _LAZY = {
     "load": "embedstore.model",
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
+    "remove_subset": "embedstore.store",
     "search_store": "embedstore.recipes.search",
     "verify_store": "embedstore.store",
 }
