@@ -11,27 +11,36 @@ from embedstore.documents import differing_fields
 from embedstore.encoders.device import device_kind, pick_device
 from embedstore.errors import HeadError, UsageError
 from embedstore.model import load_head
-from embedstore.store import Store, open_store
+from embedstore.store import Store, choose_rows, open_store
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from embedstore.documents import EncoderCard, HeadConfig
+    from embedstore.documents import EncoderCard, HeadConfig, RowsRecord
     from embedstore.model import FittedHead
+    from embedstore.shapes import IntArray
     from embedstore.store import Feature
+    from embedstore.store.selection import Bools
 
 LIBRARIES = ("embedstore", "torch", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """An open store, a loaded head, the two features it reads, and what to know about them."""
+    """An open store, a loaded head, the two features it reads, and what to know about them.
+
+    `rows (n,)`: the image rows that a task is narrowed to, none: all; `texts (m,)`: which texts count, none:
+    all; `chosen`: what is told of them in a report, where they have a name.
+    """
 
     store: Store
     head: FittedHead
     image: Feature
     text: Feature
     notes: tuple[str, ...]
+    rows: IntArray | None = None
+    texts: Bools | None = None
+    chosen: RowsRecord | None = None
 
     def report_fields(self) -> dict[str, Any]:
         """Fields of a `BenchReport` that say what it depends on."""
@@ -42,6 +51,7 @@ class Setting:
             "text_card": self.text.card,
             "versions": {name: version(name) for name in LIBRARIES},
             "device": device_kind(self.head.device),
+            "rows": self.chosen,
         }
 
 
@@ -51,8 +61,9 @@ def open_setting(
     *,
     split: str | None,
     device: str = "auto",
+    rows: IntArray | str | None = None,
 ) -> Setting:
-    """Open everything a task needs.
+    """Open everything a task needs. `rows`: image rows, or the name of a subset or of a file of ids.
 
     `UsageError` where images of this split chose the head's checkpoint: such figures would be too good.
     `HeadError` where the store has no feature of one of the head's cards.
@@ -66,12 +77,16 @@ def open_setting(
             (head.config.text_feature, head.config.text_card),
         )
     )
+    named = choose_rows(opened, rows) if isinstance(rows, str) else None
     return Setting(
         store=opened,
         head=head,
         image=image,
         text=text,
         notes=_check_split(opened, head, split),
+        rows=named.images(opened) if named else rows if not isinstance(rows, str) else None,
+        texts=named.texts(opened) if named else None,
+        chosen=named.record(opened) if named else None,
     )
 
 
@@ -107,8 +122,13 @@ def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str
     if fitted_on.isdisjoint({*store.lineage, store.fingerprint}):
         return _same_name_elsewhere(config, split)
 
+    # A head that was fitted on chosen rows of no one split has seen the splits of these.
+    seen = {name for record in config.rows for name in record.splits}
+
     def overlaps(other: str | None) -> bool:
-        return split is None or other is None or split == other
+        if split is None or other is not None:
+            return split is None or split == other
+        return not config.rows or split in seen
 
     measured = f"split {split!r}" if split is not None else "all rows"
     if config.chosen and overlaps(config.chosen_on):

@@ -109,7 +109,7 @@ class _Run:
         return self.stream.nbytes if isinstance(self.stream, CachedPairs) else 0
 
     def rate(self, seconds: float) -> float:
-        return self.learner.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9)
+        return self.learner.step / self.stream.steps * self.stream.epoch_rows / max(seconds, 1e-9)
 
     def all_epochs(self) -> None:
         start = time.perf_counter()
@@ -117,6 +117,7 @@ class _Run:
             "start",
             device=str(self.learner.device),
             images=len(self.stream.rows),
+            epoch_images=self.stream.epoch_rows,
             validation_images=len(self.validation.images) if self.validation else 0,
             skipped=self.stream.skipped,
             parameters=self.learner.parameters,

@@ -25,6 +25,7 @@ def retrieval(
     store: opt.StorePath,
     head: opt.HeadDir,
     split: opt.Split = "test",
+    rows: opt.Rows = None,
     language: opt.Language = "en",
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
@@ -34,7 +35,9 @@ def retrieval(
     """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image."""
     from embedstore.bench import bench_retrieval
 
-    report = bench_retrieval(store, head, split=_rows_of(split), language=language, device=device, seed=seed)
+    report = bench_retrieval(
+        store, head, split=_rows_of(split), rows=rows, language=language, device=device, seed=seed
+    )
     _finish(report, out, json=json)
 
 
@@ -55,6 +58,7 @@ def zeroshot(
         typer.Option(metavar="FILE", help="Prompts, one a line, with {} for the class.", show_default=False),
     ] = None,
     split: opt.Split = "test",
+    rows: opt.Rows = None,
     text_encoder: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +77,7 @@ def zeroshot(
         store,
         head,
         split=_rows_of(split),
+        rows=rows,
         classes=read_lines(classes) if classes else None,
         templates=read_lines(templates) if templates else None,
         text_encoder=text_encoder,
