@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from embedstore.encode import encode_source
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
-    from embedstore.model import load_head
+    from embedstore.model import AlignedModel, load, load_head
     from embedstore.store import (
         Feature,
         JoinedStore,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AlignedModel",
     "DeviceCache",
     "EmbedstoreError",
     "Feature",
@@ -51,6 +52,7 @@ __all__ = [
     "export_rows",
     "fit_head",
     "import_feature",
+    "load",
     "load_head",
     "open_store",
     "remove_subset",
@@ -58,6 +60,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "AlignedModel": "embedstore.model",
     "DeviceCache": "embedstore.stream.cache",
     "Feature": "embedstore.store",
     "JoinedStore": "embedstore.store",
@@ -74,6 +77,7 @@ _LAZY = {
     "export_rows": "embedstore.interchange",
     "fit_head": "embedstore.fit",
     "import_feature": "embedstore.interchange",
+    "load": "embedstore.model",
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
     "remove_subset": "embedstore.store",

@@ -75,17 +75,18 @@ def _within(store: Store, chosen: ChosenRows, of_split: IntArray, split: str | N
 
 
 def _mixed(store: Store, config: FitConfig, of_split: IntArray) -> TrainingRows:
-    choices = [choose_part(store, name) for name in config.mix]
+    # By name, so that the order in which they are given decides nothing.
+    shares = dict(sorted(config.mix.items()))
+    choices = [choose_part(store, name) for name in shares]
     parts = [_within(store, chosen, of_split, config.split) for chosen in choices]
     _refuse_shared(store, choices, parts)
-    shares = [Fraction(str(share)) for share in config.mix.values()]
-    mix = MixedRows(tuple(parts), tuple(shares))
+    mix = MixedRows(tuple(parts), tuple(Fraction(str(share)) for share in shares.values()))
     return TrainingRows(
         images=mix.rows,
         texts=_texts(store, choices),
         mix=mix,
         record=tuple(
-            chosen.record(store, share) for chosen, share in zip(choices, config.mix.values(), strict=True)
+            chosen.record(store, share) for chosen, share in zip(choices, shares.values(), strict=True)
         ),
     )
 

@@ -166,6 +166,12 @@ def test_a_mix_on_the_device_and_in_parts_is_the_same_fit(joined, tmp_path):
     assert fit_head(joined, small, tmp_path / "micro", device="cpu").steps == losses["cached"][2]
 
 
+def test_the_order_of_the_parts_decides_nothing(domain):
+    first, _ = training_data(domain, config(mix={"odd": 1, "even": 3}))
+    second, _ = training_data(domain, config(mix={"even": 3, "odd": 1}))
+    assert first.plan(2).rows.tolist() == second.plan(2).rows.tolist()
+
+
 def test_ranks_share_a_mix(joined):
     rows = training_rows(joined, config(mix={"domain": 10, "general": 3}))
     streams = [

@@ -17,6 +17,7 @@ HEAVY = {
     "matplotlib",
 }
 PUBLIC = {
+    "AlignedModel",
     "DeviceCache",
     "PairStream",
     "TokenDataset",
@@ -36,6 +37,7 @@ PUBLIC = {
     "export_rows",
     "fit_head",
     "import_feature",
+    "load",
     "load_head",
     "open_store",
     "verify_store",
