@@ -152,6 +152,7 @@ def report(measured: BenchReport) -> None:
         if count
     )
     where = f"split {measured.split}" if measured.split else "all rows"
+    where += f", rows {measured.rows.name}" if measured.rows else ""
     table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
     for note in measured.notes:
         warn(note)

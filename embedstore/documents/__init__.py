@@ -47,7 +47,14 @@ from embedstore.documents.stores import (
     Table,
     UnitRecord,
 )
-from embedstore.documents.subsets import Setting, SubsetCard, SubsetColumn, SubsetFile, SubsetParent
+from embedstore.documents.subsets import (
+    RowsRecord,
+    Setting,
+    SubsetCard,
+    SubsetColumn,
+    SubsetFile,
+    SubsetParent,
+)
 
 PUBLISHED: tuple[type[Document], ...] = (
     EncoderCard,
@@ -89,6 +96,7 @@ __all__ = [
     "ProcessorCard",
     "Projection",
     "QuarantinedRow",
+    "RowsRecord",
     "SailOptions",
     "Setting",
     "ShardFile",

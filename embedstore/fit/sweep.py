@@ -116,7 +116,8 @@ def _is_finished(folder: Path, member: Member, record: HeadConfig) -> bool:
         return False
     head = load_document(HeadConfig, folder / CONFIG)
     same = load_document(FitConfig, folder / FIT) == member.config
-    if same and head.store_fingerprint == record.store_fingerprint and head.stores == record.stores:
+    rows = (head.store_fingerprint, head.stores, head.rows)
+    if same and rows == (record.store_fingerprint, record.stores, record.rows):
         return True
     raise UsageError(
         "a finished head of another configuration or store is already here",
@@ -324,7 +325,7 @@ class _Pass:
                 step=done,
                 steps=steps,
                 seconds=time.perf_counter() - began,
-                samples_per_second=done / stream.steps * len(stream.rows) / (time.perf_counter() - began),
+                samples_per_second=done / stream.steps * stream.epoch_rows / (time.perf_counter() - began),
                 device=str(self.device),
             )
         )
