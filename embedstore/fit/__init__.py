@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedstore.fit.checkpoint import unfinished
     from embedstore.fit.config import fit_config
     from embedstore.fit.report import FitProgress, FitResult
     from embedstore.fit.trainer import fit_head
 
-__all__ = ["FitProgress", "FitResult", "fit_config", "fit_head"]
+__all__ = ["FitProgress", "FitResult", "fit_config", "fit_head", "unfinished"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from embedstore.fit.config import fit_config
 
         return fit_config
+    if name == "unfinished":
+        from embedstore.fit.checkpoint import unfinished
+
+        return unfinished
     if name in __all__:
         from embedstore.fit import trainer
 
