@@ -29,17 +29,18 @@ LOG = "log.jsonl"
 class HeadFolder:
     """The output folder: `head.json` is written last, so a folder with one holds a finished head.
 
-    While the fit is not finished there may be a checkpoint, `begun`, to go on from. `UsageError` where that
+    While the fit is not finished there may be a checkpoint, `begun`, to go on from; without `identity` there
+    is none that would be looked at. `UsageError` where that
     is of another fit, and where a finished head is already there; with `overwrite` such a checkpoint is
     forgotten, and the head stays until the new one is finished.
     """
 
-    def __init__(self, path: Path, identity: Identity, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, identity: Identity | None = None, *, overwrite: bool = False) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise UsageError("the output is a file", where=path, todo="name a folder")
-        self.begun = self._begun(identity, overwrite=overwrite)
-        ended_here = self.begun is not None and self._finished(identity)
+        self.begun = None if identity is None else self._begun(identity, overwrite=overwrite)
+        ended_here = identity is not None and self.begun is not None and self._finished(identity)
         if (path / CONFIG).exists() and not (overwrite or ended_here):
             raise UsageError(
                 "a finished head is already here",
