@@ -22,6 +22,7 @@ from embedstore.fit.files import FIT, FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
 from embedstore.fit.grid import Member, stream_key, streams
 from embedstore.fit.learner import Learner
+from embedstore.fit.plots import sweep_chart, write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.sweep_report import SweepPass, SweepProgress, SweepResult, read_member
 from embedstore.fit.trainer import Run, steps_of
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from embedstore.stream.cached_pairs import CacheChoice, CachedPairs
     from embedstore.stream.pairs import PairBatch, PairStream
 
-SWEEP = "sweep.json"
+SWEEP, CHART = "sweep.json", "sweep.svg"
 # What ends one head and leaves the others: its loss, or the memory that it asks for.
 _OWN_FAULTS = (HeadError, RuntimeError, MemoryError)
 
@@ -105,6 +106,7 @@ def fit_sweep(
     )
     out.mkdir(parents=True, exist_ok=True)
     files.replace(out / SWEEP, (json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n").encode())
+    files.replace(out / CHART, sweep_chart(result.members, title=out.name).encode())
     return result
 
 
@@ -278,6 +280,7 @@ class _Pass:
         """A member is done: write its head, and let go of what it held."""
         learner = turn.run.learner
         turn.run.stop(turn.busy)
+        write_curves(turn.folder.path, epoch_steps=learner.epoch_steps)
         record = self.records[turn.member.name].model_copy(update={"temperature": learner.kept_temperature})
         turn.folder.finish(record, turn.member.config, {n: t.cpu() for n, t in learner.kept.items()})
         self.turns.remove(turn)

@@ -17,6 +17,7 @@ from embedstore.fit.data import Validation, caption_numbers, training_data
 from embedstore.fit.files import FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
 from embedstore.fit.learner import Learner
+from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
 from embedstore.heads.buffers import POOL
@@ -80,6 +81,7 @@ def fit_head(
         with FitLog(folder.path) as log:
             run = Run(learner, stream, validation, log, on_progress)
             run.all_epochs()
+        write_curves(folder.path, epoch_steps=learner.epoch_steps)
     POOL.clear()
     weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
     finished = folder.finish(
