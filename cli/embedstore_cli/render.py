@@ -92,6 +92,15 @@ def size(nbytes: float) -> str:
     return ""
 
 
+def count(number: float) -> str:
+    """A large number for a person, three digits."""
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
+
+
 def duration(seconds: float) -> str:
     """Seconds for a person."""
     if seconds < 60:
@@ -116,6 +125,10 @@ class Bars:
                 escape(name), total=total, completed=int(done), note=""
             )
         self._progress.update(self._tasks[name], completed=done, total=total, note=escape(note))
+
+    def line(self, message: str) -> None:
+        """A line above the bars, which stays."""
+        self._progress.console.print(escape(message), soft_wrap=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from embedstore.fit.files import FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
 from embedstore.fit.interrupts import HeldSignals
 from embedstore.fit.learner import Learner
+from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
 from embedstore.heads.buffers import POOL
@@ -101,6 +102,7 @@ def fit_head(
                 if on_resume is not None:
                     on_resume(learner.step, learner.steps)
             run.all_epochs()
+            write_curves(folder.path, epoch_steps=learner.epoch_steps)
             weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
             record = record.model_copy(update={"temperature": learner.kept_temperature})
             finished = folder.finish(record, config, weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from embedstore_cli import options as opt
 from embedstore_cli import render
+from embedstore_cli.sweep import fit_many
 
 if TYPE_CHECKING:
     from embedstore.fit import FitProgress, FitResult
@@ -23,6 +25,14 @@ def fit(
         Path | None,
         typer.Option(
             metavar="FILE", help="TOML file with any of these options; options win.", show_default=False
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file of many fits, made in one pass over the tokens: docs/sweeps.md.",
+            show_default=False,
         ),
     ] = None,
     head: Annotated[
@@ -182,14 +192,15 @@ def fit(
     ] = False,
     json: opt.Json = False,
 ) -> None:
-    """Fit a small head on the cached tokens of one image and one text feature.
+    """Fit a small head, or many with --sweep, on the cached tokens of one image and one text feature.
 
     The last checkpoint is kept unless --val-split or --val-fraction chooses the best one. A fit that was
     stopped goes on when the same command is run again.
     """
-    from embedstore.fit import fit_config, fit_head
+    from embedstore.fit import fit_config, fit_head, read_sweep
 
-    chosen = fit_config(
+    read = fit_config if sweep is None else partial(read_sweep, sweep)
+    chosen = read(
         config,
         head=head,
         options=opt.settings(options or []),
@@ -234,6 +245,18 @@ def fit(
         seed=seed,
     )
     render.warn_of_idle_gpu(device)
+    if isinstance(chosen, tuple):
+        fit_many(
+            store,
+            chosen,
+            out,
+            json=json,
+            device=device,
+            overwrite=overwrite,
+            buffer_mb=buffer_mb,
+            cache_on_device=cache_on_device,
+        )
+        return
     with render.bars(quiet=json) as bars:
 
         def show(at: FitProgress) -> None:
