@@ -32,6 +32,10 @@ def search(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split that is searched; 'all' takes every row.")] = "all",
+    rows: Annotated[
+        str | None,
+        typer.Option(metavar="SUBSET", help="Subset, or file of ids, that is searched.", show_default=False),
+    ] = None,
     language: Annotated[str, typer.Option(help="Language of the captions that are shown first.")] = "en",
     words: Annotated[
         bool, typer.Option("--words", help="Search for the words, also where a file has that name.")
@@ -68,6 +72,7 @@ def search(
         top=top,
         feature=feature,
         split=None if split == "all" else split,
+        rows=rows,
         language=language,
         image_encoder=image_encoder,
         text_encoder=text_encoder,
