@@ -210,7 +210,7 @@ def _rows(
         raise UsageError(
             f"no {source.table} to search",
             where=source.name,
-            found=f"split {split}, rows {'all' if chosen is None else chosen.name}",
+            found=f"split {split or 'all'}, {'all rows' if chosen is None else f'rows {chosen.name}'}",
         )
     return rows, int((meant & ~good).sum())
 
