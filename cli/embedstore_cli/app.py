@@ -22,6 +22,7 @@ from embedstore_cli.commands import (
     fit,
     import_,
     info,
+    paper_tables,
     recode,
     search,
     verify,
@@ -54,6 +55,7 @@ app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("paper-tables", hidden=True)(paper_tables.paper_tables)
 
 
 def _print_version(wanted: bool) -> None:

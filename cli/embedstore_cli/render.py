@@ -40,6 +40,11 @@ def warn(message: str) -> None:
     _err.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
+def note(message: str) -> None:
+    """Something worth knowing while a command runs, on standard error."""
+    _err.print(escape(message), soft_wrap=True)
+
+
 def warn_of_idle_gpu(device: str) -> None:
     """Say loudly that a GPU is here and not used."""
     from embedstore.encoders.device import unused_gpu
@@ -87,6 +92,15 @@ def size(nbytes: float) -> str:
     return ""
 
 
+def count(number: float) -> str:
+    """A large number for a person, three digits."""
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
+
+
 def duration(seconds: float) -> str:
     """Seconds for a person."""
     if seconds < 60:
@@ -111,6 +125,10 @@ class Bars:
                 escape(name), total=total, completed=int(done), note=""
             )
         self._progress.update(self._tasks[name], completed=done, total=total, note=escape(note))
+
+    def line(self, message: str) -> None:
+        """A line above the bars, which stays."""
+        self._progress.console.print(escape(message), soft_wrap=True)
 
 
 @contextmanager
@@ -152,6 +170,7 @@ def report(measured: BenchReport) -> None:
         if count
     )
     where = f"split {measured.split}" if measured.split else "all rows"
+    where += f", rows {measured.rows.name}" if measured.rows else ""
     table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
     for note in measured.notes:
         warn(note)

@@ -16,8 +16,8 @@ from embedstore.documents.base import (
     refuse_differences,
 )
 from embedstore.documents.cards import (
-    FREE_FIELDS,
     IMPORTED_MEAN,
+    PROBE_TOLERANCE,
     EncoderCard,
     HeadCard,
     ProcessorCard,
@@ -47,7 +47,14 @@ from embedstore.documents.stores import (
     Table,
     UnitRecord,
 )
-from embedstore.documents.subsets import Setting, SubsetCard, SubsetColumn, SubsetFile, SubsetParent
+from embedstore.documents.subsets import (
+    RowsRecord,
+    Setting,
+    SubsetCard,
+    SubsetColumn,
+    SubsetFile,
+    SubsetParent,
+)
 
 PUBLISHED: tuple[type[Document], ...] = (
     EncoderCard,
@@ -63,10 +70,10 @@ PUBLISHED: tuple[type[Document], ...] = (
 
 __all__ = [
     "FORMAT_VERSION",
-    "FREE_FIELDS",
     "IMPORTED_MEAN",
     "NAME_PATTERN",
     "NOT_SHARES",
+    "PROBE_TOLERANCE",
     "PUBLISHED",
     "ArrayName",
     "ArraySpec",
@@ -89,6 +96,7 @@ __all__ = [
     "ProcessorCard",
     "Projection",
     "QuarantinedRow",
+    "RowsRecord",
     "SailOptions",
     "Setting",
     "ShardFile",
