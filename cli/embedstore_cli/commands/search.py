@@ -32,10 +32,7 @@ def search(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split that is searched; 'all' takes every row.")] = "all",
-    rows: Annotated[
-        str | None,
-        typer.Option(metavar="SUBSET", help="Subset, or file of ids, that is searched.", show_default=False),
-    ] = None,
+    rows: opt.Rows = None,
     language: Annotated[str, typer.Option(help="Language of the captions that are shown first.")] = "en",
     words: Annotated[
         bool, typer.Option("--words", help="Search for the words, also where a file has that name.")
