@@ -46,6 +46,7 @@ from embedstore.documents.stores import (
     Table,
     UnitRecord,
 )
+from embedstore.documents.subsets import Setting, SubsetCard, SubsetColumn, SubsetFile, SubsetParent
 
 PUBLISHED: tuple[type[Document], ...] = (
     EncoderCard,
@@ -53,6 +54,7 @@ PUBLISHED: tuple[type[Document], ...] = (
     FeatureHeader,
     FeatureManifest,
     UnitRecord,
+    SubsetCard,
     HeadConfig,
     FitConfig,
     BenchReport,
@@ -86,8 +88,13 @@ __all__ = [
     "Projection",
     "QuarantinedRow",
     "SailOptions",
+    "Setting",
     "ShardFile",
     "StoredType",
+    "SubsetCard",
+    "SubsetColumn",
+    "SubsetFile",
+    "SubsetParent",
     "Table",
     "TokenizerCard",
     "UnitRecord",

@@ -9,13 +9,14 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Rate, Sha256
 from embedstore.documents.cards import EncoderCard
 from embedstore.documents.head_options import OptionValue
+from embedstore.documents.stores import PolicyName
 
 Projection: TypeAlias = Literal["token", "mlp", "linear", "identity"]
 
 
 # Fields that came later than the first heads: left out where they say nothing new, so that the fingerprint of
 # a head, which names it in reports, does not depend on who reads it.
-_LATER_FIELDS: dict[str, Any] = {"text_pooling": "mean", "options": {}}
+_LATER_FIELDS: dict[str, Any] = {"text_pooling": "mean", "image_shrink": None, "options": {}}
 
 
 class HeadConfig(Document):
@@ -32,6 +33,11 @@ class HeadConfig(Document):
     text_pooling: Literal["mean", "pooled"] = Field(
         default="mean",
         description="what the text side reads: all tokens, or the encoder's pooled embedding as one",
+    )
+    image_shrink: PolicyName | None = Field(
+        default=None,
+        description="how the patch tokens that it was fitted on were lessened: pool-2x2, merge-K, cls+mean; "
+        "those of a fresh picture are lessened alike; none: all patches",
     )
     dropout: Rate = 0.1
     options: dict[str, OptionValue] = Field(

@@ -1,8 +1,9 @@
-"""Where a frozen model runs, and in which precision."""
+"""Where a frozen model runs, in which precision, and beside how many threads."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -81,3 +82,17 @@ def unused_gpu(device: str) -> str | None:
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return "running on the CPU: an NVIDIA GPU is here, but this torch cannot use it; install a CUDA build"
     return None
+
+
+def one_openmp_thread() -> None:
+    """Keep torch from sharing the work of this thread with others.
+
+    Each thread that calls torch gets a team of its own as large as the machine, whose members wait for work
+    by spinning and take the cores from the model. Only OpenMP has a limit for one thread alone:
+    `torch.set_num_threads` sets that of the process. Where torch uses something else, nothing is done.
+    """
+    torch.get_num_threads()  # decides how many this thread may use, once; later ones ask OpenMP
+    # Its dependencies are found through this library, so the OpenMP is the one that torch uses.
+    library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(str(library)).omp_set_num_threads(1)

@@ -28,6 +28,11 @@ def fit_config(file: Path | None = None, **options: Any) -> FitConfig:
     fields |= {name: value for name, value in options.items() if value is not None}
     if isinstance(own, dict) and isinstance(added := fields.get("options"), dict):
         fields["options"] = own | added
+    return checked_config(fields, where)
+
+
+def checked_config(fields: Mapping[str, Any], where: str) -> FitConfig:
+    """The configuration of these fields; `UsageError` as of `fit_config`."""
     _refuse_unknown(fields, where)
     try:
         config = FitConfig.model_validate(fields, strict=True)

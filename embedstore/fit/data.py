@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives, recall_at_k
@@ -16,15 +17,14 @@ from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.pairs import PairStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-    import torch
     from torch import Tensor
 
     from embedstore.documents import FitConfig
-    from embedstore.shapes import IntArray
+    from embedstore.heads.base import Head
+    from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Feature, Store
-    from embedstore.stream.batches import ImageTokens, TextTokens
 
 _AT_ONCE = 65536
 
@@ -78,15 +78,34 @@ class Validation:
             image_of=np.repeat(np.arange(len(images)), [len(part) for part in owned]),
         )
 
-    def recall(
-        self,
-        embed_image: Callable[[ImageTokens], Tensor],
-        embed_text: Callable[[TextTokens], Tensor],
-        device: torch.device,
-    ) -> dict[str, float]:
-        """Recall@1 of both directions, as shares of 1."""
-        v = embed_images(self.image, self.images, embed_image, device=device)
-        u = embed_texts(self.text, self.texts, embed_text, device=device)
+    def recalls(self, heads: Sequence[Head], device: torch.device) -> list[dict[str, float]]:
+        """Recall@1 of both directions of each head, as shares of 1; tokens are read once for all of them."""
+        for head in heads:
+            head.eval()
+        widths: list[int] = []
+
+        def beside(parts: Iterable[Tensor]) -> Tensor:
+            found = [part.float() for part in parts]
+            widths[:] = [part.shape[1] for part in found]
+            return torch.cat(found, 1)
+
+        v = embed_images(
+            self.image,
+            self.images,
+            lambda p: beside(h.embed_image(p.tokens, p.prefix, p.pooled, p.weights) for h in heads),
+            device=device,
+        )
+        u = embed_texts(
+            self.text,
+            self.texts,
+            lambda p: beside(h.embed_text(p.tokens, p.offsets) for h in heads),
+            device=device,
+        )
+        cuts = np.cumsum(widths)[:-1]
+        sides = zip(np.split(v, cuts, 1), np.split(u, cuts, 1), strict=True)
+        return [self._recall(np.ascontiguousarray(v), np.ascontiguousarray(u)) for v, u in sides]
+
+    def _recall(self, v: Float32Array, u: Float32Array) -> dict[str, float]:
         counts = np.bincount(self.image_of, minlength=len(v))
         owned = Positives(rows=np.arange(len(u)), offsets=np.concatenate([[0], np.cumsum(counts)]))
         return {

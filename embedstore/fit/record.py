@@ -24,12 +24,14 @@ def head_record(store: Store, config: FitConfig) -> HeadConfig:
     text_pooling = config.text_pooling or kind.text_pooling
     _refuse_unread(config, kind)
     _refuse_sides_without_tokens(config, kind, image, text)
+    fewer = image.coder.policy.fewer_tokens
     shared = set(HeadConfig.model_fields) & set(FitConfig.model_fields)
     shared -= {"temperature", "options", "text_pooling"}
     return HeadConfig(
         **{name: getattr(config, name) for name in sorted(shared)},
         options=options.model_dump(mode="json"),
         text_pooling=text_pooling,
+        image_shrink=fewer.name if fewer.shrinks else None,
         image_width=image.card.width,
         image_cls_width=image.card.width if image.card.has_cls else image.card.pooled_width,
         text_width=text.card.pooled_width if text_pooling == "pooled" else text.card.width,

@@ -65,7 +65,6 @@ def fit_head(
     place = pick_device(device)
     record = head_record(opened, config)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(config.seed)
         streamed, validation = training_data(
             opened,
             config,
@@ -79,7 +78,7 @@ def fit_head(
         folder = HeadFolder(Path(out), overwrite=overwrite)
         stream = pairs_on_device(streamed, place, cache_on_device)
         with FitLog(folder.path) as log:
-            run = _Run(learner, stream, validation, log, on_progress)
+            run = Run(learner, stream, validation, log, on_progress)
             run.all_epochs()
     POOL.clear()
     weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
@@ -90,7 +89,7 @@ def fit_head(
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """The epochs of one fit: batches to the learner, lines to the log, progress to whoever looks."""
 
     learner: Learner
@@ -103,16 +102,33 @@ class _Run:
     training_seconds: float = 0.0
     loading_seconds: float = 0.0
     seconds: float = 0.0
+    _total: float = 0.0
+    _seen: int = 0
+    _loss: float = math.nan
+    _lr: float = 0.0
+    _began: float = 0.0
 
     @property
     def cached_bytes(self) -> int:
+        """Bytes of tokens in the device's memory."""
         return self.stream.nbytes if isinstance(self.stream, CachedPairs) else 0
 
     def rate(self, seconds: float) -> float:
+        """Pictures a second so far, if it took so long."""
         return self.learner.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9)
 
     def all_epochs(self) -> None:
+        """The whole fit, but for what is written at the end."""
+        self.start()
         start = time.perf_counter()
+        for epoch in range(1, self.learner.config.epochs + 1):
+            self.one_epoch(epoch)
+            if self.learner.exhausted:
+                break
+        self.stop(time.perf_counter() - start)
+
+    def start(self) -> None:
+        """The first line of the log."""
         self.log.write(
             "start",
             device=str(self.learner.device),
@@ -123,68 +139,69 @@ class _Run:
             steps=self.learner.steps,
             cached_bytes=self.cached_bytes,
         )
-        for epoch in range(1, self.learner.config.epochs + 1):
-            self.one_epoch(epoch)
-            if self.learner.exhausted:
-                break
-        self.seconds = time.perf_counter() - start
-        self.log.write("end", kept_epoch=self.learner.kept_epoch, seconds=self.seconds)
+
+    def stop(self, seconds: float) -> None:
+        """The last line of the log."""
+        self.seconds = seconds
+        self.log.write("end", kept_epoch=self.learner.kept_epoch, seconds=seconds)
 
     def one_epoch(self, epoch: int) -> None:
-        learner = self.learner
-        learner.head.train()
-        self.epoch = epoch
-        start, total, seen = time.perf_counter(), 0.0, 0
-        every = max(1, self.stream.steps // LOG_LINES_AN_EPOCH)
-        micro = learner.cache.micro if learner.cache else None
+        """One pass over the rows, from 1."""
+        self.begin(epoch)
+        micro = self.learner.cache.micro if self.learner.cache else None
         with self.stream.epoch(epoch - 1, micro=micro) as batches:
-            for count, batch in self.batches_of_steps(batches):
-                lr = learner.lr
-                loss = learner.learn(batch)
-                total, seen = total + loss * count, seen + count
-                now = self.training_seconds + time.perf_counter() - start
-                if (learner.step - 1) % every == 0:
-                    self.log.write(
-                        "step",
-                        epoch=epoch,
-                        step=learner.step,
-                        loss=loss,
-                        temperature=learner.temperature,
-                        lr=lr,
-                    )
-                if learner.step % self.stream.steps:
-                    self.report(loss, lr, now)
-        spent = time.perf_counter() - start
+            for count, batch in steps_of(self.stream, batches, epoch, self.learner):
+                self.take(count, batch)
+        spent = time.perf_counter() - self._began
+        recall = None
+        if self.validation is not None:
+            recall = self.validation.recalls([self.learner.judged], self.learner.device)[0]
+        self.end(recall, spent=spent, loading=batches.waited)
+
+    def begin(self, epoch: int) -> None:
+        """An epoch, from 1."""
+        self.learner.head.train()
+        self.epoch, self._total, self._seen, self._began = epoch, 0.0, 0, time.perf_counter()
+
+    def take(self, count: int, batch: PairBatch | LargeStep) -> None:
+        """One step of `count` pictures."""
+        learner = self.learner
+        self._lr = learner.lr
+        self._loss = learner.learn(batch)
+        self._total, self._seen = self._total + self._loss * count, self._seen + count
+        if (learner.step - 1) % max(1, self.stream.steps // LOG_LINES_AN_EPOCH) == 0:
+            self.log.write(
+                "step",
+                epoch=self.epoch,
+                step=learner.step,
+                loss=self._loss,
+                temperature=learner.temperature,
+                lr=self._lr,
+            )
+        if learner.step % self.stream.steps:
+            self.report(self.training_seconds + time.perf_counter() - self._began)
+
+    def end(self, recall: dict[str, float] | None, *, spent: float, loading: float) -> None:
+        """The epoch is over, in `spent` seconds with `loading` of them: choose, log, report."""
+        learner = self.learner
         self.training_seconds += spent
-        self.loading_seconds += batches.waited
-        self.epoch_loss = total / seen
-        recall = learner.choose(epoch, self.validation)
+        self.loading_seconds += loading
+        self.epoch_loss = self._total / self._seen
+        learner.choose(self.epoch, recall)
         self.log.write(
             "epoch",
-            epoch=epoch,
+            epoch=self.epoch,
             loss=self.epoch_loss,
             temperature=learner.temperature,
-            samples_per_second=seen / spent,
+            samples_per_second=self._seen / max(spent, 1e-9),
             seconds=spent,
-            loading_seconds=batches.waited,
+            loading_seconds=loading,
             **({"recall@1": recall} if recall else {}),
         )
-        mean = sum(recall.values()) / len(recall) if recall else None
-        self.report(loss, lr, self.training_seconds, mean)
+        self.report(self.training_seconds, sum(recall.values()) / len(recall) if recall else None)
 
-    def batches_of_steps(self, batches: Iterable[PairBatch]) -> Iterator[tuple[int, PairBatch | LargeStep]]:
-        """What every step of the epoch is made of, and how many pictures."""
-        cache = self.learner.cache
-        if cache is None:
-            yield from ((len(batch.image.rows), batch) for batch in batches)
-            return
-        plan = self.stream.plan(self.epoch - 1)
-        each, parts = iter(batches), cache.micro.counts(plan).tolist()
-        for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
-            texts = count * self.learner.config.captions
-            yield count, LargeStep(batches=each, count=many, pictures=count, texts=texts)
-
-    def report(self, loss: float, lr: float, seconds: float, recall: float | None = None) -> None:
+    def report(self, seconds: float, recall: float | None = None) -> None:
+        """Tell whoever looks how far the fit is, after so many seconds."""
         if self.on_progress is None:
             return
         learner = self.learner
@@ -194,9 +211,9 @@ class _Run:
                 epochs=learner.config.epochs,
                 step=learner.step,
                 steps=learner.steps,
-                loss=loss,
+                loss=self._loss,
                 temperature=learner.temperature,
-                lr=lr,
+                lr=self._lr,
                 samples_per_second=self.rate(seconds),
                 eta=(learner.steps - learner.step) * seconds / learner.step,
                 device=str(learner.device),
@@ -205,6 +222,7 @@ class _Run:
         )
 
     def result(self, out: Path, head: HeadConfig) -> FitResult:
+        """What was done, for the head that lies in `out`."""
         return FitResult(
             out=out,
             head=head,
@@ -223,3 +241,17 @@ class _Run:
             kept_epoch=self.learner.kept_epoch,
             recall=self.learner.best,
         )
+
+
+def steps_of(
+    stream: PairStream | CachedPairs, batches: Iterable[PairBatch], epoch: int, learner: Learner
+) -> Iterator[tuple[int, PairBatch | LargeStep]]:
+    """What every step of an epoch (from 1) is made of, and how many pictures."""
+    if learner.cache is None:
+        yield from ((len(batch.image.rows), batch) for batch in batches)
+        return
+    plan = stream.plan(epoch - 1)
+    each, parts = iter(batches), learner.cache.micro.counts(plan).tolist()
+    for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
+        texts = count * learner.config.captions
+        yield count, LargeStep(batches=each, count=many, pictures=count, texts=texts)
