@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedstore.documents import differing_fields
 from embedstore.encoders.device import device_kind, pick_device
 from embedstore.errors import HeadError, UsageError
 from embedstore.model import load_head
@@ -85,11 +84,11 @@ def _feature(store: Store, name: str, card: EncoderCard) -> Feature:
         key=lambda found: (store.header(found).card.view is not None, found != name, found),
     )
     for found in names:
-        if store.header(found).card.plain.identity == card.plain.identity:
+        if not card.plain.differences(store.header(found).card.plain):
             return store[found]
     differing = ""
     if name in names:
-        fields = differing_fields(card, store.header(name).card)
+        fields = card.plain.differences(store.header(name).card.plain)
         differing = "; ".join(f"{name}.{field}: head {a!r}, store {b!r}" for field, (a, b) in fields.items())
     raise HeadError(
         f"the store has no feature of the {card.modality} encoder that the head was fitted for",

@@ -16,8 +16,8 @@ from embedstore.documents.base import (
     refuse_differences,
 )
 from embedstore.documents.cards import (
-    FREE_FIELDS,
     IMPORTED_MEAN,
+    PROBE_TOLERANCE,
     EncoderCard,
     ProcessorCard,
     TokenizerCard,
@@ -62,10 +62,10 @@ PUBLISHED: tuple[type[Document], ...] = (
 
 __all__ = [
     "FORMAT_VERSION",
-    "FREE_FIELDS",
     "IMPORTED_MEAN",
     "NAME_PATTERN",
     "NOT_SHARES",
+    "PROBE_TOLERANCE",
     "PUBLISHED",
     "ArrayName",
     "ArraySpec",
