@@ -19,6 +19,7 @@ from embedstore.documents.cards import (
     IMPORTED_MEAN,
     PROBE_TOLERANCE,
     EncoderCard,
+    HeadCard,
     ProcessorCard,
     TokenizerCard,
     ViewCard,
@@ -46,7 +47,14 @@ from embedstore.documents.stores import (
     Table,
     UnitRecord,
 )
-from embedstore.documents.subsets import Setting, SubsetCard, SubsetColumn, SubsetFile, SubsetParent
+from embedstore.documents.subsets import (
+    RowsRecord,
+    Setting,
+    SubsetCard,
+    SubsetColumn,
+    SubsetFile,
+    SubsetParent,
+)
 
 PUBLISHED: tuple[type[Document], ...] = (
     EncoderCard,
@@ -78,6 +86,7 @@ __all__ = [
     "FeatureManifest",
     "Figure",
     "FitConfig",
+    "HeadCard",
     "HeadConfig",
     "NoOptions",
     "OptionValue",
@@ -87,6 +96,7 @@ __all__ = [
     "ProcessorCard",
     "Projection",
     "QuarantinedRow",
+    "RowsRecord",
     "SailOptions",
     "Setting",
     "ShardFile",
