@@ -34,8 +34,17 @@ def token_pairs(head: Head, record: HeadConfig, batch: PairBatch) -> TokenPairs:
 def refuse_without_tokens(head: Head, record: HeadConfig, config: FitConfig, device: torch.device) -> None:
     """Refuse, before anything is read, a fit whose loss compares tokens that it does not have.
 
-    `HeadError` where the head embeds no single patches or words, `UsageError` for micro-batches.
+    `HeadError` where the head embeds no single patches or words, `UsageError` for micro-batches and for
+    several processes.
     """
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if together and torch.distributed.get_world_size() > 1:
+        raise UsageError(
+            f"the loss {config.loss!r} compares tokens, which processes do not share",
+            where="torchrun",
+            found=f"{torch.distributed.get_world_size()} processes",
+            allowed="one process",
+        )
     if config.micro_batch is not None:
         raise UsageError(
             f"the loss {config.loss!r} compares tokens, which a gradient cache does not keep",

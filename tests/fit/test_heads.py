@@ -12,7 +12,7 @@ import torch
 
 from embedstore.documents import FitConfig
 from embedstore.encode import recode_feature
-from embedstore.errors import HeadError
+from embedstore.errors import HeadError, UsageError
 from embedstore.fit import fit_config, fit_head
 from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.record import head_record
@@ -250,3 +250,11 @@ def test_the_file_of_each_head_fits(store, tmp_path, name, sizes):
     result = fit_head(store, fit_config(CONFIGS / f"{name}.toml", **small), tmp_path / "head", device="cpu")
     assert result.head.head == name
     assert np.isfinite(result.loss)
+
+
+def test_a_loss_of_tokens_is_of_one_process(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    config = FitConfig(loss="sparc", image="vision", text="words", epochs=1)
+    with pytest.raises(UsageError, match=r"processes do not share[\s\S]*2 processes"):
+        fit_head(store, config, tmp_path / "head", device="cpu")
