@@ -16,9 +16,10 @@ from embedstore.documents.base import (
     refuse_differences,
 )
 from embedstore.documents.cards import (
-    FREE_FIELDS,
     IMPORTED_MEAN,
+    PROBE_TOLERANCE,
     EncoderCard,
+    HeadCard,
     ProcessorCard,
     TokenizerCard,
     ViewCard,
@@ -69,10 +70,10 @@ PUBLISHED: tuple[type[Document], ...] = (
 
 __all__ = [
     "FORMAT_VERSION",
-    "FREE_FIELDS",
     "IMPORTED_MEAN",
     "NAME_PATTERN",
     "NOT_SHARES",
+    "PROBE_TOLERANCE",
     "PUBLISHED",
     "ArrayName",
     "ArraySpec",
@@ -85,6 +86,7 @@ __all__ = [
     "FeatureManifest",
     "Figure",
     "FitConfig",
+    "HeadCard",
     "HeadConfig",
     "NoOptions",
     "OptionValue",
