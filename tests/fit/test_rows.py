@@ -80,6 +80,9 @@ def test_a_file_of_ids_chooses_as_a_subset_does(domain, tmp_path):
     named = training_rows(domain, config(rows=str(tmp_path / "ids.csv"), split="train"))
     assert named.images.tolist() == training_rows(domain, config(rows="odd", split="train")).images.tolist()
     assert named.record[0].name == "ids.csv"
+    fit_head(domain, config(rows=str(tmp_path / "ids.csv"), epochs=1), tmp_path / "head", device="cpu")
+    assert str(tmp_path) not in (tmp_path / "head" / "fit.json").read_text()
+    assert load_document(FitConfig, tmp_path / "head" / "fit.json").rows == "ids.csv"
 
 
 def test_heads_without_chosen_rows_are_written_as_ever(domain, tmp_path):
@@ -116,6 +119,8 @@ def test_names_that_choose_nothing_or_too_much(domain, options, words):
 def test_rows_and_mix_exclude_each_other():
     with pytest.raises(UsageError, match="rows and mix exclude each other"):
         config(rows="a", mix={"b": 1})
+    with pytest.raises(UsageError, match="two parts of a mix have one name"):
+        config(mix={"a/ids.txt": 1, "b/ids.txt": 1})
 
 
 def shares_of(stream, images):
