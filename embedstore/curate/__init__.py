@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_MODULES: dict[str, str] = {}
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from embedstore.curate.collect import Collected, collect_rows
+    from embedstore.curate.prototypes import (
+        Prototypes,
+        load_prototypes,
+        prototypes_of_images,
+        prototypes_of_texts,
+    )
+
+_MODULES = {
+    "Collected": "collect",
+    "Prototypes": "prototypes",
+    "collect_rows": "collect",
+    "load_prototypes": "prototypes",
+    "prototypes_of_images": "prototypes",
+    "prototypes_of_texts": "prototypes",
+}
+__all__ = [
+    "Collected",
+    "Prototypes",
+    "collect_rows",
+    "load_prototypes",
+    "prototypes_of_images",
+    "prototypes_of_texts",
+]
 
 
 def __getattr__(name: str) -> Any:
