@@ -173,6 +173,7 @@ class Run:
         self.log.write(
             "start",
             device=str(self.learner.device),
+            precision=self.learner.embedding.precision,
             images=len(self.stream.rows),
             validation_images=len(self.validation.images) if self.validation else 0,
             skipped=self.stream.skipped,

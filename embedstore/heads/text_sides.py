@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.nn import functional
-
 from embedstore.errors import HeadError
 from embedstore.heads.base import Head
+from embedstore.heads.precision import unit
 from embedstore.heads.projectors import projector
 from embedstore.heads.segments import Runs
 
@@ -39,7 +38,7 @@ class ProjectedText(Head):
     def embed_text(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Packed `tokens (sum of l, d)`, `offsets (b+1,)` int64 on the host, to unit vectors `(b, e)`."""
         runs = Runs.from_offsets(offsets, tokens.device)
-        return functional.normalize(self.text_global(self.text_token.mean(tokens, runs)), dim=-1)
+        return unit(self.text_global(self.text_token.mean(tokens, runs)))
 
 
 def refuse_other_width(config: HeadConfig, *, width: int) -> None:
