@@ -91,6 +91,11 @@ class HeadFolder:
                 left.unlink(missing_ok=True)
 
 
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a fit's log."""
+    return [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+
+
 class FitLog:
     """One JSON document a line, readable while the fit runs; the log of an earlier run is replaced.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from embedstore.fit.files import FIT, FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
 from embedstore.fit.grid import Member, stream_key, streams
 from embedstore.fit.learner import Learner
+from embedstore.fit.plots import sweep_chart, write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.sweep_report import SweepPass, SweepProgress, SweepResult, read_member
 from embedstore.fit.trainer import Run, steps_of
@@ -33,16 +34,14 @@ from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.micro import Micro
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from torch import Tensor
+    from collections.abc import Callable, Sequence
 
     from embedstore.fit.data import Validation
     from embedstore.store import Store
     from embedstore.stream.cached_pairs import CacheChoice, CachedPairs
     from embedstore.stream.pairs import PairBatch, PairStream
 
-SWEEP = "sweep.json"
+SWEEP, CHART = "sweep.json", "sweep.svg"
 # What ends one head and leaves the others: its loss, or the memory that it asks for.
 _OWN_FAULTS = (HeadError, RuntimeError, MemoryError)
 
@@ -107,6 +106,7 @@ def fit_sweep(
     )
     out.mkdir(parents=True, exist_ok=True)
     files.replace(out / SWEEP, (json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n").encode())
+    files.replace(out / CHART, sweep_chart(result.members, title=out.name).encode())
     return result
 
 
@@ -116,7 +116,8 @@ def _is_finished(folder: Path, member: Member, record: HeadConfig) -> bool:
         return False
     head = load_document(HeadConfig, folder / CONFIG)
     same = load_document(FitConfig, folder / FIT) == member.config
-    if same and head.store_fingerprint == record.store_fingerprint and head.stores == record.stores:
+    rows = (head.store_fingerprint, head.stores, head.rows)
+    if same and rows == (record.store_fingerprint, record.stores, record.rows):
         return True
     raise UsageError(
         "a finished head of another configuration or store is already here",
@@ -127,24 +128,12 @@ def _is_finished(folder: Path, member: Member, record: HeadConfig) -> bool:
 
 @dataclass(slots=True)
 class _Turn:
-    """One member while its pass runs, with torch's random state as this member left it."""
+    """One member while its pass runs, and the seconds of its own steps."""
 
     member: Member
     run: Run
     folder: HeadFolder
-    states: list[Tensor]
     busy: float = 0.0
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Inside, torch's random state is this member's, and the time counts for it."""
-        began = time.perf_counter()
-        _set_states(self.states)
-        try:
-            yield
-        finally:
-            self.states = _states(self.run.learner.device)
-            self.busy += time.perf_counter() - began
 
 
 @dataclass(slots=True)
@@ -209,7 +198,6 @@ class _Pass:
         for member in self.members:
             folder = HeadFolder(self.out / member.name, overwrite=self.overwrite)
             log = stack.enter_context(FitLog(folder.path))
-            torch.manual_seed(member.config.seed)
             try:
                 learner = Learner(
                     self.records[member.name],
@@ -223,7 +211,7 @@ class _Pass:
                 continue
             run = Run(learner, stream, validation, log, None)
             run.start()
-            self.turns.append(_Turn(member, run, folder, _states(self.device)))
+            self.turns.append(_Turn(member, run, folder))
 
     def one_epoch(
         self, stream: PairStream | CachedPairs, epoch: int, validation: Validation | None, began: float
@@ -267,11 +255,12 @@ class _Pass:
 
     def take(self, turn: _Turn, count: int, batch: PairBatch | LargeStep) -> None:
         """A step of one member, which is out where that fails."""
+        began = time.perf_counter()
         try:
-            with turn.turn():
-                turn.run.take(count, batch)
+            turn.run.take(count, batch)
         except _OWN_FAULTS as bad:
             self.drop(turn, bad)
+        turn.busy += time.perf_counter() - began
 
     def validated(self, validation: Validation | None) -> list[dict[str, float] | None]:
         """The recall of every member that is left; where they do not fit together, one by one."""
@@ -292,6 +281,7 @@ class _Pass:
         """A member is done: write its head, and let go of what it held."""
         learner = turn.run.learner
         turn.run.stop(turn.busy)
+        write_curves(turn.folder.path, epoch_steps=learner.epoch_steps)
         record = self.records[turn.member.name].model_copy(update={"temperature": learner.kept_temperature})
         turn.folder.finish(record, turn.member.config, {n: t.cpu() for n, t in learner.kept.items()})
         self.turns.remove(turn)
@@ -324,19 +314,7 @@ class _Pass:
                 step=done,
                 steps=steps,
                 seconds=time.perf_counter() - began,
-                samples_per_second=done / stream.steps * len(stream.rows) / (time.perf_counter() - began),
+                samples_per_second=done / stream.steps * stream.epoch_rows / (time.perf_counter() - began),
                 device=str(self.device),
             )
         )
-
-
-def _states(device: torch.device) -> list[Tensor]:
-    """Torch's random states, of the CPU and of the device."""
-    states = [torch.get_rng_state()]
-    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
-
-
-def _set_states(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedstore.documents import HeadConfig, load_document
-from embedstore.fit.files import LOG
+from embedstore.fit.files import read_log
 from embedstore.model import CONFIG
 
 if TYPE_CHECKING:
@@ -106,11 +105,6 @@ class SweepResult:
             "passes": [asdict(each) | {"names": list(each.names)} for each in self.passes],
             "members": members,
         }
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a fit's log."""
-    return [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
 
 
 def read_member(out: Path, member: Member, *, kept: bool, error: str | None) -> SweepMember:

@@ -19,6 +19,7 @@ from embedstore.fit.files import FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
 from embedstore.fit.interrupts import HeldSignals
 from embedstore.fit.learner import Learner
+from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
 from embedstore.heads.buffers import POOL
@@ -101,6 +102,7 @@ def fit_head(
                 if on_resume is not None:
                     on_resume(learner.step, learner.steps)
             run.all_epochs()
+            write_curves(folder.path, epoch_steps=learner.epoch_steps)
             weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
             record = record.model_copy(update={"temperature": learner.kept_temperature})
             finished = folder.finish(record, config, weights)
@@ -150,7 +152,7 @@ class Run:
 
     def rate(self, seconds: float) -> float:
         """Pictures a second so far, if it took so long."""
-        return self.learner.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9)
+        return self.learner.step / self.stream.steps * self.stream.epoch_rows / max(seconds, 1e-9)
 
     def all_epochs(self) -> None:
         """The whole fit, or what is left of it, but for what is written at the end."""
@@ -175,6 +177,7 @@ class Run:
             device=str(self.learner.device),
             precision=self.learner.embedding.precision,
             images=len(self.stream.rows),
+            epoch_images=self.stream.epoch_rows,
             validation_images=len(self.validation.images) if self.validation else 0,
             skipped=self.stream.skipped,
             parameters=self.learner.parameters,

@@ -9,8 +9,8 @@ import torch
 
 from embedstore.errors import HeadError, UsageError
 from embedstore.fit import fit_head, fit_sweep, read_sweep
+from embedstore.fit.files import read_log
 from embedstore.fit.learner import Learner
-from embedstore.fit.sweep_report import read_log
 from embedstore.model import load_head
 from embedstore.stream.pairs import PairStream
 from embedstore.testing.stores import write_random_store
