@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from embedstore.heads.precision import wide
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 BDC_EPS = 1e-5
 KSPD_EPS = 1e-3
-
-
-def wide(x: Tensor) -> Tensor:
-    """`x` in float32 or its own wider type."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def squared_distances(x: Tensor) -> Tensor:
