@@ -40,6 +40,11 @@ def warn(message: str) -> None:
     _err.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
+def note(message: str) -> None:
+    """Something worth knowing while a command runs, on standard error."""
+    _err.print(escape(message), soft_wrap=True)
+
+
 def warn_of_idle_gpu(device: str) -> None:
     """Say loudly that a GPU is here and not used."""
     from embedstore.encoders.device import unused_gpu

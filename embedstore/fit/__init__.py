@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedstore.fit.checkpoint import unfinished
     from embedstore.fit.config import fit_config
     from embedstore.fit.grid import Member, read_sweep
     from embedstore.fit.report import FitProgress, FitResult
@@ -23,6 +24,7 @@ _MODULES = {
     "fit_head": "trainer",
     "fit_sweep": "sweep",
     "read_sweep": "grid",
+    "unfinished": "checkpoint",
 }
 __all__ = [
     "FitProgress",
@@ -34,6 +36,7 @@ __all__ = [
     "fit_head",
     "fit_sweep",
     "read_sweep",
+    "unfinished",
 ]
 
 

@@ -10,6 +10,7 @@ import torch
 
 from embedstore.errors import HeadError
 from embedstore.fit.average import WeightAverage
+from embedstore.fit.checkpoint import Snapshot
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.randomness import generators, seed_generators, seed_step
@@ -124,6 +125,46 @@ class Learner:
         elif self.best is None or sum(recall.values()) > sum(self.best.values()):
             self.best = recall
             self._keep(epoch)
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next steps depend on, as it is: tensors are not copied."""
+        modules = {"head": self.head, "loss": self.loss} | (
+            {} if self.average is None else {"average": self.average.head}
+        )
+        found = {f"{name}.{key}": t for name, m in modules.items() for key, t in m.state_dict().items()}
+        found |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+        for place, values in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser.{place}.{name}": tensor for name, tensor in values.items()}
+        numbers = {
+            "step": self.step,
+            "averaged_steps": self.average.steps if self.average else 0,
+            "kept_epoch": self.kept_epoch,
+            "kept_temperature": self.kept_temperature,
+            "best": self.best,
+        }
+        return Snapshot(tensors=found, numbers=numbers)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of a learner of the same configuration."""
+        groups: dict[str, dict[str, Tensor]] = {"kept": {}, "optimiser": {}}
+        for name, tensor in snapshot.tensors.items():
+            first, _, rest = name.partition(".")
+            groups.setdefault(first, {})[rest] = tensor
+        self.head.load_state_dict(groups["head"])
+        self.loss.load_state_dict(groups.get("loss", {}))
+        numbers = snapshot.numbers
+        if self.average is not None:
+            self.average.head.load_state_dict(groups["average"])
+            self.average.steps = numbers["averaged_steps"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in groups["optimiser"].items():
+            place, _, name = key.partition(".")
+            state.setdefault(int(place), {})[name] = tensor
+        param_groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": param_groups})
+        self.kept = {name: tensor.to(self.device) for name, tensor in groups["kept"].items()}
+        self.step, self.kept_epoch, self.best = numbers["step"], numbers["kept_epoch"], numbers["best"]
+        self.kept_temperature = numbers["kept_temperature"]
 
     def _keep(self, epoch: int) -> None:
         self.kept = copy.deepcopy(dict(self.judged.state_dict()))

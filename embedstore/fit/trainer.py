@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from embedstore.encoders.device import pick_device
+from embedstore.fit.checkpoint import MINUTES, Checkpoints, Identity, Snapshot
 from embedstore.fit.config import check_config
 from embedstore.fit.data import Validation, caption_numbers, training_data
 from embedstore.fit.files import FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
+from embedstore.fit.interrupts import HeldSignals
 from embedstore.fit.learner import Learner
 from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from embedstore.stream.pairs import PairBatch
 
 LOG_LINES_AN_EPOCH = 20
+_KEPT_NUMBERS = (
+    "epoch", "epoch_loss", "training_seconds", "loading_seconds", "_total", "_seen", "_loss", "_lr",
+    "_waited",
+)  # fmt: skip
 
 
 def fit_head(
@@ -46,7 +52,10 @@ def fit_head(
     overwrite: bool = False,
     buffer_mb: float = BUFFER_MB,
     cache_on_device: CacheChoice = "auto",
+    checkpoint_minutes: float = MINUTES,
+    checkpoint_steps: int | None = None,
     make_stream: Callable[..., PairStream] = PairStream,
+    on_resume: Callable[[int, int], None] | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
 ) -> FitResult:
     """Fit a head on two features of a store and write its folder.
@@ -57,9 +66,13 @@ def fit_head(
     of the device (`auto`: on a GPU, where they fit; `yes`: or fails with the numbers). `make_stream` stands
     in for `PairStream`, to study another order.
 
+    A fit that was stopped goes on from the checkpoint in `out`, to the same bits; `on_resume(step, steps)`
+    hears of it. One is written every `checkpoint_minutes` and where epochs end, in at most a hundredth of the
+    time, or after every `checkpoint_steps`; and for SIGINT and SIGTERM, which wait for the step to end.
+
     Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
-    with a finished head (unless `overwrite`); `HeadError` for sides that do not fit, and for a loss that is
-    not finite.
+    with a finished head or the checkpoint of another fit (unless `overwrite`); `HeadError` for sides that do
+    not fit, and for a loss that is not finite.
     """
     check_config(config)
     opened = open_store(store) if isinstance(store, str | Path) else store
@@ -76,29 +89,43 @@ def fit_head(
         )
         words = caption_numbers(opened, streamed.texts) if config.mask_duplicates else None
         learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words)
-        folder = HeadFolder(Path(out), overwrite=overwrite)
+        identity = Identity.of(config, record, streamed.rows, streamed.texts)
+        folder = HeadFolder(Path(out), identity, overwrite=overwrite)
+        checkpoints = Checkpoints(folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps)
         stream = pairs_on_device(streamed, place, cache_on_device)
-        with FitLog(folder.path) as log:
-            run = Run(learner, stream, validation, log, on_progress)
+        with FitLog(folder.path, begun=folder.begun) as log, HeldSignals() as signals:
+            run = Run(learner, stream, validation, log, on_progress, checkpoints, signals)
+            if folder.begun is None:
+                checkpoints.remove()
+            else:
+                run.restore(folder.begun.snapshot())
+                if on_resume is not None:
+                    on_resume(learner.step, learner.steps)
             run.all_epochs()
-        write_curves(folder.path, epoch_steps=learner.epoch_steps)
+            weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
+            record = record.model_copy(update={"temperature": learner.kept_temperature})
+            write_curves(folder.path, epoch_steps=learner.epoch_steps)
+            finished = folder.finish(record, config, weights)
     POOL.clear()
-    weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
-    finished = folder.finish(
-        record.model_copy(update={"temperature": learner.kept_temperature}), config, weights
-    )
     return run.result(folder.path, finished)
 
 
 @dataclass(slots=True)
 class Run:
-    """The epochs of one fit: batches to the learner, lines to the log, progress to whoever looks."""
+    """The epochs of one fit: batches to the learner, lines to the log, progress to whoever looks.
+
+    What of it must outlive the process is in its `snapshot`; `seconds` of all kinds count from the beginning
+    of the fit, whichever process spent them.
+    """
 
     learner: Learner
     stream: PairStream | CachedPairs
     validation: Validation | None
     log: FitLog
     on_progress: Callable[[FitProgress], None] | None
+    checkpoints: Checkpoints | None = None
+    signals: HeldSignals | None = None
+    resumed_from: int | None = None
     epoch: int = 0
     epoch_loss: float = math.nan
     training_seconds: float = 0.0
@@ -108,7 +135,15 @@ class Run:
     _seen: int = 0
     _loss: float = math.nan
     _lr: float = 0.0
-    _began: float = 0.0
+    began: float = 0.0
+    _spent: float = 0.0
+    _waited: float = 0.0
+    started: float = 0.0
+
+    @property
+    def skip(self) -> int:
+        """Steps that the present epoch has had already."""
+        return self.learner.step % self.stream.steps
 
     @property
     def cached_bytes(self) -> int:
@@ -120,17 +155,23 @@ class Run:
         return self.learner.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9)
 
     def all_epochs(self) -> None:
-        """The whole fit, but for what is written at the end."""
+        """The whole fit, or what is left of it, but for what is written at the end."""
         self.start()
-        start = time.perf_counter()
-        for epoch in range(1, self.learner.config.epochs + 1):
-            self.one_epoch(epoch)
-            if self.learner.exhausted:
+        learner = self.learner
+        for epoch in range(1 + learner.step // self.stream.steps, learner.config.epochs + 1):
+            if learner.exhausted:
                 break
-        self.stop(time.perf_counter() - start)
+            self.one_epoch(epoch)
+            if epoch < learner.config.epochs and not learner.exhausted:
+                self.rest(epoch_end=True)
+        self.stop(time.perf_counter() - self.started)
 
     def start(self) -> None:
-        """The first line of the log."""
+        """The first line of the log, or a line that says from where the fit goes on."""
+        self.started = time.perf_counter() - self.seconds
+        if self.resumed_from is not None:
+            self.log.write("resume", step=self.resumed_from, device=str(self.learner.device))
+            return
         self.log.write(
             "start",
             device=str(self.learner.device),
@@ -142,6 +183,11 @@ class Run:
             cached_bytes=self.cached_bytes,
         )
 
+    def away(self, seconds: float) -> None:
+        """So much time has passed in which nothing was done for this fit."""
+        self.started += seconds
+        self.began += seconds
+
     def stop(self, seconds: float) -> None:
         """The last line of the log."""
         self.seconds = seconds
@@ -151,19 +197,25 @@ class Run:
         """One pass over the rows, from 1."""
         self.begin(epoch)
         micro = self.learner.cache.micro if self.learner.cache else None
-        with self.stream.epoch(epoch - 1, micro=micro) as batches:
-            for count, batch in steps_of(self.stream, batches, epoch, self.learner):
+        waited, skip = self._waited, self.skip
+        with self.stream.epoch(epoch - 1, micro=micro, skip=skip) as batches:
+            for count, batch in steps_of(self.stream, batches, epoch, self.learner, skip=skip):
                 self.take(count, batch)
-        spent = time.perf_counter() - self._began
+                self._waited = waited + batches.waited
+                if self.skip:
+                    self.rest()
+        spent = time.perf_counter() - self.began
         recall = None
         if self.validation is not None:
             recall = self.validation.recalls([self.learner.judged], self.learner.device)[0]
-        self.end(recall, spent=spent, loading=batches.waited)
+        self.end(recall, spent=spent, loading=self._waited)
 
     def begin(self, epoch: int) -> None:
-        """An epoch, from 1."""
+        """An epoch, from 1, or the rest of one."""
         self.learner.head.train()
-        self.epoch, self._total, self._seen, self._began = epoch, 0.0, 0, time.perf_counter()
+        if not self.skip:
+            self._total, self._seen, self._spent, self._waited = 0.0, 0, 0.0, 0.0
+        self.epoch, self.began = epoch, time.perf_counter() - self._spent
 
     def take(self, count: int, batch: PairBatch | LargeStep) -> None:
         """One step of `count` pictures."""
@@ -181,7 +233,37 @@ class Run:
                 lr=self._lr,
             )
         if learner.step % self.stream.steps:
-            self.report(self.training_seconds + time.perf_counter() - self._began)
+            self.report(self.training_seconds + time.perf_counter() - self.began)
+
+    def rest(self, *, epoch_end: bool = False) -> None:
+        """Between two steps: write a checkpoint where one is due, and let a signal through."""
+        checkpoints, learner = self.checkpoints, self.learner
+        stopping = self.signals is not None and self.signals.waiting is not None
+        if checkpoints is not None and (
+            stopping
+            or checkpoints.due(learner.step, epoch_end=epoch_end, nbytes=lambda: learner.snapshot().nbytes)
+        ):
+            checkpoints.write(self.snapshot(), step=learner.step, steps=learner.steps)
+        if self.signals is not None:
+            self.signals.deliver()
+
+    def snapshot(self) -> Snapshot:
+        """Where the fit stands between two steps, with all that its learner is."""
+        learner, now = self.learner.snapshot(), time.perf_counter()
+        mine = {name: getattr(self, name) for name in _KEPT_NUMBERS} | {
+            "_spent": now - self.began if self.skip else 0.0,
+            "seconds": now - self.started,
+            "log_bytes": self.log.size,
+        }
+        return Snapshot(tensors=learner.tensors, numbers={"learner": learner.numbers, "run": mine})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from there; the log must have been cut to what it was."""
+        numbers = snapshot.numbers
+        self.learner.restore(Snapshot(tensors=snapshot.tensors, numbers=numbers["learner"]))
+        for name in (*_KEPT_NUMBERS, "_spent", "seconds"):
+            setattr(self, name, numbers["run"][name])
+        self.resumed_from = self.learner.step
 
     def end(self, recall: dict[str, float] | None, *, spent: float, loading: float) -> None:
         """The epoch is over, in `spent` seconds with `loading` of them: choose, log, report."""
@@ -240,19 +322,25 @@ class Run:
             loading_seconds=self.loading_seconds,
             skipped=self.stream.skipped,
             cached_bytes=self.cached_bytes,
+            resumed_from=self.resumed_from,
             kept_epoch=self.learner.kept_epoch,
             recall=self.learner.best,
         )
 
 
 def steps_of(
-    stream: PairStream | CachedPairs, batches: Iterable[PairBatch], epoch: int, learner: Learner
+    stream: PairStream | CachedPairs,
+    batches: Iterable[PairBatch],
+    epoch: int,
+    learner: Learner,
+    *,
+    skip: int = 0,
 ) -> Iterator[tuple[int, PairBatch | LargeStep]]:
-    """What every step of an epoch (from 1) is made of, and how many pictures."""
+    """What every step of an epoch (from 1) after the first `skip` is made of, and how many pictures."""
     if learner.cache is None:
         yield from ((len(batch.image.rows), batch) for batch in batches)
         return
-    plan = stream.plan(epoch - 1)
+    plan = stream.plan(epoch - 1).after(skip)
     each, parts = iter(batches), learner.cache.micro.counts(plan).tolist()
     for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
         texts = count * learner.config.captions

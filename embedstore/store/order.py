@@ -91,6 +91,14 @@ class EpochPlan:
         """Batches of this rank."""
         return len(self.batches) - 1
 
+    def after(self, steps: int) -> EpochPlan:
+        """The same order without its first batches, so many of them."""
+        first = self.batches[min(steps, self.steps)]
+        groups = np.unique(np.maximum(self.groups - steps, 0))
+        return EpochPlan(
+            rows=self.rows[first:], batches=self.batches[min(steps, self.steps) :] - first, groups=groups
+        )
+
 
 def epoch_plan(
     rows: IntArray,

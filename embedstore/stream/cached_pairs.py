@@ -77,12 +77,13 @@ class CachedPairs:
         """The rows and batches of an epoch."""
         return self._stream.plan(epoch)
 
-    def epoch(self, epoch: int, micro: Micro | None = None) -> CachedBatches:
-        """The batches of one epoch, or its micro-batches as a `PairStream` has them."""
-        return CachedBatches(self._batches(epoch, micro))
+    def epoch(self, epoch: int, micro: Micro | None = None, skip: int = 0) -> CachedBatches:
+        """The batches of one epoch after its first `skip`, or micro-batches as a `PairStream` has them."""
+        return CachedBatches(self._batches(epoch, micro, skip))
 
-    def _batches(self, epoch: int, micro: Micro | None) -> Iterator[PairBatch]:
-        plan = self.plan(epoch) if micro is None else micro.cut(self.plan(epoch))
+    def _batches(self, epoch: int, micro: Micro | None, skip: int) -> Iterator[PairBatch]:
+        plan = self.plan(epoch).after(skip)
+        plan = plan if micro is None else micro.cut(plan)
         passes = 1 if micro is None else micro.passes
         for first, last in pairwise(plan.groups.tolist()):
             for low, high in list(pairwise(plan.batches[first : last + 1].tolist())) * passes:

@@ -182,13 +182,14 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         return self.plan(epoch).rows
 
     def epoch(
-        self, epoch: int, done: Sequence[Done] = (), micro: Micro | None = None
+        self, epoch: int, done: Sequence[Done] = (), micro: Micro | None = None, skip: int = 0
     ) -> Batches[Buffers, Batch]:
         """The batches of one epoch, or of what is left of it, each valid until the next is asked for.
 
         With `micro` the micro-batches of every step in its place, all of them `micro.passes` times over.
+        `skip` leaves out so many steps at the beginning, without reading them.
         """
-        plan = self.plan(epoch, done)
+        plan = self.plan(epoch, done).after(skip)
         if micro is None:
             units = cut(plan, self.unit_rows)
         else:

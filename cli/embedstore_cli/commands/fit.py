@@ -170,12 +170,23 @@ def fit(
     buffer_mb: Annotated[
         float, typer.Option(metavar="MIB", help="Memory for tokens read ahead; changes no result.")
     ] = 512,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished head in DIR.")] = False,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(metavar="MIN", help="Write down where the fit stands so often, to go on after a stop."),
+    ] = 2.0,
+    checkpoint_steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The same after every N steps instead.", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished head, or another unfinished fit, in DIR.")
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Fit a small head, or many with --sweep, on the cached tokens of one image and one text feature.
 
-    The last checkpoint is kept unless --val-split or --val-fraction chooses the best one.
+    The last checkpoint is kept unless --val-split or --val-fraction chooses the best one. A fit that was
+    stopped goes on when the same command is run again.
     """
     from embedstore.fit import fit_config, fit_head, read_sweep
 
@@ -233,6 +244,8 @@ def fit(
             overwrite=overwrite,
             buffer_mb=buffer_mb,
             cache_on_device=cache_on_device,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_steps=checkpoint_steps,
         )
         return
     with render.bars(quiet=json) as bars:
@@ -242,17 +255,37 @@ def fit(
             note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
             bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
 
-        result = fit_head(
-            store,
-            chosen,
-            out,
-            device=device,
-            overwrite=overwrite,
-            buffer_mb=buffer_mb,
-            cache_on_device=cache_on_device,
-            on_progress=show,
-        )
+        def resumed(step: int, steps: int) -> None:
+            render.note(f"going on from step {step} of {steps}")
+
+        try:
+            result = fit_head(
+                store,
+                chosen,
+                out,
+                device=device,
+                overwrite=overwrite,
+                buffer_mb=buffer_mb,
+                cache_on_device=cache_on_device,
+                checkpoint_minutes=checkpoint_minutes,
+                checkpoint_steps=checkpoint_steps,
+                on_resume=resumed,
+                on_progress=show,
+            )
+        except KeyboardInterrupt:
+            _say_what_remains(out)
+            raise
     render.print_json(result.to_dict()) if json else _show(result)
+
+
+def _say_what_remains(out: Path) -> None:
+    from embedstore.fit import unfinished
+
+    if (left := unfinished(out)) is not None:
+        render.warn(
+            f"stopped; {left.step} of {left.steps} steps are kept in {out}, {left.steps - left.step} remain: "
+            "run the same command again to go on"
+        )
 
 
 def _show(result: FitResult) -> None:
