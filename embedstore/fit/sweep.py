@@ -27,6 +27,7 @@ from embedstore.fit.learner import Learner
 from embedstore.fit.plots import sweep_chart, write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.sweep_report import SweepPass, SweepProgress, SweepResult, read_member
+from embedstore.fit.tensorboard import check_extra
 from embedstore.fit.trainer import Run, steps_of
 from embedstore.heads.buffers import POOL
 from embedstore.model import CONFIG
@@ -59,6 +60,7 @@ def fit_sweep(
     cache_on_device: CacheChoice = "auto",
     checkpoint_minutes: float = MINUTES,
     checkpoint_steps: int | None = None,
+    tensorboard: bool = False,
     on_progress: Callable[[SweepProgress], None] | None = None,
 ) -> SweepResult:
     """Fit every member into `out`/its name, those that read the same batches in one pass together.
@@ -73,6 +75,8 @@ def fit_sweep(
     Raises what `fit_head` raises before anything is fitted, and `UsageError` for a folder with a finished
     head of another configuration (unless `overwrite`).
     """
+    if tensorboard:
+        check_extra()
     opened = open_store(store) if isinstance(store, str | Path) else store
     place, out = pick_device(device), Path(out)
     records = {}
@@ -98,7 +102,19 @@ def fit_sweep(
         if not left:
             continue
         rhythm = {"minutes": checkpoint_minutes, "steps": checkpoint_steps}
-        todo = _Pass(opened, left, records, out, place, overwrite, rhythm, on_progress, number, len(groups))
+        todo = _Pass(
+            opened,
+            left,
+            records,
+            out,
+            place,
+            overwrite,
+            rhythm,
+            tensorboard,
+            on_progress,
+            number,
+            len(groups),
+        )
         passes.append(todo.run(buffer_mb, cache_on_device))
         errors |= todo.errors
     result = SweepResult(
@@ -167,6 +183,7 @@ class _Pass:
     device: torch.device
     overwrite: bool
     rhythm: dict[str, Any]
+    tensorboard: bool
     on_progress: Callable[[SweepProgress], None] | None
     number: int
     passes: int
@@ -226,7 +243,7 @@ class _Pass:
             folder = HeadFolder(self.out / member.name, identity, overwrite=self.overwrite)
             checkpoints = Checkpoints(folder.path, identity, **self.rhythm)
             self.clock = Checkpoints(self.out, identity, **self.rhythm)
-            log = stack.enter_context(FitLog(folder.path, begun=folder.begun))
+            log = stack.enter_context(FitLog(folder.path, begun=folder.begun, tensorboard=self.tensorboard))
             try:
                 learner = Learner(
                     record,

@@ -22,6 +22,7 @@ from embedstore.fit.learner import Learner
 from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
+from embedstore.fit.tensorboard import check_extra
 from embedstore.heads.buffers import POOL
 from embedstore.store import open_store
 from embedstore.stream.cached_pairs import CachedPairs, pairs_on_device
@@ -54,6 +55,7 @@ def fit_head(
     cache_on_device: CacheChoice = "auto",
     checkpoint_minutes: float = MINUTES,
     checkpoint_steps: int | None = None,
+    tensorboard: bool = False,
     make_stream: Callable[..., PairStream] = PairStream,
     on_resume: Callable[[int, int], None] | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
@@ -70,11 +72,15 @@ def fit_head(
     hears of it. One is written every `checkpoint_minutes` and where epochs end, in at most a hundredth of the
     time, or after every `checkpoint_steps`; and for SIGINT and SIGTERM, which wait for the step to end.
 
+    The folder has a log by step and epoch, a chart of it, and with `tensorboard` the same as events.
+
     Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
     with a finished head or the checkpoint of another fit (unless `overwrite`); `HeadError` for sides that do
-    not fit, and for a loss that is not finite.
+    not fit, and for a loss that is not finite; `MissingExtraError` for `tensorboard` without its package.
     """
     check_config(config)
+    if tensorboard:
+        check_extra()
     opened = open_store(store) if isinstance(store, str | Path) else store
     place = pick_device(device)
     record = head_record(opened, config)
@@ -93,7 +99,10 @@ def fit_head(
         folder = HeadFolder(Path(out), identity, overwrite=overwrite)
         checkpoints = Checkpoints(folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps)
         stream = pairs_on_device(streamed, place, cache_on_device)
-        with FitLog(folder.path, begun=folder.begun) as log, HeldSignals() as signals:
+        with (
+            FitLog(folder.path, begun=folder.begun, tensorboard=tensorboard) as log,
+            HeldSignals() as signals,
+        ):
             run = Run(learner, stream, validation, log, on_progress, checkpoints, signals)
             if folder.begun is None:
                 checkpoints.remove()
@@ -275,6 +284,7 @@ class Run:
         self.log.write(
             "epoch",
             epoch=self.epoch,
+            step=learner.step,
             loss=self.epoch_loss,
             temperature=learner.temperature,
             samples_per_second=self._seen / max(spent, 1e-9),
