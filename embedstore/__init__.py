@@ -12,10 +12,11 @@ from embedstore.errors import EmbedstoreError
 
 if TYPE_CHECKING:
     from embedstore.bench import bench_retrieval, bench_zeroshot
-    from embedstore.encode import encode_source
+    from embedstore.encode import apply_head, encode_source
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
     from embedstore.model import AlignedModel, load, load_head
+    from embedstore.recipes.search import search_store
     from embedstore.store import (
         Feature,
         JoinedStore,
@@ -44,6 +45,7 @@ __all__ = [
     "TokenDataset",
     "TokenStream",
     "__version__",
+    "apply_head",
     "bench_retrieval",
     "bench_zeroshot",
     "compact_store",
@@ -56,6 +58,7 @@ __all__ = [
     "load_head",
     "open_store",
     "remove_subset",
+    "search_store",
     "verify_store",
 ]
 
@@ -69,6 +72,7 @@ _LAZY = {
     "Subset": "embedstore.store",
     "TokenDataset": "embedstore.stream.dataset",
     "TokenStream": "embedstore.stream.dataset",
+    "apply_head": "embedstore.encode",
     "bench_retrieval": "embedstore.bench",
     "bench_zeroshot": "embedstore.bench",
     "compact_store": "embedstore.store",
@@ -81,6 +85,7 @@ _LAZY = {
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
     "remove_subset": "embedstore.store",
+    "search_store": "embedstore.recipes.search",
     "verify_store": "embedstore.store",
 }
 

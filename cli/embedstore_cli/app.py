@@ -12,6 +12,7 @@ import typer
 from embedstore import __version__
 from embedstore.errors import EmbedstoreError, UsageError
 from embedstore_cli.commands import (
+    apply,
     bench,
     compact,
     demo,
@@ -23,6 +24,7 @@ from embedstore_cli.commands import (
     info,
     paper_tables,
     recode,
+    search,
     verify,
 )
 from embedstore_cli.render import fail
@@ -43,6 +45,8 @@ app = typer.Typer(
 app.command("encode")(encode.encode)
 app.command("recode")(recode.recode)
 app.command("fit")(fit.fit)
+app.command("apply")(apply.apply)
+app.command("search")(search.search)
 app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)

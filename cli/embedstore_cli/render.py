@@ -69,11 +69,15 @@ def print_json(value: Any) -> None:
     print(value.rstrip("\n") if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A narrow table; columns after the first are figures."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, words: Sequence[str] = ()
+) -> None:
+    """A narrow table; columns after the first are figures, but for those named in `words`."""
     shown = Table(title=title or None, title_justify="left", title_style="bold", pad_edge=False, box=None)
     for k, column in enumerate(columns):
-        shown.add_column(escape(column), justify="left" if k == 0 else "right", overflow="fold")
+        shown.add_column(
+            escape(column), justify="left" if k == 0 or column in words else "right", overflow="fold"
+        )
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
     _out.print(shown)
@@ -166,6 +170,7 @@ def report(measured: BenchReport) -> None:
         if count
     )
     where = f"split {measured.split}" if measured.split else "all rows"
+    where += f", rows {measured.rows.name}" if measured.rows else ""
     table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
     for note in measured.notes:
         warn(note)

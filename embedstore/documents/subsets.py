@@ -21,6 +21,17 @@ class SubsetParent(Document):
     sha256: Sha256 = Field(description="fingerprint of its card, plan, manifest or configuration")
 
 
+class RowsRecord(Document):
+    """Rows that a head was fitted on or a bench measured, because the user named them."""
+
+    name: str = Field(max_length=200, description="of the subset, the store or the file of ids; never a path")
+    table: Table
+    rows: Count = Field(description="rows that it names, before anything else narrows them")
+    sha256: Sha256 = Field(description="of the subset's cards, of the ids, or the store's fingerprint")
+    splits: tuple[str, ...] = Field(default=(), description="splits of its images, where they have one")
+    share: float | None = Field(default=None, gt=0, description="of an epoch that mixes several, relative")
+
+
 class SubsetFile(Document):
     """Size and checksum of one of its Parquet files."""
 

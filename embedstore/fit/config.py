@@ -73,7 +73,11 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
             found=f"split and val_split are both {config.split!r}",
             todo="name another split, or hold out a share of this one with val_fraction",
         )
-    if config.val_split is not None and config.split is None:
+    if config.rows is not None and config.mix:
+        raise UsageError(
+            "rows and mix exclude each other", where=where, todo="a mix of one part has the rows of that part"
+        )
+    if config.val_split is not None and config.split is None and not (config.rows or config.mix):
         raise UsageError(
             "without a split every image is fitted on, those of val_split too",
             where=where,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from embedstore.fit.rows import training_rows
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives, recall_at_k
 from embedstore.store.selection import split_rows
@@ -128,7 +129,7 @@ def training_data(
     `pooled_texts`: read the pooled embedding of each text in place of its tokens.
     """
 
-    def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream) -> PairStream:
+    def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream, **more: Any) -> PairStream:
         return make(
             store,
             image=config.image,
@@ -142,13 +143,18 @@ def training_data(
             seed=config.seed,
             buffer_mb=buffer_mb,
             pin=pin,
+            **more,
         )
 
-    rows = split_rows(store, config.split)
+    chosen = training_rows(store, config)
+    rows, texts, mix = chosen.images, chosen.texts, chosen.mix
+    # Of rows that were chosen alone: what stands in for `PairStream` need not know of choices.
+    own = {k: v for k, v in {"texts": texts, "mix": mix}.items() if v is not None}
     if config.val_split is not None:
         chosen_on = stream(split_rows(store, config.val_split))
-        return stream(rows, make_stream), Validation.build(chosen_on)
+        return stream(rows, make_stream, **own), Validation.build(chosen_on)
     if config.val_fraction > 0:
         held, rest = hold_out(rows, config.val_fraction, config.seed)
-        return stream(rest, make_stream), Validation.build(stream(held))
-    return stream(rows, make_stream), None
+        chosen_on = stream(held) if texts is None else stream(held, texts=texts)
+        return stream(rest, make_stream, **own), Validation.build(chosen_on)
+    return stream(rows, make_stream, **own), None

@@ -138,7 +138,8 @@ def _is_finished(folder: Path, member: Member, record: HeadConfig) -> bool:
         return False
     head = load_document(HeadConfig, folder / CONFIG)
     same = load_document(FitConfig, folder / FIT) == member.config
-    if same and head.store_fingerprint == record.store_fingerprint and head.stores == record.stores:
+    rows = (head.store_fingerprint, head.stores, head.rows)
+    if same and rows == (record.store_fingerprint, record.stores, record.rows):
         return True
     raise UsageError(
         "a finished head of another configuration or store is already here",
@@ -398,7 +399,7 @@ class _Pass:
                 step=at,
                 steps=max(turn.run.learner.steps for turn in self.turns),
                 seconds=seconds,
-                samples_per_second=at / stream.steps * len(stream.rows) / seconds,
+                samples_per_second=at / stream.steps * stream.epoch_rows / seconds,
                 device=str(self.device),
             )
         )

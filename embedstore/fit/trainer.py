@@ -161,7 +161,7 @@ class Run:
 
     def rate(self, seconds: float) -> float:
         """Pictures a second so far, if it took so long."""
-        return self.learner.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9)
+        return self.learner.step / self.stream.steps * self.stream.epoch_rows / max(seconds, 1e-9)
 
     def all_epochs(self) -> None:
         """The whole fit, or what is left of it, but for what is written at the end."""
@@ -185,6 +185,7 @@ class Run:
             "start",
             device=str(self.learner.device),
             images=len(self.stream.rows),
+            epoch_images=self.stream.epoch_rows,
             validation_images=len(self.validation.images) if self.validation else 0,
             skipped=self.stream.skipped,
             parameters=self.learner.parameters,

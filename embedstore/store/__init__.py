@@ -7,7 +7,7 @@ torch. The format is specified in docs/format.md.
 from __future__ import annotations
 
 from embedstore.store.blocks import GroupReader, row_tasks
-from embedstore.store.choosing import ChosenRows, choose_rows
+from embedstore.store.choosing import ChosenRows, choose_part, choose_rows
 from embedstore.store.chunks import ShardedArray
 from embedstore.store.compact import CompactReport, compact_store
 from embedstore.store.create import create_store, refuse_other_plan
@@ -17,6 +17,7 @@ from embedstore.store.ids import read_ids
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
 from embedstore.store.joined import JoinedStore
 from embedstore.store.journal import begun_headers
+from embedstore.store.mix import MixedRows
 from embedstore.store.order import (
     Done,
     EpochPlan,
@@ -51,6 +52,7 @@ __all__ = [
     "ImageRow",
     "JoinedStore",
     "MaskRow",
+    "MixedRows",
     "Packed",
     "Padded",
     "ShardedArray",
@@ -63,6 +65,7 @@ __all__ = [
     "arrow_schemas",
     "begun_headers",
     "block_rows",
+    "choose_part",
     "choose_rows",
     "compact_store",
     "create_store",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedstore.documents import RowsRecord
 from embedstore.errors import UsageError
 from embedstore.store.ids import places_of, read_ids, shown
 
@@ -44,6 +45,18 @@ class ChosenRows:
         found[self.rows] = True
         return found
 
+    def record(self, store: Store, share: float | None = None) -> RowsRecord:
+        """What a document tells of the choice."""
+        splits = store.images(["split"])["split"].take(self.images(store)).unique().to_pylist()
+        return RowsRecord(
+            name=self.name,
+            table=self.table,
+            rows=len(self.rows),
+            sha256=self.sha256,
+            splits=tuple(sorted(split for split in splits if split is not None)),
+            share=share,
+        )
+
 
 def choose_rows(store: Store, named: str) -> ChosenRows:
     """The rows of the subset `named`, else those whose ids stand in a file of that name (see `read_ids`).
@@ -68,6 +81,18 @@ def choose_rows(store: Store, named: str) -> ChosenRows:
     if not len(found.rows):
         raise UsageError("this chooses no row", where=store.place, found=named)
     return found
+
+
+def choose_part(store: Store, named: str) -> ChosenRows:
+    """As `choose_rows`; of `A+B` also all images of one of the stores, by the name of its folder."""
+    parts = store.parts if named not in store.subsets() else ()
+    ends = [part.place.replace("\\", "/").rstrip("/").rpartition("/")[2] for part in parts]
+    if ends.count(named) != 1:
+        return choose_rows(store, named)
+    at = ends.index(named)
+    first = sum(part.plan.images for part in parts[:at])
+    rows = np.arange(first, first + parts[at].plan.images, dtype=np.int64)
+    return ChosenRows(name=named, table="images", rows=rows, sha256=parts[at].fingerprint)
 
 
 def _of_ids(store: Store, file: Path) -> ChosenRows:

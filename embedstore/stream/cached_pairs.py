@@ -64,6 +64,11 @@ class CachedPairs:
         return self._stream.rows
 
     @property
+    def epoch_rows(self) -> int:
+        """Rows of a whole epoch."""
+        return self._stream.epoch_rows
+
+    @property
     def skipped(self) -> dict[str, int]:
         """Images left out, by reason."""
         return self._stream.skipped

@@ -30,6 +30,7 @@ PUBLIC = {
     "create_subset",
     "remove_subset",
     "__version__",
+    "apply_head",
     "bench_retrieval",
     "bench_zeroshot",
     "compact_store",
@@ -40,6 +41,7 @@ PUBLIC = {
     "load",
     "load_head",
     "open_store",
+    "search_store",
     "verify_store",
 }
 

@@ -61,6 +61,15 @@ def fit(
     split: Annotated[
         str | None, typer.Option(help="Rows fitted on; without it all.", show_default=False)
     ] = None,
+    rows: opt.Rows = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHARE,...",
+            help="Subsets, or stores of A+B, of which every epoch and batch has these shares.",
+            show_default=False,
+        ),
+    ] = None,
     language: Annotated[
         str | None, typer.Option(help="Captions fitted on. \\[default: en]", show_default=False)
     ] = None,
@@ -202,6 +211,8 @@ def fit(
         image=image,
         text=text,
         split=split,
+        rows=rows,
+        mix=opt.shares(mix) if mix else None,
         language=language,
         role=role,
         width=width,
@@ -300,6 +311,9 @@ def _show(result: FitResult) -> None:
         f"{result.steps} steps, {result.samples_per_second:.0f} samples/s, "
         f"{result.parameters:,} parameters ({result.device})"
     )
+    for rows in result.head.rows:
+        share = "" if rows.share is None else f", share {rows.share:g}"
+        render.say(f"  {rows.name}: {rows.rows} {rows.table}{share}")
     if result.cached_bytes:
         render.say(f"tokens kept on {result.device}: {render.size(result.cached_bytes)}")
     render.say(f"loss {result.loss:.3f}, temperature {result.head.temperature:.4f}")
