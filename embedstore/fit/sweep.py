@@ -194,6 +194,7 @@ class _Pass:
     clock: Checkpoints | None = None
     parts_passes: int = 0
     resumed: int = 0
+    first: int = 0
 
     def run(self, buffer_mb: float, cache_on_device: CacheChoice) -> SweepPass:
         """All of it."""
@@ -213,6 +214,7 @@ class _Pass:
             stream = pairs_on_device(streamed, self.device, cache_on_device)
             self.enter(stack, streamed, stream, validation)
             stack.enter_context(self.signals)
+            self.first = min((turn.step for turn in self.turns), default=0)
             while self.turns:
                 at = min(turn.step for turn in self.turns)
                 loading += self.one_epoch(stream, 1 + at // stream.steps, validation, began)
@@ -399,7 +401,7 @@ class _Pass:
                 step=at,
                 steps=max(turn.run.learner.steps for turn in self.turns),
                 seconds=seconds,
-                samples_per_second=at / stream.steps * stream.epoch_rows / seconds,
+                samples_per_second=(at - self.first) / stream.steps * stream.epoch_rows / seconds,
                 device=str(self.device),
             )
         )

@@ -9,6 +9,7 @@ import pytest
 from embedstore.errors import UsageError
 from embedstore.fit import fit_config
 from embedstore.fit.record import head_record
+from embedstore.recipes import paper_tables
 from embedstore.recipes.paper_page import paper_page
 from embedstore.recipes.paper_tables import WAYS, PaperTables, Recipe, Row, Table, rows_of, tables
 from embedstore.testing.stores import write_random_store
@@ -79,3 +80,39 @@ def test_what_is_missing_is_told_before_any_work(tmp_path, every):
         run.run()
     with pytest.raises(UsageError, match=r"no configuration of Table 1(?s:.*)--configs"):
         tables(tmp_path, Recipe())
+
+
+def test_a_run_fits_measures_writes_and_goes_on(tmp_path, monkeypatch):
+    found = (
+        Table(
+            title="T",
+            note="n",
+            rows=(Row(name="a", label="A", fields={}), Row(name="b", label="B", fields={"head": "sail"})),
+        ),
+    )
+    monkeypatch.setattr(paper_tables, "tables", lambda *_: found)
+    monkeypatch.setattr(paper_tables, "IMAGE", "vision")
+    monkeypatch.setattr(paper_tables, "TEXT", "words")
+    monkeypatch.setattr(
+        PaperTables, "encode", lambda self: self.store.exists() or write_random_store(self.store, images=60)
+    )
+    told = []
+    run = PaperTables(
+        data=tmp_path,
+        out=tmp_path / "out",
+        page=tmp_path / "page.md",
+        configs=CONFIGS,
+        recipe=Recipe(epochs=1, width=12, batch_size=20, seeds=2),
+        device="cpu",
+        say=told.append,
+    )
+    first = run.run()
+    assert {name: len(of_row[WAYS[0]]) for name, of_row in first["recall@1"].items()} == {"a": 2, "b": 2}
+    assert any("epoch 1" in line for line in told)
+    page = run.page.read_text()
+    assert "| A | " in page
+    assert "over 2 seeds" in page
+    told.clear()
+    assert run.run() == first
+    assert not any("epoch" in line for line in told)
+    assert run.page.read_text() == page
