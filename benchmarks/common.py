@@ -31,6 +31,8 @@ Meaning: TypeAlias = Literal[
     "computed/real",
     "growth",
     "relative error",
+    "share of an epoch",
+    "share of the peak",
 ]
 
 

@@ -1,8 +1,9 @@
-"""A training step of the token head, mean first, against the same step written token by token.
+"""The speed of a fit: its step against a naive one, the online recipe, and its own matrix products.
 
-The reference projects every token with plain modules and lets autograd through all of it, text padded to
+`step-vs-naive`: a training step of the token head, mean first, against the same step written token by token.
+That reference projects every token with plain modules and lets autograd through all of it, text padded to
 the longest and averaged under a mask. Both take the same float16 tokens, dropout, loss, optimiser and
-threads, and start from equal weights.
+threads, and start from equal weights. The other files named `fit_*.py` say what the other rows are.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import Row, main, paired_ratio
+from fit_gpu import gpu_rows
 from fit_memory import large_batch_memory
+from fit_online import online_rows
+from fit_second_order import second_order_rows
 
 from embedstore.heads.dropout import dropout
 from embedstore.heads.token import TokenHead
@@ -161,8 +165,14 @@ def check_equal(ours: TokenHead, naive: NaiveHead, batch: tuple[Tensor, ...]) ->
 
 
 def measure(quick: bool) -> list[Row]:  # noqa: FBT001 - the one argument of every benchmark
-    """Both sizes; `--quick` takes fewer rounds of the same sizes. Then the memory of a large batch."""
-    return [*(measure_size(size, 7 if quick else 31) for size in SIZES), large_batch_memory()]
+    """Everything; `--quick` takes fewer rounds of the same sizes, and fewer pictures online."""
+    return [
+        *(measure_size(size, 7 if quick else 31) for size in SIZES),
+        *online_rows(quick=quick),
+        *second_order_rows(quick=quick),
+        *gpu_rows(quick=quick),
+        large_batch_memory(),
+    ]
 
 
 if __name__ == "__main__":

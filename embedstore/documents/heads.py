@@ -133,6 +133,12 @@ class FitConfig(Document):
     positives: Literal["mean", "apart", "any"] | None = Field(
         default=None, description="how loss clip takes several captions of a picture; none: mean"
     )
+    global_weight: float | None = Field(
+        default=None, ge=0, description="λg of loss sparc, of whole pictures and texts; none: 0.5"
+    )
+    local_weight: float | None = Field(
+        default=None, ge=0, description="λf of loss sparc, of words in their pictures; none: 1"
+    )
     mask_duplicates: bool = Field(
         default=False, description="equal captions of two pictures are no negatives of each other"
     )

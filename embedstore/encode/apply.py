@@ -26,6 +26,7 @@ from embedstore.store import (
 )
 from embedstore.store.joined import JoinedStore
 from embedstore.store.remote_plan import log_place, refuse_read_only
+from embedstore.store.selection import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from embedstore.model import FittedHead
     from embedstore.shapes import AnyArray
     from embedstore.store import Feature
+    from embedstore.store.selection import Bools
 
 POLICIES = ("float16", "float32")
 TEXTS = "-texts"
@@ -217,6 +219,9 @@ def _make(task: _Task, head: FittedHead, report: Callable[[Progress], None]) -> 
     started, header, source = time.monotonic(), task.header, task.source
     lines = tables.read_file(layout.of_feature(source.path, layout.QUARANTINE), "quarantine").to_pylist()
     quarantine = [QuarantinedRow(**line) for line in lines]
+    good = readable(source)
+    quarantine += _without_tokens(source, good, {line.row for line in quarantine})
+    quarantine.sort(key=lambda line: line.row)
     writer = FeatureWriter.open(task.store.path, header)
     units = writer.missing_units()
     done = header.rows - sum(len(header.unit_rows(unit)) for unit in units)
@@ -225,7 +230,7 @@ def _make(task: _Task, head: FittedHead, report: Callable[[Progress], None]) -> 
         for unit in units:
             rows = header.unit_rows(unit)
             bad = [row for row in quarantine if row.row in rows]
-            storing.put(unit, _unit(head, source, header, rows), quarantined=bad)
+            storing.put(unit, _unit(head, source, rows, good), quarantined=bad)
             fresh += len(rows)
             report(
                 Progress(
@@ -253,12 +258,19 @@ def _make(task: _Task, head: FittedHead, report: Callable[[Progress], None]) -> 
     )
 
 
-def _unit(head: FittedHead, source: Feature, header: FeatureHeader, rows: range) -> dict[ArrayName, AnyArray]:
+def _without_tokens(source: Feature, good: Bools, known: set[int]) -> list[QuarantinedRow]:
+    """Texts of no tokens: a head makes nothing of them."""
+    empty = [int(row) for row in np.flatnonzero(~good) if int(row) not in known]
+    ids = source.ids() if empty else []
+    return [QuarantinedRow(row=row, id=str(ids[row]), reason="no tokens") for row in empty]
+
+
+def _unit(head: FittedHead, source: Feature, rows: range, good: Bools) -> dict[ArrayName, AnyArray]:
     """Batches begin at the unit, so its bytes are its own rows'."""
     numbers = np.arange(rows.start, rows.stop)
-    good = numbers[source.gather("status", numbers) == 0]
-    vectors = np.zeros((len(rows), header.card.width), np.float32)
-    if good.size:
+    numbers = numbers[good[numbers]]
+    vectors = np.zeros((len(rows), head.width), np.float32)
+    if numbers.size:
         embed = head.embed_images if source.table == "images" else head.embed_texts
-        vectors[good - rows.start] = embed(source, good)
+        vectors[numbers - rows.start] = embed(source, numbers)
     return {"pooled": vectors}

@@ -15,6 +15,7 @@ from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.randomness import generators, seed_generators, seed_step
 from embedstore.fit.schedule import learning_rate, make_optimiser, warmup_steps
+from embedstore.fit.token_pairs import refuse_without_tokens, token_pairs
 from embedstore.heads.base import build_head
 from embedstore.losses.base import build_loss
 
@@ -50,8 +51,15 @@ class Learner:
         seed_generators(self._generators, config.seed)
         self.head: Head = build_head(record).to(device)
         self.loss = build_loss(
-            config.loss, temperature=config.temperature, bias=config.bias, positives=config.positives
+            config.loss,
+            temperature=config.temperature,
+            bias=config.bias,
+            positives=config.positives,
+            global_weight=config.global_weight,
+            local_weight=config.local_weight,
         ).to(device)
+        if self.loss.compares_tokens:
+            refuse_without_tokens(self.head, record, config, device)
         self.optimiser = make_optimiser(config, [self.head, self.loss], device)
         self.cache: GradientCache | None = None
         if config.micro_batch is not None:
@@ -176,7 +184,10 @@ class Learner:
             moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
         )
         text = self.head.embed_text(moved.text.tokens, moved.text.offsets)
-        return self._loss(image, text, batch.owner, batch.text.rows)
+        loss = self._loss(image, text, batch.owner, batch.text.rows)
+        if self.loss.compares_tokens:
+            loss = loss + self.loss.of_tokens(token_pairs(self.head, self.record, moved))
+        return loss
 
     def _loss(self, image: Tensor, text: Tensor, owner: IntArray | None, rows: IntArray) -> Tensor:
         """Of embeddings `(b, e)` and `(m, e)`; `owner`, `rows` (m,) the picture and the row of each text."""

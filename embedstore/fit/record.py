@@ -8,6 +8,7 @@ from embedstore.documents import FitConfig, HeadConfig
 from embedstore.errors import HeadError, UsageError
 from embedstore.fit.rows import training_rows
 from embedstore.heads.base import Head, head_type
+from embedstore.losses.base import loss_type
 
 if TYPE_CHECKING:
     from embedstore.store import Feature, Store
@@ -67,7 +68,15 @@ def _refuse_unread(config: FitConfig, kind: type[Head]) -> None:
 def _refuse_sides_without_tokens(config: FitConfig, kind: type[Head], image: Feature, text: Feature) -> None:
     """A feature with pooled embeddings alone (imported) has nothing for a side that reads tokens."""
     for feature in (image, text):
-        if "tokens" not in feature.arrays and feature.table in kind.needs_tokens:
+        if "tokens" in feature.arrays:
+            continue
+        if loss_type(config.loss).compares_tokens:
+            raise HeadError(
+                f"the loss {config.loss!r} compares tokens, and this feature has only pooled embeddings",
+                where=feature.name,
+                todo="fit on a feature with tokens, or take another loss",
+            )
+        if feature.table in kind.needs_tokens:
             raise HeadError(
                 f"the head {config.head!r} needs tokens, and this feature has only pooled embeddings",
                 where=feature.name,

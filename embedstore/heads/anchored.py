@@ -24,14 +24,12 @@ class _CosineAndMap(torch.autograd.Function):
     def forward(
         ctx: Any, y: Tensor, anchor: Tensor, weight: Tensor, sets: TokenSets
     ) -> tuple[Tensor, Tensor]:
-        length = torch.linalg.vector_norm(y, dim=-1).clamp_(min=LEAST_NORM)
-        own = torch.linalg.vector_norm(anchor, dim=-1, keepdim=True).clamp_(min=LEAST_NORM)
+        length, own = _length(y), _length(anchor).unsqueeze(-1)
         direction = anchor / own
         cosine = sets.inner(y, direction).div_(length)
-        mapped = torch.mm(y.flatten(0, -2), weight.T).view(*y.shape[:-1], len(weight))
         ctx.save_for_backward(y, direction, own, length, cosine, weight)
         ctx.sets = sets
-        return cosine, mapped
+        return cosine, y @ weight.T
 
     @staticmethod
     @once_differentiable
@@ -49,6 +47,11 @@ class _CosineAndMap(torch.autograd.Function):
         return y_grad, anchor_grad, weight_grad, None
 
 
+def _length(x: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(x, dim=-1).clamp(min=LEAST_NORM)
+    return found
+
+
 def cosine_and_map(y: Tensor, anchor: Tensor, weight: Tensor, sets: TokenSets) -> tuple[Tensor, Tensor]:
     """`cos(anchor, y)` `(*lead, h)` and `y @ weightᵀ` `(*lead, h, r)`.
 
@@ -56,5 +59,10 @@ def cosine_and_map(y: Tensor, anchor: Tensor, weight: Tensor, sets: TokenSets) -
     below 1e-8 count as that. Differentiable once in all three.
     """
     with torch.autocast(y.device.type, enabled=False):
-        found: tuple[Tensor, Tensor] = _CosineAndMap.apply(y, anchor.to(y.dtype), weight.to(y.dtype), sets)
+        anchor, weight = anchor.to(y.dtype), weight.to(y.dtype)
+        if not (torch.is_grad_enabled() and any(x.requires_grad for x in (y, anchor, weight))):
+            # Nothing but plain operations, which other programs can take over.
+            cosine = sets.inner(y, anchor / _length(anchor).unsqueeze(-1)) / _length(y)
+            return cosine, y @ weight.T
+        found: tuple[Tensor, Tensor] = _CosineAndMap.apply(y, anchor, weight, sets)
     return found

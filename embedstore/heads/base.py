@@ -97,15 +97,29 @@ class Head(nn.Module, ABC):
         """
 
     def embed_patches(
-        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+        self,
+        tokens: Tensor,
+        prefix: Tensor | None = None,
+        pooled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """A unit vector for every patch, `(b, t, e)`, to be compared with `embed_text`: for segmentation.
 
-        Arguments as of `embed_image`. The patch stands where the mean (or maximum) of the patches would.
+        Arguments as of `embed_image`. The patch stands where the mean (or maximum) of the patches would. Also
+        what a loss that looks at tokens compares words with.
         `HeadError` of a head in which a single patch means nothing.
         """
-        del tokens, prefix, pooled
+        del tokens, prefix, pooled, weights
         raise HeadError(f"{type(self).__name__} embeds whole pictures, no single patches")
+
+    def embed_words(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """A unit vector for every token of a text, packed as they came, `(sum of l, e)`.
+
+        Arguments as of `embed_text`. The token stands where the mean of the tokens would. `HeadError` of a
+        head in which a single token means nothing.
+        """
+        del tokens, offsets
+        raise HeadError(f"{type(self).__name__} embeds whole texts, no single words")
 
     @classmethod
     def options_of(cls, options: Mapping[str, Any]) -> Any:

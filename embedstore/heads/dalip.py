@@ -114,16 +114,27 @@ class DalipHead(Head):
         return self._joint(lambda first: first.embed_text(tokens, offsets), second, self.text_second)
 
     def embed_patches(
-        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+        self,
+        tokens: Tensor,
+        prefix: Tensor | None = None,
+        pooled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """As of `TokenHead` where the first order alone is compared; a patch has no distribution."""
+        return self._first_of("patch").embed_patches(tokens, prefix, pooled, weights)
+
+    def embed_words(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """As of `TokenHead` where the first order alone is compared; a word has no distribution."""
+        return self._first_of("word").embed_words(tokens, offsets)
+
+    def _first_of(self, what: str) -> TokenHead:
         if self.first is None or (self.image_second is not None and self.options.score != "first"):
             raise HeadError(
-                "a single patch has no second order",
+                f"a single {what} has no second order",
                 found=f"lambda1 {self.options.lambda1:g}, score {self.options.score!r}",
-                todo="fit it with --set score=first for segmentation",
+                todo="fit it with --set score=first",
             )
-        return self.first.embed_patches(tokens, prefix, pooled)
+        return self.first
 
     def _joint(
         self,

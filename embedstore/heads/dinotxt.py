@@ -74,10 +74,14 @@ class DinotxtHead(ProjectedText):
         return functional.normalize(self.project(both), dim=-1)
 
     def embed_patches(
-        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+        self,
+        tokens: Tensor,
+        prefix: Tensor | None = None,
+        pooled: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """`normalize(W [CLS; patch])` of every patch after the blocks, `(b, t, e)`."""
-        cls, patches = self._tokens(tokens, prefix, pooled, None)
+        cls, patches = self._tokens(tokens, prefix, pooled, weights)
         both = torch.cat([cls.unsqueeze(1).expand_as(patches), patches], dim=-1)
         return functional.normalize(self.project(both), dim=-1)
 

@@ -13,6 +13,7 @@ from embedstore.heads.base import Head
 from embedstore.heads.dropout import dropout
 from embedstore.heads.image_inputs import cls_of, patch_mean
 from embedstore.heads.segments import Runs
+from embedstore.heads.text_sides import refuse_pooled_words
 
 if TYPE_CHECKING:
     from embedstore.documents import HeadConfig
@@ -82,8 +83,18 @@ class SailHead(Head):
         means = Runs.from_offsets(offsets, tokens.device).mean(tokens.to(self._dtype))
         return functional.normalize(self.text(means), dim=-1)
 
+    def embed_words(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """`normalize(G_text(token))` of every token, `(sum of l, e)`, where it reads their mean."""
+        refuse_pooled_words(self.config)
+        Runs.from_offsets(offsets)
+        return functional.normalize(self.text(tokens), dim=-1)
+
     def embed_patches(
-        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+        self,
+        tokens: Tensor,
+        prefix: Tensor | None = None,
+        pooled: Tensor | None = None,
+        weights: Tensor | None = None,  # noqa: ARG002 - a patch is projected by itself
     ) -> Tensor:
         """`normalize(G_image([CLS; patch]))` of every patch, `(b, t, e)`."""
         cls = cls_of(prefix, pooled, self.config).to(self._dtype).unsqueeze(1)

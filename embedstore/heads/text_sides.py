@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch.nn import functional
 
 from embedstore.errors import HeadError
@@ -25,6 +26,7 @@ class ProjectedText(Head):
     reads the encoder's pooled embedding, that is the one token. Source: freeze-align, section 4.
     """
 
+    config: HeadConfig
     text_token: Projector
     text_global: Projector
 
@@ -40,6 +42,30 @@ class ProjectedText(Head):
         """Packed `tokens (sum of l, d)`, `offsets (b+1,)` int64 on the host, to unit vectors `(b, e)`."""
         runs = Runs.from_offsets(offsets, tokens.device)
         return functional.normalize(self.text_global(self.text_token.mean(tokens, runs)), dim=-1)
+
+    def embed_words(self, tokens: Tensor, offsets: Tensor) -> Tensor:
+        """`normalize(P_global(P_token(token)))` of every token, `(sum of l, e)`."""
+        refuse_pooled_words(self.config)
+        Runs.from_offsets(offsets)
+        projected: Tensor = self.text_token(tokens.to(self._text_dtype))
+        return functional.normalize(self.text_global(projected), dim=-1)
+
+    @property
+    def _text_dtype(self) -> torch.dtype:
+        """The type of the first weights that a token meets; float32 where it passes everything through."""
+        sides = (self.text_token, self.text_global)
+        return next((side.dtype for side in sides if any(True for _ in side.parameters())), torch.float32)
+
+
+def refuse_pooled_words(config: HeadConfig) -> None:
+    """`HeadError` where the text side reads the encoder's pooled embedding, which is no word."""
+    if config.text_pooling == "pooled":
+        raise HeadError(
+            "a pooled text has no single words",
+            found="text_pooling 'pooled'",
+            allowed="mean",
+            todo="fit with --text-pooling mean",
+        )
 
 
 def refuse_other_width(config: HeadConfig, *, width: int) -> None:

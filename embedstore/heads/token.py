@@ -62,7 +62,11 @@ class TokenHead(ProjectedText):
         return functional.normalize(sum(parts[1:], parts[0]), dim=-1)
 
     def embed_patches(
-        self, tokens: Tensor, prefix: Tensor | None = None, pooled: Tensor | None = None
+        self,
+        tokens: Tensor,
+        prefix: Tensor | None = None,
+        pooled: Tensor | None = None,
+        weights: Tensor | None = None,  # noqa: ARG002 - a patch is projected by itself
     ) -> Tensor:
         """`normalize(P_local(patch) + P_cls(CLS))` of every patch, `(b, t, e)`; no P_cls if 'identity'."""
         if self.config.image_local == "identity":

@@ -11,6 +11,7 @@ LOSSES = Registry(
     "loss",
     {
         "clip": "embedstore.losses.clip:ClipLoss",
+        "sparc": "embedstore.losses.sparc:SparcLoss",
         "sigmoid": "embedstore.losses.sigmoid:SigmoidLoss",
         "sigmoid-sum": "embedstore.losses.sigmoid:SigmoidSumLoss",
     },

@@ -20,6 +20,7 @@ from embedstore.model import (
 )
 from embedstore.sources.pictures import open_picture, thumbnail
 from embedstore.store import Store, open_store
+from embedstore.store.choosing import choose_rows
 from embedstore.store.selection import equal, readable, split_rows
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from embedstore.documents import Table
     from embedstore.shapes import Float32Array, FloatArray, IntArray
     from embedstore.store import Feature
+    from embedstore.store.choosing import ChosenRows
 
 Query: TypeAlias = "str | Path"
 
@@ -107,6 +109,7 @@ def search_store(
     top: int = 10,
     feature: str | None = None,
     split: str | None = None,
+    rows: str | None = None,
     language: str = "en",
     image_encoder: str | None = None,
     text_encoder: str | None = None,
@@ -117,9 +120,9 @@ def search_store(
     The head's joint embeddings are searched where they were applied to the store (or are `feature`); else
     the cached tokens go through the head, block by block. Exact; equal scores go to the lower row; all rows
     where there are fewer than `top`. Texts of role `negative` are no answers. `split` narrows to a split's
-    images and their texts; of an image's captions those in `language` are shown first. Only the encoder of
-    the query is loaded. `UsageError` for what cannot be searched, `HeadError` for a feature of another head
-    or encoder, `EncoderError` where the encoder is not found.
+    images and their texts, `rows` to a subset or a file of ids; of an image's captions those in `language`
+    are shown first. Only the encoder of the query is loaded. `UsageError` for what cannot be searched,
+    `HeadError` for a feature of another head or encoder, `EncoderError` where the encoder is not found.
     """
     if table not in ("images", "texts"):
         raise UsageError("unknown table", where="--table", found=table, allowed="images, texts")
@@ -128,7 +131,7 @@ def search_store(
     if isinstance(query, str) and not query.strip():
         raise UsageError("the query is empty", todo="give words, or the file of a picture")
     opened = store if isinstance(store, Store) else open_store(store)
-    chosen: Table = "texts" if table == "texts" else "images"
+    kind: Table = "texts" if table == "texts" else "images"
     model = head
     if not isinstance(model, AlignedModel):
         model = load(
@@ -138,22 +141,23 @@ def search_store(
             text_encoder=text_encoder,
             device=device,
         )
-    source = _feature(opened, model, chosen, feature)
-    rows, left_out = _rows(opened, source, split)
+    source = _feature(opened, model, kind, feature)
+    chosen = None if rows is None else choose_rows(opened, rows)
+    meant, left_out = _rows(opened, source, split, chosen)
     vector, jpeg = _asked(model, query)
-    best = TopK(vector, min(top, len(rows)), device=str(model.device))
-    for part, vectors in _blocks(model, source, rows):
+    best = TopK(vector, min(top, len(meant)), device=str(model.device))
+    for part, vectors in _blocks(model, source, meant):
         best.add(vectors, part)
     near = best.result()
     return SearchResult(
         query=query if isinstance(query, str) else query.name,
         kind="words" if isinstance(query, str) else "picture",
-        table=chosen,
+        table=kind,
         feature=source.name,
         applied=source.card.head is not None,
-        searched=len(rows),
+        searched=len(meant),
         left_out=left_out,
-        answers=_answers(opened, chosen, near.rows[0], near.scores[0], language),
+        answers=_answers(opened, kind, near.rows[0], near.scores[0], language),
         jpeg=jpeg,
     )
 
@@ -183,23 +187,31 @@ def _feature(store: Store, model: AlignedModel, table: Table, name: str | None) 
     return found
 
 
-def _rows(store: Store, source: Feature, split: str | None) -> tuple[IntArray, int]:
+def _rows(
+    store: Store, source: Feature, split: str | None, chosen: ChosenRows | None
+) -> tuple[IntArray, int]:
     """The rows that are compared, and how many of those meant could not be read."""
-    meant = np.ones(source.rows, dtype=bool)
+    narrowed = split is not None or chosen is not None
+    images = np.zeros(store.plan.images + 1, dtype=bool)
+    images[split_rows(store, split)] = True
+    if chosen is not None:
+        images[np.setdiff1d(np.arange(store.plan.images), chosen.images(store))] = False
+    meant = images[:-1]
     if source.table == "texts":
-        meant &= ~equal(store.texts(["role"])["role"], "negative")
-    if split is not None:
-        of = np.zeros(store.plan.images + 1, dtype=bool)
-        of[split_rows(store, split)] = True
-        if source.table == "texts":
-            # A text without an image takes the last place, which is in no split.
-            meant &= of[store.texts(["image"])["image"].fill_null(store.plan.images).to_numpy()]
-        else:
-            meant &= of[:-1]
+        table = store.texts(["image", "role"])
+        # A text without an image takes the last place, which is in no split.
+        owner = table["image"].fill_null(store.plan.images).to_numpy()
+        own = None if chosen is None else chosen.texts(store)
+        meant = ~equal(table["role"], "negative") if own is None else own
+        meant = meant & (images[owner] | (not narrowed))
     good = readable(source)
     rows = np.flatnonzero(meant & good)
     if not rows.size:
-        raise UsageError(f"no {source.table} to search", where=source.name, found=f"split {split}")
+        raise UsageError(
+            f"no {source.table} to search",
+            where=source.name,
+            found=f"split {split or 'all'}, {'all rows' if chosen is None else f'rows {chosen.name}'}",
+        )
     return rows, int((meant & ~good).sum())
 
 

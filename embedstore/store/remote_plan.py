@@ -76,9 +76,13 @@ def publish_plan(store: Path, *, made: bool) -> bool:
         return made
     mirror = mirror_of(store)
     plan = layout.plan(store).read_bytes()
-    if not made or _same(mirror, plan):
+    if not made:
         return False
-    _refuse_foreign(mirror)
+    # Listed before the plan is looked for: what another process publishes in between is not foreign.
+    found, folders = mirror.remote.listing("")
+    if _same(mirror, plan):
+        return False
+    _refuse_foreign(mirror, {*found, *folders} - _OURS)
     for name, data in geometry.root_files().items():
         mirror.remote.put(name, data)
     for table in TABLES:
@@ -109,13 +113,11 @@ def _same(mirror: Mirror, plan: bytes) -> bool:
     return True
 
 
-def _refuse_foreign(mirror: Mirror) -> None:
-    found, folders = mirror.remote.listing("")
-    foreign = sorted({*found, *folders} - _OURS)
+def _refuse_foreign(mirror: Mirror, foreign: set[str]) -> None:
     if foreign:
         raise StoreError(
             "the place is not empty and holds no store",
             where=mirror.remote.url,
-            found=", ".join(foreign[:5]),
+            found=", ".join(sorted(foreign)[:5]),
             todo="choose another URL for the store",
         )

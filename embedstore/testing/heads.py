@@ -119,6 +119,18 @@ class HeadContract:
         _require(patches.shape == (4, 9, head.embed_text(words, OFFSETS).shape[1]), "other width than texts")
         torch.testing.assert_close(patches.norm(dim=-1), torch.ones(4, 9), rtol=1e-4, atol=1e-4)
 
+    def test_words_are_unit_vectors_or_refused(self, config: HeadConfig) -> None:
+        """`embed_words` stands for a text of one word as `embed_text` does, or raises `HeadError`."""
+        head = build_head(config).eval()
+        _, _, words = _tokens(config)
+        try:
+            found = head.embed_words(words, OFFSETS)
+        except HeadError:
+            return
+        torch.testing.assert_close(
+            found, head.embed_text(words, torch.arange(len(words) + 1)), rtol=1e-4, atol=1e-5
+        )
+
 
 def _tokens(config: HeadConfig) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(0)

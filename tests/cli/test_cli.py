@@ -93,7 +93,7 @@ def test_an_interrupted_fit_promises_nothing(run, store, tmp_path, monkeypatch):
     def interrupt(*_arguments, **_options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("embedstore.fit.trainer._Run.all_epochs", interrupt)
+    monkeypatch.setattr("embedstore.fit.trainer.Run.all_epochs", interrupt)
     code, _, err = fit(run, store, tmp_path / "head")
     assert code == 130
     assert "interrupted" in err

@@ -51,6 +51,25 @@ def test_three_positives_and_a_share_of_warm_up(store, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        ("--captions", "2", "--mask-duplicates", "--global-weight", "1"),
+        ("--head", "dinotxt", "--set", "head_width=4", "--local-weight", "0.5"),
+        ("--head", "dalip", "--set", "score=first", "--set", "reduced=4", "--text-token", "identity"),
+        ("--head", "sail", "--text-pooling", "mean"),
+    ],
+    ids=["token", "dinotxt", "dalip", "sail"],
+)
+def test_sparc_fits_whatever_embeds_words(store, tmp_path, options):
+    usual = ("--json", "--loss", "sparc", "--batch-size", "24", "--epochs", "5", "--lr", "3e-3")
+    done = fit(store, tmp_path / "h", *usual, *options)
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in (tmp_path / "h" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "epoch"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--loss", "sigmiod"), "did you mean 'sigmoid'"),
@@ -59,6 +78,12 @@ def test_three_positives_and_a_share_of_warm_up(store, tmp_path):
         (("--micro-batch", "512"), "a micro-batch is a part of a batch"),
         (("--patience", "3"), "patience needs a validation"),
         (("--optimiser", "sgd"), "optimiser"),
+        (("--local-weight", "2"), "the loss 'clip' has no option 'local_weight'"),
+        (("--loss", "sparc", "--micro-batch", "8", "--batch-size", "16"), "gradient cache does not keep"),
+        (("--loss", "sparc", "--text-pooling", "pooled"), "a pooled text has no single words"),
+        (("--loss", "sparc", "--image-local", "identity"), "this head reads no patches"),
+        (("--loss", "sparc", "--head", "sail"), "a pooled text has no single words"),
+        (("--loss", "sparc", "--head", "dalip"), "no second order"),
     ],
 )
 def test_contradictions_are_refused_in_one_line(store, tmp_path, options, words):

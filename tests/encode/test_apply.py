@@ -219,3 +219,25 @@ def test_the_command(run, store, head_dir):
     assert code == 0
     assert "recall@1" in out
     assert run("bench", "retrieval", store.path)[0] == 2
+
+
+def test_a_text_without_tokens_becomes_a_quarantined_row(head_dir, tmp_path):
+    store = write_random_store(tmp_path / "store", images=20, captions=2)
+    old = store["words"]
+    header = plan_feature(name="gaps", plan=store.plan, card=old.card)
+    lengths = old.lengths().copy()
+    kept = np.repeat(np.arange(40) != 7, lengths)
+    lengths[7] = 0
+    tokens = old.text_tokens(range(40)).tokens[kept]
+    writer = FeatureWriter.open(store.path, header)
+    at = 0
+    for unit in range(header.units):
+        rows = header.unit_rows(unit)
+        own = lengths[rows.start : rows.stop]
+        arrays = {"lengths": own, "pooled": old.read("pooled", rows.start, rows.stop)}
+        writer.write_unit(unit, arrays | {"tokens": tokens[at : at + own.sum()]})
+        at += own.sum()
+    writer.finish()
+    (made,) = apply_head(head_dir, store.path, name="joint", table="texts", text="gaps", device="cpu")
+    assert made.manifest.quarantined == 1
+    assert np.flatnonzero(open_store(store.path)["joint"].status()).tolist() == [7]

@@ -11,13 +11,18 @@ import pytest
 import torch
 
 from embedstore.documents import FitConfig
-from embedstore.errors import HeadError
+from embedstore.encode import recode_feature
+from embedstore.errors import HeadError, UsageError
 from embedstore.fit import fit_config, fit_head
 from embedstore.fit.parts import loss_of_parts
+from embedstore.fit.record import head_record
+from embedstore.fit.token_pairs import token_pairs
 from embedstore.heads.base import build_head
 from embedstore.losses.clip import ClipLoss, clip_loss
 from embedstore.model import load_head
+from embedstore.store import open_store
 from embedstore.store.selection import split_rows
+from embedstore.stream.pairs import PairStream
 from embedstore.testing.heads import head_config
 from embedstore.testing.stores import write_random_store
 from embedstore_cli.options import settings
@@ -188,6 +193,27 @@ def test_heads_that_need_tokens_say_so(store, tmp_path):
         config = FitConfig(head=head, image="vision", text="words", epochs=1)
         with pytest.raises(HeadError, match=f"{head!r} needs tokens"):
             fit_head(pooled, config, tmp_path / "head", device="cpu")
+    config = FitConfig(loss="sparc", image="vision", text="words", epochs=1)
+    with pytest.raises(HeadError, match="'sparc' compares tokens, and this feature has only pooled"):
+        fit_head(pooled, config, tmp_path / "head", device="cpu")
+
+
+def test_a_loss_of_tokens_gets_the_shares_of_merged_ones(store, tmp_path):
+    recode_feature(store.path, "vision", policy="merge-4", name="merged")
+    opened = open_store(store.path)
+    config = FitConfig(loss="sparc", image="merged", text="words", epochs=2, batch_size=20, width=16)
+    assert fit_head(opened, config, tmp_path / "head", device="cpu").loss > 0
+    stream = PairStream(opened, image="merged", text="words", rows=np.arange(100), batch_size=20, captions=2)
+    record = head_record(opened, config)
+    with stream.epoch(0) as batches:
+        batch = next(iter(batches))
+        found = token_pairs(build_head(record).eval(), record, batch)
+    rows, columns = opened["vision"].card.grid
+    assert found.count == rows * columns
+    assert found.patches.shape == (len(found.shares), 4, 16)
+    torch.testing.assert_close(found.shares.sum(1), torch.ones(len(found.shares)))
+    assert found.words.shape == (found.offsets[-1], 16)
+    assert found.owner.tolist() == batch.owner.tolist()
 
 
 def test_the_loss_of_parts_is_the_weighted_sum_with_one_temperature():
@@ -224,3 +250,11 @@ def test_the_file_of_each_head_fits(store, tmp_path, name, sizes):
     result = fit_head(store, fit_config(CONFIGS / f"{name}.toml", **small), tmp_path / "head", device="cpu")
     assert result.head.head == name
     assert np.isfinite(result.loss)
+
+
+def test_a_loss_of_tokens_is_of_one_process(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    config = FitConfig(loss="sparc", image="vision", text="words", epochs=1)
+    with pytest.raises(UsageError, match=r"processes do not share[\s\S]*2 processes"):
+        fit_head(store, config, tmp_path / "head", device="cpu")

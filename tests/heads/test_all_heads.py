@@ -148,6 +148,39 @@ def test_patches_without_a_meaning_are_refused(name, more, words):
         head.embed_patches(*batch())
 
 
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("sail", {}, "no single words[\\s\\S]*text-pooling mean"),
+        ("token", {"text_pooling": "pooled"}, "no single words"),
+        ("dalip-mbdc", {}, "single word has no second order[\\s\\S]*score=first"),
+    ],
+)
+def test_words_without_a_meaning_are_refused(name, more, words):
+    head = build_head(config_of(name, **more)).eval()
+    with pytest.raises(HeadError, match=words):
+        head.embed_words(torch.randn(3, 12), torch.tensor([0, 1, 3]))
+
+
+@pytest.mark.parametrize(
+    "name", ["token", "token-mlp", "token-max", "sail-mean", "dinotxt", "dalip-scored-first"]
+)
+def test_words_are_embedded_where_they_can_be(name):
+    more = {"text_pooling": "mean"} if name == "sail-mean" else {}
+    head = build_head(config_of(name.removesuffix("-mean"), **more)).eval()
+    found = head.embed_words(torch.randn(3, 12).half(), torch.tensor([0, 1, 3]))
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(3))
+
+
+def test_patches_after_blocks_know_the_shares_of_merged_tokens():
+    head = build_head(config_of("dinotxt")).eval()
+    few, prefix = batch(t=5)
+    copies = torch.tensor([3, 2, 2, 1, 1])
+    found = head.embed_patches(few, prefix, weights=(copies / 9).expand(3, 5))
+    many = head.embed_patches(few.repeat_interleave(copies, dim=1), prefix)
+    torch.testing.assert_close(found.repeat_interleave(copies, dim=1), many, rtol=1e-4, atol=1e-5)
+
+
 def test_dot_products_are_the_weighted_cosines_of_the_orders():
     head = build_head(config_of("dalip-mbdc", options={**SMALL, "lambda1": 0.3})).eval()
     first, second = head.parts

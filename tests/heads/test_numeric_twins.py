@@ -1,4 +1,4 @@
-"""SAIL, dino.txt and DALIP against slow float64 NumPy twins, and their gradients by finite differences."""
+"""Every head and its options against slow float64 NumPy twins, and their gradients by finite differences."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from embedstore.heads.base import build_head
+from embedstore.heads.second_order import squared_distances, symmetric_log
 from embedstore.testing.heads import head_config
 
 OFFSETS = torch.tensor([0, 3, 4, 9, 11])
@@ -24,6 +25,14 @@ def batch(seed=0, b=4, t=9, d=16, text_d=12, dtype=torch.float32):
         torch.randn(b, 3, d, generator=g, dtype=dtype),
         torch.randn(11, text_d, generator=g, dtype=dtype),
     )
+
+
+def shares_of(b=4, t=9):
+    """Unequal shares of a picture, one of them 0."""
+    g = torch.Generator().manual_seed(2)
+    found = torch.rand(b, t, generator=g)
+    found[:, 3] = 0.0
+    return found / found.sum(1, keepdim=True)
 
 
 def made(head, *, dtype=torch.float32, seed=0, width=12, dropout=0.0, **config):
@@ -73,9 +82,32 @@ def mlp_projector(w, name, x):
     return norm(w, f"{name}.norm", h + linear(w, f"{name}.second", gelu(h)))
 
 
-def projected_text(w, words, prefix=""):
-    means = [token_projector(w, f"{prefix}text_token", part).mean(0) for part in texts_of(words)]
-    return unit(mlp_projector(w, f"{prefix}text_global", np.stack(means)))
+def linear_projector(w, name, x):
+    return linear(w, f"{name}.linear", x)
+
+
+PROJECTORS = {
+    "token": token_projector,
+    "mlp": mlp_projector,
+    "linear": linear_projector,
+    "identity": lambda _w, _name, x: x,
+}
+
+
+def projected_text(w, words, prefix="", sides=("token", "mlp")):
+    means = [PROJECTORS[sides[0]](w, f"{prefix}text_token", part).mean(0) for part in texts_of(words)]
+    return unit(PROJECTORS[sides[1]](w, f"{prefix}text_global", np.stack(means)))
+
+
+def np_token_image(w, tokens, cls, weight, *, local, image_cls, pooling, prefix=""):
+    """`tokens (t, d)` of one picture, `cls (d,)`, its shares `(t,)`."""
+    found = 0.0
+    if local != "identity":
+        projected = PROJECTORS[local](w, f"{prefix}image_local", tokens)
+        found = projected[weight > 0].max(0) if pooling == "max" else weight @ projected
+    if image_cls != "identity":
+        found = found + PROJECTORS[image_cls](w, f"{prefix}image_cls", cls)
+    return unit(found)
 
 
 def texts_of(words):
@@ -116,11 +148,12 @@ def np_block(w, name, x, heads):
     return x + linear(w, f"{name}.down", gelu(linear(w, f"{name}.up", norm(w, f"{name}.norm_mlp", x))))
 
 
-def np_dinotxt(w, sequence, prefix):
-    for k in range(2):
-        sequence = np_block(w, f"blocks.{k}", sequence, heads=4)
+def np_dinotxt(w, sequence, prefix, blocks=2, heads=4, project=True):
+    for k in range(blocks):
+        sequence = np_block(w, f"blocks.{k}", sequence, heads=heads)
     sequence = norm(w, "norm", sequence)
-    return unit(linear(w, "project", np.concatenate([sequence[0], sequence[prefix:].mean(0)])))
+    both = np.concatenate([sequence[0], sequence[prefix:].mean(0)])
+    return unit(linear(w, "project", both) if project else both)
 
 
 def np_reduced(w, side, sets, anchors, heads, weigh_first):
@@ -178,24 +211,98 @@ def np_second(w, side, sets, anchors, *, kind, heads, convention, running):
     return unit(linear(w, f"{side}.out.2", linear(w, f"{side}.out.1", y)))
 
 
-def test_sail_is_its_formula():
+SIDES = [
+    ("mlp", "identity", "identity", "identity"),
+    ("token", "identity", "identity", "identity"),
+    ("token", "identity", "identity", "mlp"),
+    ("token", "identity", "token", "identity"),
+    ("token", "identity", "token", "mlp"),
+    ("identity", "token", "token", "mlp"),
+    ("token", "token", "token", "mlp"),
+    ("linear", "mlp", "mlp", "linear"),
+    ("mlp", "linear", "linear", "token"),
+]
+
+
+def sided(sides):
+    return dict(zip(("image_local", "image_cls", "text_token", "text_global"), sides, strict=True))
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["plain", "merged"])
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+@pytest.mark.parametrize("sides", SIDES, ids="-".join)
+def test_token_is_its_formula(sides, pooling, merged):
     tokens, prefix, words = batch()
-    head = made("sail", text_pooling="mean").eval()
-    w = weights(head)
-    both = np.concatenate([prefix[:, 0].double(), tokens.double().mean(1)], axis=1)
+    head = made("token", image_pooling=pooling, **sided(sides)).eval()
+    w, shares = weights(head), shares_of() if merged else None
+    each = np.full((4, 9), 1 / 9) if shares is None else shares.double().numpy()
+    wanted = [
+        np_token_image(w, t, c, s, local=sides[0], image_cls=sides[1], pooling=pooling)
+        for t, c, s in zip(tokens.double().numpy(), prefix[:, 0].double().numpy(), each, strict=True)
+    ]
+    np.testing.assert_allclose(head.embed_image(tokens, prefix, weights=shares).detach(), wanted, atol=1e-5)
     np.testing.assert_allclose(
-        head.embed_image(tokens, prefix).detach(), np_sail(w, "image", both), atol=1e-5
+        head.embed_text(words, OFFSETS).detach(),
+        projected_text(w, words.double().numpy(), sides=sides[2:]),
+        atol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("sides", SIDES, ids="-".join)
+def test_single_patches_and_words_are_their_formula(sides):
+    tokens, prefix, words = batch()
+    head = made("token", **sided(sides)).eval()
+    w = weights(head)
+    found = head.embed_words(words, OFFSETS).detach()
+    each = PROJECTORS[sides[2]](w, "text_token", words.double().numpy())
+    np.testing.assert_allclose(found, unit(PROJECTORS[sides[3]](w, "text_global", each)), atol=1e-5)
+    if sides[0] == "identity":
+        return
+    found = head.embed_patches(tokens, prefix).detach()
+    wanted = PROJECTORS[sides[0]](w, "image_local", tokens.double().numpy())
+    if sides[1] != "identity":
+        wanted = wanted + PROJECTORS[sides[1]](w, "image_cls", prefix[:, :1].double().numpy())
+    np.testing.assert_allclose(found, unit(wanted), atol=1e-5)
+
+
+@pytest.mark.parametrize("merged", [False, True], ids=["plain", "merged"])
+@pytest.mark.parametrize("expansion", [8, 3])
+def test_sail_is_its_formula(expansion, merged):
+    tokens, prefix, words = batch()
+    head = made("sail", text_pooling="mean", options={"expansion": expansion}).eval()
+    w, shares = weights(head), shares_of() if merged else None
+    each = np.full((4, 9), 1 / 9) if shares is None else shares.double().numpy()
+    means = np.einsum("bt,btd->bd", each, tokens.double().numpy())
+    both = np.concatenate([prefix[:, 0].double(), means], axis=1)
+    np.testing.assert_allclose(
+        head.embed_image(tokens, prefix, weights=shares).detach(), np_sail(w, "image", both), atol=1e-5
     )
     means = np.stack([part.mean(0) for part in texts_of(words.double().numpy())])
     np.testing.assert_allclose(head.embed_text(words, OFFSETS).detach(), np_sail(w, "text", means), atol=1e-5)
 
 
-def test_dinotxt_is_its_formula():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"head_width": 4},
+        {"head_width": 8, "blocks": 1, "expansion": 2},
+        {"head_width": 16, "blocks": 0, "project": False},
+        {"head_width": 4, "blocks": 3, "project": False},
+    ],
+    ids=["usual", "one-block", "no-block", "no-map"],
+)
+def test_dinotxt_is_its_formula(options):
     tokens, prefix, words = batch()
-    head = made("dinotxt", options={"head_width": 4}).eval()
+    head = made("dinotxt", width=12 if options.get("project", True) else 32, options=options).eval()
     w = weights(head)
+    form = {
+        "blocks": options.get("blocks", 2),
+        "heads": 16 // options["head_width"],
+        "project": options.get("project", True),
+    }
     wanted = [
-        np_dinotxt(w, np.concatenate([prefix[i].double(), tokens[i].double()]), prefix=3) for i in range(4)
+        np_dinotxt(w, np.concatenate([prefix[i].double(), tokens[i].double()]), prefix=3, **form)
+        for i in range(4)
     ]
     np.testing.assert_allclose(head.embed_image(tokens, prefix).detach(), wanted, atol=1e-5)
     np.testing.assert_allclose(
@@ -227,6 +334,37 @@ def test_dalip_is_its_formula(kind, heads, convention, running):
     np.testing.assert_allclose(head.embed_text(words, OFFSETS).detach(), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("text_anchor", ["last", "first", "mean"])
+@pytest.mark.parametrize("image_anchor", ["cls", "mean"])
+@pytest.mark.parametrize("lambda1", [0.0, 0.3])
+def test_dalips_anchors_and_weights_are_their_formula(lambda1, image_anchor, text_anchor):
+    tokens, prefix, words = batch()
+    options = {
+        "heads": 2, "reduced": 5, "channel_dropout": 0.0, "lambda1": lambda1,
+        "image_anchor": image_anchor, "text_anchor": text_anchor,
+    }  # fmt: skip
+    head = made("dalip", options=options).eval()
+    w, setting = weights(head), {"kind": "mbdc", "heads": 2, "convention": "ours", "running": True}
+    sets, cls = tokens.double().numpy(), prefix[:, 0].double().numpy()
+    anchors = cls if image_anchor == "cls" else sets.mean(1)
+    image = np_second(w, "image_second", sets, anchors, **setting)
+    texts = texts_of(words.double().numpy())
+    chosen = {"last": lambda t: t[-1], "first": lambda t: t[0], "mean": lambda t: t.mean(0)}[text_anchor]
+    text = np_second(w, "text_second", texts, [chosen(t) for t in texts], **setting)
+    if lambda1:
+        local = token_projector(w, "first.image_local", sets).mean(1)
+        first = (
+            unit(local + token_projector(w, "first.image_cls", cls)),
+            projected_text(w, words.double().numpy(), "first."),
+        )
+        image, text = (
+            np.concatenate([math.sqrt(lambda1) * a, math.sqrt(1 - lambda1) * b], axis=1)
+            for a, b in zip(first, (image, text), strict=True)
+        )
+    np.testing.assert_allclose(head.embed_image(tokens, prefix).detach(), image, atol=1e-5)
+    np.testing.assert_allclose(head.embed_text(words, OFFSETS).detach(), text, atol=1e-5)
+
+
 def test_batch_norm_keeps_running_statistics_as_torch_does():
     tokens, prefix, _ = batch()
     head = made("dalip", options={"reduced": 5, "channel_dropout": 0.0}).train()
@@ -248,17 +386,22 @@ def test_batch_norm_keeps_running_statistics_as_torch_does():
 
 
 KINDS = [
-    ("token", {}), ("sail", {}), ("dinotxt", {"head_width": 4}),
-    ("dalip", {"reduced": 5}), ("dalip", {"reduced": 5, "convention": "dalip"}),
-    ("dalip", {"reduced": 5, "second": "bdc"}), ("dalip", {"reduced": 5, "second": "mp"}),
+    *[("token", {}, sided(sides)) for sides in SIDES], ("token", {}, {"image_pooling": "max"}),
+    ("sail", {}, {}), ("sail", {"expansion": 2}, {}),
+    ("dinotxt", {"head_width": 4}, {}),
+    ("dinotxt", {"head_width": 16, "blocks": 1, "project": False}, {"width": 32}),
+    ("dalip", {"reduced": 5}, {}), ("dalip", {"reduced": 5, "convention": "dalip"}, {}),
+    ("dalip", {"reduced": 5, "second": "bdc"}, {}), ("dalip", {"reduced": 5, "second": "mp"}, {}),
+    ("dalip", {"reduced": 5, "lambda1": 0.0, "image_anchor": "mean", "text_anchor": "first"}, {}),
+    ("dalip", {"reduced": 5, "text_anchor": "mean", "heads": 1}, {}),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "options"), KINDS, ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(("name", "options", "more"), KINDS, ids=lambda v: v if isinstance(v, str) else "")
 @pytest.mark.parametrize("shares", [False, True], ids=["plain", "merged"])
-def test_gradients_agree_with_finite_differences(name, options, shares):
+def test_gradients_agree_with_finite_differences(name, options, more, shares):
     tokens, prefix, words = batch(dtype=torch.float64)
-    head = made(name, dtype=torch.float64, dropout=0.2, options=options, text_pooling="mean").train()
+    head = made(name, dtype=torch.float64, dropout=0.2, options=options, text_pooling="mean", **more).train()
     weight = torch.rand(4, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     weight = weight / weight.sum(1, keepdim=True) if shares else None
     way = torch.randn(4, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
@@ -268,6 +411,33 @@ def test_gradients_agree_with_finite_differences(name, options, shares):
         image, text = head.embed_image(tokens, prefix, weights=weight), head.embed_text(words, OFFSETS)
         return (image @ text.T * way).sum()
 
+    check_slope(head, loss)
+
+
+def test_the_gradient_of_kspd_is_that_with_its_spread_held(monkeypatch):
+    tokens, prefix, words = batch(dtype=torch.float64)
+    # With dropped channels there would be eigenvalues at the ridge.
+    options = {"reduced": 5, "second": "kspd", "channel_dropout": 0.0}
+    head = made("dalip", dtype=torch.float64, options=options).train()
+
+    def loss():
+        return (head.embed_image(tokens, prefix) @ head.embed_text(words, OFFSETS).T).square().sum()
+
+    found = torch.autograd.grad(loss(), list(head.parameters()))
+    held = []
+
+    def with_held_spread(x):
+        squared = squared_distances(x)
+        # Pictures, of nine places, come first.
+        side = int(x.shape[2] != 9)
+        if side == len(held):
+            held.append(squared.detach().mean(dim=(-2, -1), keepdim=True))
+        kernel = (squared / (-2 * held[side])).exp()
+        return symmetric_log(kernel + 1e-3 * torch.eye(5, dtype=x.dtype))
+
+    monkeypatch.setattr("embedstore.heads.distribution.kspd_matrix", with_held_spread)
+    for a, b in zip(found, torch.autograd.grad(loss(), list(head.parameters())), strict=True):
+        torch.testing.assert_close(a, b)
     check_slope(head, loss)
 
 

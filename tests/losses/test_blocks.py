@@ -243,7 +243,7 @@ def test_the_sigmoids_parameters_start_and_stay_where_they_should():
 
 
 def test_what_a_loss_has_not_is_refused():
-    assert sorted(LOSSES.names()) == ["clip", "sigmoid", "sigmoid-sum"]
+    assert sorted(LOSSES.names()) == ["clip", "sigmoid", "sigmoid-sum", "sparc"]
     with pytest.raises(UsageError, match=r"'clip' has no option 'bias'[\s\S]*temperature, positives"):
         build_loss("clip", bias=-10.0)
     with pytest.raises(UsageError, match=r"0\.01 to 1"):

@@ -105,6 +105,16 @@ def test_a_split_is_searched_alone(place):
         for row, image in enumerate(open_store(place / "store").texts()["image"].to_pylist())
         if image in {a.row for a in images.answers}
     }
+    ids = open_store(place / "store").images(["id"])["id"].to_pylist()
+    (place / "some.txt").write_text("\n".join(ids[:9]) + "\n")
+    some = searched(place, "picture", rows=str(place / "some.txt"), top=100)
+    assert {a.id for a in some.answers} <= set(ids[:9])
+    assert some.searched + some.left_out == 9
+    owned = searched(place, "picture", rows=str(place / "some.txt"), table="texts", top=100)
+    assert {a.image for a in owned.answers} == set(ids[:9])
+    assert owned.searched == 18
+    embedstore.create_subset(open_store(place / "store"), "few", {"id": ids[3:5]})
+    assert searched(place, "picture", rows="few").searched == 2
     with pytest.raises(UsageError, match="no split"):
         searched(place, "picture", split="nosuch")
 

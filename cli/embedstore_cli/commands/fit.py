@@ -50,7 +50,7 @@ def fit(
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option(help="clip, sigmoid or sigmoid-sum. \\[default: clip]", show_default=False),
+        typer.Option(help="clip, sigmoid, sigmoid-sum or sparc. \\[default: clip]", show_default=False),
     ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="FEATURE", help="Image feature.", show_default=False)
@@ -153,6 +153,14 @@ def fit(
             help="How clip takes several captions: mean, apart or any. \\[default: mean]", show_default=False
         ),
     ] = None,
+    global_weight: Annotated[
+        float | None,
+        typer.Option(help="λg of sparc: whole pictures and texts. \\[default: 0.5]", show_default=False),
+    ] = None,
+    local_weight: Annotated[
+        float | None,
+        typer.Option(help="λf of sparc: words in their pictures. \\[default: 1]", show_default=False),
+    ] = None,
     mask_duplicates: Annotated[
         bool | None,
         typer.Option(
@@ -242,6 +250,8 @@ def fit(
         bias=bias,
         captions=captions,
         positives=positives,
+        global_weight=global_weight,
+        local_weight=local_weight,
         mask_duplicates=mask_duplicates,
         val_split=val_split,
         val_fraction=val_fraction,

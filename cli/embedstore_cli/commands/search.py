@@ -32,6 +32,7 @@ def search(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split that is searched; 'all' takes every row.")] = "all",
+    rows: opt.Rows = None,
     language: Annotated[str, typer.Option(help="Language of the captions that are shown first.")] = "en",
     words: Annotated[
         bool, typer.Option("--words", help="Search for the words, also where a file has that name.")
@@ -68,6 +69,7 @@ def search(
         top=top,
         feature=feature,
         split=None if split == "all" else split,
+        rows=rows,
         language=language,
         image_encoder=image_encoder,
         text_encoder=text_encoder,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from embedstore.errors import MismatchError, RemoteError, StoreError, UsageError
-from embedstore.store import FeatureWriter, open_store, store_info, verify_store
+from embedstore.store import FeatureWriter, open_store, remote_plan, store_info, verify_store
 from embedstore.store.failpoints import listening
 from embedstore.store.remote import Remote, Stat
 from embedstore.store.remote_plan import written_at
@@ -175,6 +175,24 @@ def test_two_processes_write_one_store_at_once(s3, start, wanted):
         end(writer)
     assert s3.objects() == wanted
     assert verify_store(s3.url).sound
+
+
+def test_a_plan_that_another_publishes_in_between_is_not_foreign(memory, kit, tools, monkeypatch):
+    """The other process is done just after this one has looked for a plan."""
+    look = remote_plan._same
+    others = []
+
+    def first_look(mirror, plan):
+        found = look(mirror, plan)
+        if not others:
+            others.append(mirror)
+            tools.write_remote(memory.url, kit)
+        return found
+
+    monkeypatch.setattr(remote_plan, "_same", first_look)
+    tools.write_remote(memory.url, kit)
+    assert others
+    assert verify_store(memory.url).sound
 
 
 def test_a_second_writer_believes_the_first(memory, kit, tools, wanted):
