@@ -13,6 +13,7 @@ from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.errors import EmbedstoreError, HeadError, UsageError
 from embedstore.fit.checkpoint import CHECKPOINT, unfinished
 from embedstore.fit.config import without_paths
+from embedstore.fit.tensorboard import Events
 from embedstore.model import CONFIG, WEIGHTS
 from embedstore.store import files, layout
 
@@ -100,11 +101,11 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 class FitLog:
     """One JSON document a line, readable while the fit runs; the log of an earlier run is replaced.
 
-    Of a run that has `begun` stays what was there at its checkpoint. `UsageError` while another process
-    writes to it.
+    Of a run that has `begun` stays what was there at its checkpoint. `tensorboard`: the same figures as
+    events beside it. `UsageError` while another process writes to it.
     """
 
-    def __init__(self, folder: Path, *, begun: Unfinished | None = None) -> None:
+    def __init__(self, folder: Path, *, begun: Unfinished | None = None, tensorboard: bool = False) -> None:
         self._file = (folder / LOG).open("a", encoding="utf-8")
         try:
             _lock(self._file.fileno(), folder)
@@ -112,6 +113,9 @@ class FitLog:
             self._file.close()
             raise
         self._file.truncate(0 if begun is None else min(begun.log_bytes, self.size))
+        self._events: Events | None = None
+        if tensorboard:
+            self._events = Events(folder, after=None if begun is None else begun.step)
 
     @property
     def size(self) -> int:
@@ -123,12 +127,16 @@ class FitLog:
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in fields.items()}
         self._file.write(json.dumps({"kind": kind, **rounded}) + "\n")
         self._file.flush()
+        if self._events is not None:
+            self._events.write(kind, fields)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _lock(handle: int, folder: Path) -> None:

@@ -22,6 +22,7 @@ from embedstore.fit.learner import Learner
 from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
+from embedstore.fit.tensorboard import check_extra
 from embedstore.heads.buffers import POOL
 from embedstore.store import open_store
 from embedstore.stream.cached_pairs import CachedPairs, pairs_on_device
@@ -54,6 +55,7 @@ def fit_head(
     cache_on_device: CacheChoice = "auto",
     checkpoint_minutes: float = MINUTES,
     checkpoint_steps: int | None = None,
+    tensorboard: bool = False,
     make_stream: Callable[..., PairStream] = PairStream,
     on_resume: Callable[[int, int], None] | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
@@ -70,11 +72,15 @@ def fit_head(
     hears of it. One is written every `checkpoint_minutes` and where epochs end, in at most a hundredth of the
     time, or after every `checkpoint_steps`; and for SIGINT and SIGTERM, which wait for the step to end.
 
+    The folder has a log by step and epoch, a chart of it, and with `tensorboard` the same as events.
+
     Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
     with a finished head or the checkpoint of another fit (unless `overwrite`); `HeadError` for sides that do
-    not fit, and for a loss that is not finite.
+    not fit, and for a loss that is not finite; `MissingExtraError` for `tensorboard` without its package.
     """
     check_config(config)
+    if tensorboard:
+        check_extra()
     opened = open_store(store) if isinstance(store, str | Path) else store
     place = pick_device(device)
     record = head_record(opened, config)
@@ -93,7 +99,10 @@ def fit_head(
         folder = HeadFolder(Path(out), identity, overwrite=overwrite)
         checkpoints = Checkpoints(folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps)
         stream = pairs_on_device(streamed, place, cache_on_device)
-        with FitLog(folder.path, begun=folder.begun) as log, HeldSignals() as signals:
+        with (
+            FitLog(folder.path, begun=folder.begun, tensorboard=tensorboard) as log,
+            HeldSignals() as signals,
+        ):
             run = Run(learner, stream, validation, log, on_progress, checkpoints, signals)
             if folder.begun is None:
                 checkpoints.remove()
@@ -102,9 +111,9 @@ def fit_head(
                 if on_resume is not None:
                     on_resume(learner.step, learner.steps)
             run.all_epochs()
-            write_curves(folder.path, epoch_steps=learner.epoch_steps)
             weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
             record = record.model_copy(update={"temperature": learner.kept_temperature})
+            write_curves(folder.path, epoch_steps=learner.epoch_steps)
             finished = folder.finish(record, config, weights)
     POOL.clear()
     return run.result(folder.path, finished)
@@ -135,10 +144,10 @@ class Run:
     _seen: int = 0
     _loss: float = math.nan
     _lr: float = 0.0
-    _began: float = 0.0
+    began: float = 0.0
     _spent: float = 0.0
     _waited: float = 0.0
-    _start: float = 0.0
+    started: float = 0.0
 
     @property
     def skip(self) -> int:
@@ -164,11 +173,11 @@ class Run:
             self.one_epoch(epoch)
             if epoch < learner.config.epochs and not learner.exhausted:
                 self.rest(epoch_end=True)
-        self.stop(time.perf_counter() - self._start)
+        self.stop(time.perf_counter() - self.started)
 
     def start(self) -> None:
         """The first line of the log, or a line that says from where the fit goes on."""
-        self._start = time.perf_counter() - self.seconds
+        self.started = time.perf_counter() - self.seconds
         if self.resumed_from is not None:
             self.log.write("resume", step=self.resumed_from, device=str(self.learner.device))
             return
@@ -184,6 +193,11 @@ class Run:
             steps=self.learner.steps,
             cached_bytes=self.cached_bytes,
         )
+
+    def away(self, seconds: float) -> None:
+        """So much time has passed in which nothing was done for this fit."""
+        self.started += seconds
+        self.began += seconds
 
     def stop(self, seconds: float) -> None:
         """The last line of the log."""
@@ -201,7 +215,7 @@ class Run:
                 self._waited = waited + batches.waited
                 if self.skip:
                     self.rest()
-        spent = time.perf_counter() - self._began
+        spent = time.perf_counter() - self.began
         recall = None
         if self.validation is not None:
             recall = self.validation.recalls([self.learner.judged], self.learner.device)[0]
@@ -212,7 +226,7 @@ class Run:
         self.learner.head.train()
         if not self.skip:
             self._total, self._seen, self._spent, self._waited = 0.0, 0, 0.0, 0.0
-        self.epoch, self._began = epoch, time.perf_counter() - self._spent
+        self.epoch, self.began = epoch, time.perf_counter() - self._spent
 
     def take(self, count: int, batch: PairBatch | LargeStep) -> None:
         """One step of `count` pictures."""
@@ -230,7 +244,7 @@ class Run:
                 lr=self._lr,
             )
         if learner.step % self.stream.steps:
-            self.report(self.training_seconds + time.perf_counter() - self._began)
+            self.report(self.training_seconds + time.perf_counter() - self.began)
 
     def rest(self, *, epoch_end: bool = False) -> None:
         """Between two steps: write a checkpoint where one is due, and let a signal through."""
@@ -248,8 +262,8 @@ class Run:
         """Where the fit stands between two steps, with all that its learner is."""
         learner, now = self.learner.snapshot(), time.perf_counter()
         mine = {name: getattr(self, name) for name in _KEPT_NUMBERS} | {
-            "_spent": now - self._began if self.skip else 0.0,
-            "seconds": now - self._start,
+            "_spent": now - self.began if self.skip else 0.0,
+            "seconds": now - self.started,
             "log_bytes": self.log.size,
         }
         return Snapshot(tensors=learner.tensors, numbers={"learner": learner.numbers, "run": mine})
@@ -272,6 +286,7 @@ class Run:
         self.log.write(
             "epoch",
             epoch=self.epoch,
+            step=learner.step,
             loss=self.epoch_loss,
             temperature=learner.temperature,
             samples_per_second=self._seen / max(spent, 1e-9),

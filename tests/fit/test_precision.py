@@ -72,6 +72,7 @@ def test_loss_and_gradient_are_close_to_those_of_float32(store, head):
         {},
         {"head": "dalip", "options": SMALL, "micro_batch": 6, "ema": 0.9},
         {"loss": "sigmoid", "captions": 2, "dropout": 0.1, "micro_batch": 8},
+        {"loss": "sparc"},
     ],
 )
 def test_a_whole_fit_in_bfloat16_ends_near_that_in_float32(store, tmp_path, options):

@@ -193,6 +193,9 @@ def fit(
     buffer_mb: Annotated[
         float, typer.Option(metavar="MIB", help="Memory for tokens read ahead; changes no result.")
     ] = 512,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write TensorBoard events into DIR too.")
+    ] = False,
     checkpoint_minutes: Annotated[
         float,
         typer.Option(metavar="MIN", help="Write down where the fit stands so often, to go on after a stop."),
@@ -272,6 +275,9 @@ def fit(
             overwrite=overwrite,
             buffer_mb=buffer_mb,
             cache_on_device=cache_on_device,
+            checkpoint_minutes=checkpoint_minutes,
+            checkpoint_steps=checkpoint_steps,
+            tensorboard=tensorboard,
         )
         return
     with render.bars(quiet=json) as bars:
@@ -295,6 +301,7 @@ def fit(
                 cache_on_device=cache_on_device,
                 checkpoint_minutes=checkpoint_minutes,
                 checkpoint_steps=checkpoint_steps,
+                tensorboard=tensorboard,
                 on_resume=resumed,
                 on_progress=show,
             )
