@@ -21,6 +21,7 @@ from embedstore_cli.commands import (
     fit,
     import_,
     info,
+    onnx,
     recode,
     verify,
 )
@@ -48,6 +49,7 @@ app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
+app.command("onnx")(onnx.onnx)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

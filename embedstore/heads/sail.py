@@ -12,7 +12,7 @@ from embedstore.documents import SailOptions
 from embedstore.heads.base import Head
 from embedstore.heads.dropout import dropout
 from embedstore.heads.image_inputs import cls_of, patch_mean
-from embedstore.heads.segments import Runs
+from embedstore.heads.segments import Runs, masked
 
 if TYPE_CHECKING:
     from embedstore.documents import HeadConfig
@@ -80,6 +80,11 @@ class SailHead(Head):
     def embed_text(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Packed `tokens (sum of l, d)`, `offsets (b+1,)` int64 on the host, to unit vectors `(b, e)`."""
         means = Runs.from_offsets(offsets, tokens.device).mean(tokens.to(self._dtype))
+        return functional.normalize(self.text(means), dim=-1)
+
+    def embed_padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Padded `tokens (b, l, d)` with `mask (b, l)`, True where real, to unit vectors `(b, e)`."""
+        means = patch_mean(tokens.to(self._dtype), masked(mask).weights)
         return functional.normalize(self.text(means), dim=-1)
 
     def embed_patches(
