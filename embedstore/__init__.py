@@ -12,7 +12,7 @@ from embedstore.errors import EmbedstoreError
 
 if TYPE_CHECKING:
     from embedstore.bench import bench_retrieval, bench_zeroshot
-    from embedstore.encode import encode_source
+    from embedstore.encode import apply_head, encode_source
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
     from embedstore.model import AlignedModel, load, load_head
@@ -33,6 +33,7 @@ __all__ = [
     "TokenDataset",
     "TokenStream",
     "__version__",
+    "apply_head",
     "bench_retrieval",
     "bench_zeroshot",
     "compact_store",
@@ -55,6 +56,7 @@ _LAZY = {
     "Store": "embedstore.store",
     "TokenDataset": "embedstore.stream.dataset",
     "TokenStream": "embedstore.stream.dataset",
+    "apply_head": "embedstore.encode",
     "bench_retrieval": "embedstore.bench",
     "bench_zeroshot": "embedstore.bench",
     "compact_store": "embedstore.store",

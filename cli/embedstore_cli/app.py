@@ -12,6 +12,7 @@ import typer
 from embedstore import __version__
 from embedstore.errors import EmbedstoreError, UsageError
 from embedstore_cli.commands import (
+    apply,
     bench,
     compact,
     demo,
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("encode")(encode.encode)
 app.command("recode")(recode.recode)
 app.command("fit")(fit.fit)
+app.command("apply")(apply.apply)
 app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)

@@ -64,5 +64,15 @@ Seed = Annotated[int, typer.Option(help="Decides everything random.")]
 HeadDir = Annotated[
     Path, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
 ]
+AnyHeadDir = Annotated[
+    Path | None, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
+]
+ImageFeature = Annotated[
+    str | None,
+    typer.Option("--image", metavar="NAME", help="Image feature that is read.", show_default=False),
+]
+TextFeature = Annotated[
+    str | None, typer.Option("--text", metavar="NAME", help="Text feature that is read.", show_default=False)
+]
 Split = Annotated[str, typer.Option(help="Split that is measured; 'all' takes every row.")]
 Language = Annotated[str, typer.Option(help="Language of the captions.")]

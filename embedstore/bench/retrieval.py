@@ -9,7 +9,7 @@ import numpy as np
 
 from embedstore.bench.figures import retrieval_chance, retrieval_figures
 from embedstore.bench.rows import Pairs, select_pairs
-from embedstore.bench.setting import Setting, open_setting
+from embedstore.bench.setting import Setting, open_setting, open_stored
 from embedstore.documents import BenchReport
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives
@@ -38,8 +38,10 @@ class Retrieved:
 
 def bench_retrieval(
     store: Store | str | PathLike[str],
-    head_dir: str | PathLike[str],
+    head_dir: str | PathLike[str] | None = None,
     *,
+    image: str | None = None,
+    text: str | None = None,
     split: str | None = "test",
     language: str = "en",
     role: str = "caption",
@@ -49,14 +51,22 @@ def bench_retrieval(
 ) -> BenchReport:
     """Recall@1, 5 and 10 and the median rank, both ways, exact, with several captions an image.
 
+    Without a head the stored pooled embeddings of the features `image` and `text` are compared: what `apply`
+    made, or the towers of one model; with a head, these are the features that it reads.
+
     A query is a hit where at least one of its positives is among the first k (CLIP_benchmark's definition);
     equal scores go to the lower row. The gallery is every image of the split (none: every image) that has a
     text of this role and language, and all those texts; `rows` narrows to a subset of image rows. Intervals:
     95 % bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
     `HeadError` as `open_setting` and `select_pairs` do.
     """
+    setting = (
+        open_stored(store, image=image, text=text, device=device)
+        if head_dir is None
+        else open_setting(store, head_dir, split=split, device=device, image=image, text=text)
+    )
     found = retrieve(
-        open_setting(store, head_dir, split=split, device=device),
+        setting,
         split=split,
         language=language,
         role=role,
@@ -77,9 +87,9 @@ def retrieve(
     pairs = select_pairs(
         setting.store, setting.image, setting.text, split=split, language=language, role=role, rows=rows
     )
-    images = setting.head.embed_images(setting.image, pairs.images)
-    texts = setting.head.embed_texts(setting.text, pairs.texts)
-    kind = str(setting.head.device)
+    images = setting.embedder.embed_images(setting.image, pairs.images)
+    texts = setting.embedder.embed_texts(setting.text, pairs.texts)
+    kind = str(setting.embedder.device)
     own = Positives.single(pairs.image_of)
     captions = Positives(rows=np.arange(len(texts)), offsets=pairs.offsets)
     return Retrieved(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 # Fields that came later than the first cards: left out where they are not set, so that the fingerprint of a
 # card does not depend on who reads it.
-_LATER_FIELDS = frozenset({"padded_to", "positions", "view"})
+_LATER_FIELDS = frozenset({"padded_to", "positions", "view", "head"})
 
 
 class ProcessorCard(Document):
@@ -55,6 +57,15 @@ class ViewCard(Document):
     number: Positive = Field(description="which of the views of this kind and seed")
 
 
+class HeadCard(Document):
+    """The fitted head whose joint embeddings a feature holds."""
+
+    sha256: Sha256 = Field(description="of the head's record, which names its weights, as in reports")
+    encoder_sha256: Sha256 = Field(
+        description="over the identity of the card of the encoder whose features the head reads"
+    )
+
+
 # Pooling of imported tokens, in the words of the card.
 IMPORTED_MEAN = "mean of the tokens, taken at the import"
 
@@ -79,7 +90,7 @@ class EncoderCard(Document):
                     "if": {
                         "properties": {
                             "modality": {"const": modality},
-                            "library": {"not": {"const": "imported"}},
+                            "library": {"not": {"enum": ["imported", "embedstore"]}},
                         },
                     },
                     "then": {"required": list(needed), "properties": {**needed, **_KNOWN}},
@@ -90,7 +101,9 @@ class EncoderCard(Document):
     )
 
     modality: Literal["image", "text"]
-    library: Literal["transformers", "sentence-transformers", "open_clip", "timm", "python", "imported"]
+    library: Literal[
+        "transformers", "sentence-transformers", "open_clip", "timm", "python", "imported", "embedstore"
+    ] = Field(description="what ran the model; 'embedstore': a fitted head on features of another card")
     architecture: str = Field(description="class of the model, e.g. 'Dinov2Model'")
     model: str = Field(description="hub id, or the last part of the folder's name; never a path")
     revision: str | None = Field(default=None, description="hub revision where one was asked for")
@@ -119,6 +132,9 @@ class EncoderCard(Document):
     view: ViewCard | None = Field(
         default=None, description="the augmented view of each picture; none: the picture itself"
     )
+    head: HeadCard | None = Field(
+        default=None, description="the head that made joint embeddings (library 'embedstore'); else none"
+    )
     processor: ProcessorCard | None = None
     tokenizer: TokenizerCard | None = None
     compute_dtype: Literal["float32", "bfloat16", "float16", "unknown"] = "float32"
@@ -135,6 +151,16 @@ class EncoderCard(Document):
         return self.prefix > self.registers
 
     @property
+    def runs_an_encoder(self) -> bool:
+        """Whether a frozen encoder made the feature; else (imported, joint) the card knows no tokens."""
+        return self.library not in ("imported", "embedstore")
+
+    @property
+    def identity_sha256(self) -> str:
+        """sha256 over `identity`: the same for every run of the same encoder."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    @property
     def plain(self) -> EncoderCard:
         """The card of the same encoder over the pictures themselves."""
         return self if self.view is None else self.model_copy(update={"view": None})
@@ -146,7 +172,9 @@ class EncoderCard(Document):
 
     @model_validator(mode="after")
     def _parts_fit_the_modality(self) -> Self:
-        if self.library == "imported":
+        if (self.head is not None) != (self.library == "embedstore"):
+            raise ValueError("the card of joint embeddings, and no other, names a head")
+        if not self.runs_an_encoder:
             return self
         if self.layer is None or self.final_norm is None:
             raise ValueError("only an imported feature may leave its layer or final norm unknown")

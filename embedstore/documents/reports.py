@@ -39,7 +39,9 @@ class BenchReport(Document):
     templates: tuple[str, ...] = Field(default=(), description="prompts with {} for the class name")
     notes: tuple[str, ...] = Field(default=(), description="what a reader of these figures must know")
     store_fingerprint: Sha256
-    head_sha256: Sha256
+    head_sha256: Sha256 | None = Field(
+        default=None, description="of the head's record; none: two towers of one model, without a head"
+    )
     image_card: EncoderCard
     text_card: EncoderCard
     versions: dict[str, str] = Field(default={}, description="library name to version")

@@ -165,12 +165,17 @@ def _to_continue(plan: Plan, parent: Store, name: str, options: EncodeOptions) -
             allowed=old.policy,
             todo=_FOLLOWED,
         )
-    if old.card.library == "imported":
+    if not old.card.runs_an_encoder:
+        what, again = (
+            ("an imported feature", "import this one into the new store")
+            if old.card.library == "imported"
+            else ("a joint embedding", "make this one with embedstore apply")
+        )
         raise UsageError(
-            "an imported feature cannot be continued by encoding",
+            f"{what} cannot be continued by encoding",
             where=f"feature {name!r}",
-            todo="name the features to continue with --image-encoder or --text-encoder NAME=SPEC, and import "
-            "this one into the new store",
+            todo="name the features to continue with --image-encoder or --text-encoder NAME=SPEC, and "
+            f"{again}",
         )
     return old
 

@@ -193,6 +193,12 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             where=card.model,
             todo="encode the data with the model itself, and fit a head on that feature",
         )
+    if card.head is not None:
+        raise EncoderError(
+            "joint embeddings are made by a head, not by an encoder alone",
+            where=card.model,
+            todo="encode with the head: embedstore.load(HEAD)",
+        )
     option = f"--{card.modality}-encoder SPEC"
     plain = list({each.plain.fingerprint: each.plain for each in cards}.values())
     chosen = spec or memory.recall(card) or _public_spec(card)

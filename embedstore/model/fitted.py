@@ -81,7 +81,7 @@ class FittedHead:
     def embed_pictures(self, batch: ImageBatch) -> Tensor:
         """Unit vectors `(b, e)` of pictures fresh from the image encoder, on any device.
 
-        Where the head was fitted on fewer tokens a picture (merged, pooled, their mean), these are made first.
+        Where the head was fitted on fewer tokens a picture (merged, pooled, the mean), these are made first.
         """
         tokens, prefix, pooled = self._moved(batch)
         if self.config.image_shrink is None:

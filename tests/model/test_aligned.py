@@ -180,9 +180,7 @@ def test_the_demo_encoders_give_what_is_stored(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["merge-3", "pool-2x2", "cls+mean", "merge-3+int8"])
-def test_a_head_of_fewer_tokens_makes_as_few_of_a_fresh_picture(
-    encoded, fitted, pictures, policy, tmp_path
-):
+def test_a_head_of_fewer_tokens_makes_as_few_of_a_fresh_picture(encoded, fitted, pictures, policy, tmp_path):
     shutil.copytree(encoded.path, tmp_path / "store")
     recode_feature(tmp_path / "store", "vision", policy=policy, name="few")
     store = open_store(tmp_path / "store")

@@ -23,7 +23,9 @@ Out = Annotated[
 @app.command()
 def retrieval(
     store: opt.StorePath,
-    head: opt.HeadDir,
+    head: opt.AnyHeadDir = None,
+    image: opt.ImageFeature = None,
+    text: opt.TextFeature = None,
     split: opt.Split = "test",
     language: opt.Language = "en",
     device: opt.Device = "auto",
@@ -31,10 +33,23 @@ def retrieval(
     out: Out = None,
     json: opt.Json = False,
 ) -> None:
-    """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image."""
+    """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image.
+
+    Without --head the stored embeddings of --image and --text are compared: what apply made, or the towers of
+    one model.
+    """
     from embedstore.bench import bench_retrieval
 
-    report = bench_retrieval(store, head, split=_rows_of(split), language=language, device=device, seed=seed)
+    report = bench_retrieval(
+        store,
+        head,
+        image=image,
+        text=text,
+        split=_rows_of(split),
+        language=language,
+        device=device,
+        seed=seed,
+    )
     _finish(report, out, json=json)
 
 
