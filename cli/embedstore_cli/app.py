@@ -23,6 +23,7 @@ from embedstore_cli.commands import (
     import_,
     info,
     onnx,
+    push,
     recode,
     verify,
 )
@@ -52,6 +53,7 @@ app.command("compact")(compact.compact)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("onnx")(onnx.onnx)
+app.command("push")(push.push)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 

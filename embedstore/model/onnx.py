@@ -110,7 +110,8 @@ def export_onnx(
     Inputs are float32 with free batch and token axes: `tokens (b, t, d)`, `prefix (b, p, d)`,
     `pooled (b, w)`, `weights (b, t)` where the head was fitted on merged tokens; of texts `tokens (b, l, d)`
     and `mask (b, l)` bool, or `pooled (b, w)`. A graph has those that its head reads. The output is
-    `embedding (b, e)`, unit vectors, of patches `(b, t, e)`. Nothing is left in `out` unless every file agrees with torch to 1e-4.
+    `embedding (b, e)`, unit vectors, of patches `(b, t, e)`. Nothing is left in `out` unless every file
+    agrees with torch to 1e-4.
     `MissingExtraError` without onnx, onnxscript or onnxruntime; `HeadError` for a head that has no such form.
     """
     libraries()
