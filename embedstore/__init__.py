@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from embedstore.encode import apply_head, encode_source
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
-    from embedstore.model import AlignedModel, load, load_head
+    from embedstore.model import AlignedModel, load, load_clip, load_head
+    from embedstore.model.onnx import export_onnx
+    from embedstore.model.publishing import push_head
     from embedstore.store import Feature, JoinedStore, Store, compact_store, open_store, verify_store
     from embedstore.stream.cache import DeviceCache
     from embedstore.stream.dataset import TokenDataset, TokenStream
@@ -38,12 +40,15 @@ __all__ = [
     "bench_zeroshot",
     "compact_store",
     "encode_source",
+    "export_onnx",
     "export_rows",
     "fit_head",
     "import_feature",
     "load",
+    "load_clip",
     "load_head",
     "open_store",
+    "push_head",
     "verify_store",
 ]
 
@@ -61,12 +66,15 @@ _LAZY = {
     "bench_zeroshot": "embedstore.bench",
     "compact_store": "embedstore.store",
     "encode_source": "embedstore.encode",
+    "export_onnx": "embedstore.model.onnx",
     "export_rows": "embedstore.interchange",
     "fit_head": "embedstore.fit",
     "import_feature": "embedstore.interchange",
     "load": "embedstore.model",
+    "load_clip": "embedstore.model",
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
+    "push_head": "embedstore.model.publishing",
     "verify_store": "embedstore.store",
 }
 

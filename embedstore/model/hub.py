@@ -172,6 +172,7 @@ def _said(bad: Exception, name: str, what: str) -> HubError:
     from huggingface_hub import errors
 
     chain = _causes(bad)
+    network = (OSError, errors.HTTPError)  # type: ignore[attr-defined]  # it is there, though not named as public
     answers = (getattr(getattr(each, "response", None), "status_code", None) for each in chain)
     status = next((answer for answer in answers if answer is not None), None)
     first = next((line.strip() for line in str(bad).splitlines() if line.strip()), type(bad).__name__)
@@ -194,7 +195,7 @@ def _said(bad: Exception, name: str, what: str) -> HubError:
     elif status in (401, 404):
         problem = "neither a folder here nor a model on the hub that you can read"
         todo = f"look at the name; for a private model {_LOGIN}"
-    elif status is None and any(isinstance(each, errors.HTTPError | OSError) for each in chain):
+    elif status is None and any(isinstance(each, network) for each in chain):
         problem = f"the hub cannot be reached to {what} this model"
     return HubError(problem, where=name, found=first, todo=todo)
 

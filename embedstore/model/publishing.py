@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FIT = "fit.json"
 
 
-def push(
+def push_head(
     head: str | PathLike[str],
     to: str | PathLike[str],
     *,

@@ -43,9 +43,9 @@ def push(
 
     The token is that of 'hf auth login' or HF_TOKEN. Files that are there already are not uploaded again.
     """
-    from embedstore.model.publishing import push as publish
+    from embedstore.model.publishing import push_head
 
-    pushed = publish(
+    pushed = push_head(
         head,
         to,
         reports=report or [],

@@ -14,7 +14,7 @@ from embedstore.errors import HeadError, HubError, UsageError
 from embedstore.fit import fit_config, fit_head
 from embedstore.model import load_head
 from embedstore.model.hub import hub_name
-from embedstore.model.publishing import push
+from embedstore.model.publishing import push_head as push
 from embedstore.testing.stores import write_random_store
 
 # huggingface_hub gives its HTTP library an open file in a way that this is giving up.
