@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from embedstore.model import AlignedModel, load, load_clip, load_head
     from embedstore.model.onnx import export_onnx
     from embedstore.model.publishing import push_head
-    from embedstore.store import Feature, JoinedStore, Store, compact_store, open_store, verify_store
+    from embedstore.recipes.search import search_store
+    from embedstore.store import (
+        Feature,
+        JoinedStore,
+        Store,
+        Subset,
+        compact_store,
+        create_subset,
+        open_store,
+        remove_subset,
+        verify_store,
+    )
     from embedstore.stream.cache import DeviceCache
     from embedstore.stream.dataset import TokenDataset, TokenStream
     from embedstore.stream.pairs import PairStream
@@ -32,6 +43,7 @@ __all__ = [
     "JoinedStore",
     "PairStream",
     "Store",
+    "Subset",
     "TokenDataset",
     "TokenStream",
     "__version__",
@@ -39,6 +51,7 @@ __all__ = [
     "bench_retrieval",
     "bench_zeroshot",
     "compact_store",
+    "create_subset",
     "encode_source",
     "export_onnx",
     "export_rows",
@@ -49,6 +62,8 @@ __all__ = [
     "load_head",
     "open_store",
     "push_head",
+    "remove_subset",
+    "search_store",
     "verify_store",
 ]
 
@@ -59,12 +74,14 @@ _LAZY = {
     "JoinedStore": "embedstore.store",
     "PairStream": "embedstore.stream.pairs",
     "Store": "embedstore.store",
+    "Subset": "embedstore.store",
     "TokenDataset": "embedstore.stream.dataset",
     "TokenStream": "embedstore.stream.dataset",
     "apply_head": "embedstore.encode",
     "bench_retrieval": "embedstore.bench",
     "bench_zeroshot": "embedstore.bench",
     "compact_store": "embedstore.store",
+    "create_subset": "embedstore.store",
     "encode_source": "embedstore.encode",
     "export_onnx": "embedstore.model.onnx",
     "export_rows": "embedstore.interchange",
@@ -75,6 +92,8 @@ _LAZY = {
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
     "push_head": "embedstore.model.publishing",
+    "remove_subset": "embedstore.store",
+    "search_store": "embedstore.recipes.search",
     "verify_store": "embedstore.store",
 }
 

@@ -23,8 +23,10 @@ from embedstore_cli.commands import (
     import_,
     info,
     onnx,
+    paper_tables,
     push,
     recode,
+    search,
     verify,
 )
 from embedstore_cli.render import fail
@@ -46,6 +48,7 @@ app.command("encode")(encode.encode)
 app.command("recode")(recode.recode)
 app.command("fit")(fit.fit)
 app.command("apply")(apply.apply)
+app.command("search")(search.search)
 app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
@@ -56,6 +59,7 @@ app.command("onnx")(onnx.onnx)
 app.command("push")(push.push)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("paper-tables", hidden=True)(paper_tables.paper_tables)
 
 
 def _print_version(wanted: bool) -> None:

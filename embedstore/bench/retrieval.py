@@ -47,7 +47,7 @@ def bench_retrieval(
     role: str = "caption",
     device: str = "auto",
     seed: int = 0,
-    rows: IntArray | None = None,
+    rows: IntArray | str | None = None,
 ) -> BenchReport:
     """Recall@1, 5 and 10 and the median rank, both ways, exact, with several captions an image.
 
@@ -56,21 +56,21 @@ def bench_retrieval(
 
     A query is a hit where at least one of its positives is among the first k (CLIP_benchmark's definition);
     equal scores go to the lower row. The gallery is every image of the split (none: every image) that has a
-    text of this role and language, and all those texts; `rows` narrows to a subset of image rows. Intervals:
-    95 % bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
-    `HeadError` as `open_setting` and `select_pairs` do.
+    text of this role and language, and all those texts; `rows` narrows to image rows, or to those of a
+    subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 % bootstrap over
+    queries, seeded; each caption counts as a query of its own. Raises `UsageError` and `HeadError` as
+    `open_setting` and `select_pairs` do.
     """
     setting = (
-        open_stored(store, image=image, text=text, device=device)
+        open_stored(store, image=image, text=text, device=device, rows=rows)
         if head_dir is None
-        else open_setting(store, head_dir, split=split, device=device, image=image, text=text)
+        else open_setting(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
     )
     found = retrieve(
         setting,
         split=split,
         language=language,
         role=role,
-        rows=rows,
     )
     return retrieval_report(found, split=split, language=language, role=role, seed=seed)
 
@@ -83,9 +83,16 @@ def retrieve(
     role: str = "caption",
     rows: IntArray | None = None,
 ) -> Retrieved:
-    """Select, embed and rank."""
+    """Select, embed and rank; `rows` in place of those of the setting."""
     pairs = select_pairs(
-        setting.store, setting.image, setting.text, split=split, language=language, role=role, rows=rows
+        setting.store,
+        setting.image,
+        setting.text,
+        split=split,
+        language=language,
+        role=role,
+        rows=setting.rows if rows is None else rows,
+        texts=setting.texts,
     )
     images = setting.embedder.embed_images(setting.image, pairs.images)
     texts = setting.embedder.embed_texts(setting.text, pairs.texts)

@@ -10,26 +10,35 @@ from typing import TYPE_CHECKING, Any
 from embedstore.encoders.device import device_kind, pick_device
 from embedstore.errors import UsageError
 from embedstore.model import FittedHead, StoredEmbeddings, feature_of_card, load_head
-from embedstore.store import Store, open_store
+from embedstore.store import Store, choose_rows, open_store
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from embedstore.documents import HeadConfig
+    from embedstore.documents import HeadConfig, RowsRecord
+    from embedstore.shapes import IntArray
     from embedstore.store import Feature
+    from embedstore.store.selection import Bools
 
 LIBRARIES = ("embedstore", "torch", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """An open store, what embeds its rows, the two features that it reads, and what to know about them."""
+    """An open store, what embeds its rows, the two features that it reads, and what to know about them.
+
+    `rows (n,)`: the image rows that a task is narrowed to, none: all; `texts (m,)`: which texts count, none:
+    all; `chosen`: what is told of them in a report, where they have a name.
+    """
 
     store: Store
     embedder: FittedHead | StoredEmbeddings
     image: Feature
     text: Feature
     notes: tuple[str, ...]
+    rows: IntArray | None = None
+    texts: Bools | None = None
+    chosen: RowsRecord | None = None
 
     @property
     def head(self) -> FittedHead:
@@ -47,6 +56,7 @@ class Setting:
             "text_card": self.text.card,
             "versions": {name: version(name) for name in LIBRARIES},
             "device": device_kind(self.embedder.device),
+            "rows": self.chosen,
         }
 
 
@@ -58,8 +68,11 @@ def open_setting(
     device: str = "auto",
     image: str | None = None,
     text: str | None = None,
+    rows: IntArray | str | None = None,
 ) -> Setting:
     """Open everything a task needs. `image` and `text` choose features; none: found by the head's cards.
+
+    `rows`: image rows, or the name of a subset or of a file of ids.
 
     `UsageError` where images of this split chose the head's checkpoint: such figures would be too good.
     `HeadError` where the store has no feature of one of the head's cards, or a chosen one is of another.
@@ -81,11 +94,17 @@ def open_setting(
         image=images,
         text=texts,
         notes=_check_split(opened, head, split),
+        **_narrowed(opened, rows),
     )
 
 
 def open_stored(
-    store: Store | str | PathLike[str], *, image: str | None, text: str | None, device: str = "auto"
+    store: Store | str | PathLike[str],
+    *,
+    image: str | None,
+    text: str | None,
+    device: str = "auto",
+    rows: IntArray | str | None = None,
 ) -> Setting:
     """A setting without a head: the pooled embeddings of two features are compared as they are stored.
 
@@ -112,7 +131,16 @@ def open_stored(
         image=images,
         text=texts,
         notes=(note,) if embedder.sha256 is not None else (),
+        **_narrowed(opened, rows),
     )
+
+
+def _narrowed(store: Store, rows: IntArray | str | None) -> dict[str, Any]:
+    """The fields of a setting that say which rows count."""
+    if not isinstance(rows, str):
+        return {"rows": rows}
+    named = choose_rows(store, rows)
+    return {"rows": named.images(store), "texts": named.texts(store), "chosen": named.record(store)}
 
 
 def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str, ...]:
@@ -122,8 +150,13 @@ def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str
     if fitted_on.isdisjoint({*store.lineage, store.fingerprint}):
         return _same_name_elsewhere(config, split)
 
+    # A head that was fitted on chosen rows of no one split has seen the splits of these.
+    seen = {name for record in config.rows for name in record.splits}
+
     def overlaps(other: str | None) -> bool:
-        return split is None or other is None or split == other
+        if split is None or other is not None:
+            return split is None or split == other
+        return not config.rows or split in seen
 
     measured = f"split {split!r}" if split is not None else "all rows"
     if config.chosen and overlaps(config.chosen_on):

@@ -6,9 +6,24 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from embedstore.documents.base import Count, Document, Positive, Sha256, without_unset
+from embedstore.documents.base import (
+    WITHOUT_MEASURED,
+    Count,
+    Document,
+    Positive,
+    Sha256,
+    differing_fields,
+    without_unset,
+)
 
 if TYPE_CHECKING:
     from pydantic.config import JsonDict
@@ -16,7 +31,7 @@ if TYPE_CHECKING:
 
 # Fields that came later than the first cards: left out where they are not set, so that the fingerprint of a
 # card does not depend on who reads it.
-_LATER_FIELDS = frozenset({"padded_to", "positions", "view", "head"})
+_LATER_FIELDS = frozenset({"head", "padded_to", "positions", "probe", "view"})
 
 
 class ProcessorCard(Document):
@@ -68,6 +83,10 @@ class HeadCard(Document):
 
 # Pooling of imported tokens, in the words of the card.
 IMPORTED_MEAN = "mean of the tokens, taken at the import"
+
+# How far apart the values of two probes may be: sixty times what other kernels change in trained models of 12
+# layers, and less than what another way to compute GELU does; docs/encoders.md has the figures.
+PROBE_TOLERANCE = 3e-4
 
 # Neither the name that a model had nor how it was run changes what its numbers are, up to rounding.
 FREE_FIELDS = frozenset({"model", "revision", "versions", "device_kind", "compute_dtype", "positions"})
@@ -137,13 +156,24 @@ class EncoderCard(Document):
     )
     processor: ProcessorCard | None = None
     tokenizer: TokenizerCard | None = None
+    probe: tuple[float, ...] | None = Field(
+        default=None,
+        max_length=64,
+        description="what the model makes of a fixed input in float32, which tells apart configurations of "
+        "equal tensors; measured: compared up to rounding, in no fingerprint; none: not known",
+    )
     compute_dtype: Literal["float32", "bfloat16", "float16", "unknown"] = "float32"
     device_kind: Literal["cpu", "cuda", "mps", "unknown"] = "cpu"
     versions: dict[str, str] = Field(description="library name to version")
 
     @model_serializer(mode="wrap")
-    def _leave_out_what_is_not_set(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return without_unset(whole(self), _LATER_FIELDS)
+    def _leave_out_what_is_not_set(
+        self, whole: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        fields = without_unset(whole(self), _LATER_FIELDS)
+        if info.context == WITHOUT_MEASURED:
+            fields.pop("probe", None)
+        return fields
 
     @property
     def has_cls(self) -> bool:
@@ -167,8 +197,34 @@ class EncoderCard(Document):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must agree for two runs to give the same numbers up to rounding: all but `FREE_FIELDS`."""
-        return self.model_dump(mode="json", exclude=set(FREE_FIELDS))
+        """What must agree for two runs to give the same numbers up to rounding: all but `FREE_FIELDS`.
+
+        So must their probes, which `differences` compares.
+        """
+        return self.model_dump(mode="json", exclude=set(FREE_FIELDS), context=WITHOUT_MEASURED)
+
+    def differences(self, theirs: EncoderCard) -> dict[str, tuple[Any, Any]]:
+        """`field.path -> (ours, theirs)` of everything for which two runs give different numbers."""
+        return {
+            name: values
+            for name, values in differing_fields(self, theirs).items()
+            if name.partition(".")[0] not in FREE_FIELDS
+        }
+
+    def measured_apart(self, theirs: Self) -> dict[str, tuple[str, str]]:
+        """The probe, where nothing else says why it differs and both are known."""
+        ours, other = self.probe, theirs.probe
+        # Of another length is one that another version of this library summed up otherwise.
+        if ours is None or other is None or len(ours) != len(other) or self.identity != theirs.identity:
+            return {}
+        apart = max((abs(a - b) for a, b in zip(ours, other, strict=True)), default=0.0)
+        if apart <= PROBE_TOLERANCE:
+            return {}
+        told = (
+            f"outputs {apart:.2g} away from these (rounding: {PROBE_TOLERANCE:g}), so equal tensors, another "
+            "configuration: activation, heads, epsilon, ..."
+        )
+        return {"probe": ("outputs for a fixed input", told)}
 
     @model_validator(mode="after")
     def _parts_fit_the_modality(self) -> Self:

@@ -125,7 +125,8 @@ def plan_appended(
         encoder = next((twin for twin in twins if twin is not None), None)
         if encoder is None:
             encoder = encoder_for_cards(cards, features[0][1], device=options.device)
-        outputs = [cards.index(old.card) for old, _ in features]
+        prints = [card.fingerprint for card in cards]
+        outputs = [prints.index(old.card.fingerprint) for old, _ in features]
         olds = [old for old, _ in features]
         headers = plan_pass(
             [old.name for old in olds],

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from embedstore.fit.batch_statistics import SplitStatistics
+from embedstore.fit.randomness import generators, seed_generators
 from embedstore.heads.keyed import by_sample
 from embedstore.losses.base import Pairing
 from embedstore.stream.choice import counter_random
@@ -62,9 +63,7 @@ class GradientCache:
 
     def __init__(self, head: Head, *, rows: int, seed: int, device: torch.device) -> None:
         self._head, self._seed, self._device = head, seed, device
-        self._generators = [torch.default_generator]
-        if device.type == "cuda":
-            self._generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+        self._generators = generators(device)
         self._norms = SplitStatistics(head)
         self.micro = Micro(rows=rows, passes=2 + 2 * self._norms.waves)
 
@@ -143,9 +142,7 @@ class GradientCache:
 
     def _by_row(self, rows: IntArray, epoch: int, lengths: Tensor) -> AbstractContextManager[None]:
         keys = counter_random(self._seed, epoch, rows).view(np.int64)
-        # `torch.manual_seed` costs milliseconds: it keeps a stack for each kind of device not used yet.
-        for generator in self._generators:
-            generator.manual_seed(int(keys[0]) & (2**63 - 1))
+        seed_generators(self._generators, int(keys[0]))
         return by_sample(torch.from_numpy(keys), lengths)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -74,14 +73,13 @@ def longest(vectors: FloatArray, block: int) -> float:
 
 
 def _longest(vectors: FloatArray) -> float:
-    width: int = vectors.shape[1]
     narrow = vectors.astype(np.float32, copy=False)
     squares = float(np.einsum("ij,ij->i", narrow, narrow).max())
     if not squares < 1e30:  # too long for float32, or no number
         wide = vectors.astype(np.float64)
         squares = float((wide * wide).sum(axis=1).max())
     # What float32 lost: to rounding, and of squares below its range.
-    return math.sqrt(squares) * (1 + width / 2**23) + 1e-18
+    return float(np.sqrt(squares) * (1 + vectors.shape[1] / 2**23) + 1e-18)
 
 
 def tensor(values: FloatArray, device: str) -> Tensor:

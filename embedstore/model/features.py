@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedstore.documents import HeadCard, differing_fields
+from embedstore.documents import HeadCard
 from embedstore.errors import HeadError
 
 if TYPE_CHECKING:
@@ -23,11 +23,11 @@ def feature_of_card(store: Store, name: str, card: EncoderCard) -> Feature:
         key=lambda found: (store.header(found).card.view is not None, found != name, found),
     )
     for found in names:
-        if store.header(found).card.plain.identity == card.plain.identity:
+        if not card.plain.differences(store.header(found).card.plain):
             return store[found]
     differing = ""
     if name in names:
-        fields = differing_fields(card, store.header(name).card)
+        fields = card.plain.differences(store.header(name).card.plain)
         differing = "; ".join(f"{name}.{field}: head {a!r}, store {b!r}" for field, (a, b) in fields.items())
     raise HeadError(
         f"the store has no feature of the {card.modality} encoder that the head was fitted for",

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from embedstore.documents import EncoderCard, HeadConfig, differing_fields, load_document
+from embedstore.documents import EncoderCard, HeadConfig, load_document
 from embedstore.errors import HeadError
 from embedstore.heads.base import build_head
 from embedstore.model.hub import head_folder
@@ -171,13 +171,7 @@ def refuse_other_card(fitted: EncoderCard, found: EncoderCard, *, where: object)
     An augmented view is of the same encoder as the picture itself.
     """
     # A head that has learnt from augmented views is for the pictures themselves.
-    fitted, found = fitted.plain, found.plain
-    identity = fitted.identity
-    fields = {
-        name: values
-        for name, values in differing_fields(fitted, found).items()
-        if name.partition(".")[0] in identity
-    }
+    fields = fitted.plain.differences(found.plain)
     if fields:
         raise HeadError(
             "the head was fitted for another encoder",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from embedstore.shapes import IntArray
     from embedstore.store import EpochPlan
+    from embedstore.store.mix import MixedRows
     from embedstore.stream.micro import Micro
 
 Buffers = TypeVar("Buffers")
@@ -114,10 +116,11 @@ class Batches(Generic[Buffers, Batch]):
 class GroupStream(ABC, Generic[Buffers, Batch]):
     """What streams of tokens share: the order, the units, the buffers, the reading threads.
 
-    `rows` ascending. `buffer_mb` bounds the buffers of all units in flight together, in MiB; at least two
-    batches are held. `threads` read. `rank` and `world` share an epoch among processes. `shuffle` as in
-    `store.order`. `direct_io`: read pictures past the system's page cache; none: where an epoch takes more
-    than the memory that is free, so that nothing would be found in the cache again. Raises `UsageError`.
+    `rows` ascending, those of all parts of a `mix`. `buffer_mb` bounds the buffers of all units in flight
+    together, in MiB; at least two batches are held. `threads` read. `rank` and `world` share an epoch among
+    processes. `shuffle` as in `store.order`. `direct_io`: read pictures past the system's page cache; none:
+    where an epoch takes more than the memory that is free, so that nothing would be found in the cache again.
+    Raises `UsageError`.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         rank: int = 0,
         world: int = 1,
         shuffle: Shuffle = "blocks",
+        mix: MixedRows | None = None,
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         direct_io: bool | None = None,
@@ -142,7 +146,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
             raise UsageError("bad batch size or rank", found=f"batch {batch_size}, rank {rank} of {world}")
         if not buffer_mb > 0:
             raise UsageError("buffers must hold something", found=f"buffer_mb {buffer_mb}", allowed="above 0")
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.rows, self.batch_size, self.seed, self.mix = rows, batch_size, seed, mix
         self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
         self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))
         block = block_rows(place_bytes)
@@ -156,14 +160,19 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         self._spare: list[Buffers] = []
 
     @property
+    def epoch_rows(self) -> int:
+        """Rows of a whole epoch on all ranks: all of them, or of a mix as many as its shares allow."""
+        return len(self.rows) if self.mix is None else sum(self.mix.counts)
+
+    @property
     def steps(self) -> int:
         """Batches of a whole epoch on this world."""
-        return epoch_steps(len(self.rows), world=self.world, batch=self.batch_size, least=self._least)
+        return epoch_steps(self.epoch_rows, world=self.world, batch=self.batch_size, least=self._least)
 
     def plan(self, epoch: int, done: Sequence[Done] = ()) -> EpochPlan:
         """What this rank reads in an epoch, after the parts of it that are `done`."""
-        return epoch_plan(
-            self.rows,
+        order = partial(epoch_plan, self.rows) if self.mix is None else self.mix.plan
+        return order(
             seed=self.seed,
             epoch=epoch,
             batch=self.batch_size,
@@ -182,13 +191,14 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         return self.plan(epoch).rows
 
     def epoch(
-        self, epoch: int, done: Sequence[Done] = (), micro: Micro | None = None
+        self, epoch: int, done: Sequence[Done] = (), micro: Micro | None = None, skip: int = 0
     ) -> Batches[Buffers, Batch]:
         """The batches of one epoch, or of what is left of it, each valid until the next is asked for.
 
         With `micro` the micro-batches of every step in its place, all of them `micro.passes` times over.
+        `skip` leaves out so many steps at the beginning, without reading them.
         """
-        plan = self.plan(epoch, done)
+        plan = self.plan(epoch, done).after(skip)
         if micro is None:
             units = cut(plan, self.unit_rows)
         else:

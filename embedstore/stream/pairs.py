@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
+    from embedstore.store.mix import MixedRows
     from embedstore.store.order import Shuffle
 
 
@@ -60,10 +61,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     With `captions` above 1 a picture brings so many different ones, or all where it has fewer.
     `pooled_texts`: the pooled embedding of each text in place of its tokens, as its one token.
 
-    `rows` are image rows, ascending (a split, a subset). Quarantined pictures, and pictures without a usable
-    caption of that role and language, are left out and counted in `skipped`. An epoch has `steps` batches
-    whose sizes differ by at most one and are `batch_size` at most, so every row comes once and no batch is a
-    small rest. (A batch of one teaches nothing: with `batch_size` 2 and an odd number, one batch has three.)
+    `rows` are image rows, ascending (a split, a subset); `texts (m,)` says which captions count, none: all.
+    Quarantined pictures, and pictures without a usable caption of that role and language, are left out and
+    counted in `skipped`. An epoch has `steps` batches whose sizes differ by at most one and are `batch_size`
+    at most, so every row comes once and no batch is a small rest. (A batch of one teaches nothing: with
+    `batch_size` 2 and an odd number, one batch has three.) With a `mix`, of which `rows` are then those of
+    all parts, an epoch and each batch have its shares, and an epoch is as long as they allow.
     The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); captions are drawn by a
     `CaptionTable` from (seed, epoch, row). Reads groups of blocks ahead within `buffer_mb`.
     `UsageError` where fewer than two pictures a rank are left.
@@ -85,6 +88,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         rank: int = 0,
         world: int = 1,
         shuffle: Shuffle = "blocks",
+        texts: Bools | None = None,
+        mix: MixedRows | None = None,
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         pin: bool = False,
@@ -95,10 +100,11 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         self._pin, self.several = pin, captions
         words = store[text].only_pooled() if pooled_texts else store[text]
         self._images, self._texts = ImageReader(store[image]), TextReader(words)
+        usable = usable_texts(store, self._texts.feature, role=role, language=language)
         self.captions = CaptionTable.build(
             images=store.plan.images,
             image_of=_image_of(store),
-            usable=usable_texts(store, self._texts.feature, role=role, language=language),
+            usable=usable if texts is None else usable & texts,
         )
         good = readable(self._images.feature)[rows]
         captioned = self.captions.counts(rows) > 0
@@ -107,10 +113,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             "image quarantined": int((~good).sum()),
             "no caption": int((good & ~captioned).sum()),
         }
-        if len(kept) < 2 * world:
+        mixed = None if mix is None else mix.within(kept)
+        count = len(kept) if mixed is None else sum(mixed.counts)
+        if count < 2 * world:
             raise UsageError(
                 "too few pairs to compare",
-                found=f"{len(kept)} of {len(rows)} pictures; {_counted(self.skipped)}",
+                found=f"{count} of {len(rows)} pictures; {_counted(self.skipped)}",
                 allowed="two or more on each rank",
             )
         each = np.minimum(self.captions.counts(kept), captions).mean()
@@ -128,6 +136,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             rank=rank,
             world=world,
             shuffle=shuffle,
+            mix=mixed,
             buffer_mb=buffer_mb,
             threads=threads,
             direct_io=direct_io,

@@ -17,6 +17,7 @@ HEAVY = {
     "matplotlib",
 }
 PUBLIC = {
+    "AlignedModel",
     "DeviceCache",
     "PairStream",
     "TokenDataset",
@@ -25,7 +26,11 @@ PUBLIC = {
     "Feature",
     "JoinedStore",
     "Store",
+    "Subset",
+    "create_subset",
+    "remove_subset",
     "__version__",
+    "apply_head",
     "bench_retrieval",
     "bench_zeroshot",
     "compact_store",
@@ -33,8 +38,10 @@ PUBLIC = {
     "export_rows",
     "fit_head",
     "import_feature",
+    "load",
     "load_head",
     "open_store",
+    "search_store",
     "verify_store",
 }
 

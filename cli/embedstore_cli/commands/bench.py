@@ -27,6 +27,7 @@ def retrieval(
     image: opt.ImageFeature = None,
     text: opt.TextFeature = None,
     split: opt.Split = "test",
+    rows: opt.Rows = None,
     language: opt.Language = "en",
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
@@ -46,6 +47,7 @@ def retrieval(
         image=image,
         text=text,
         split=_rows_of(split),
+        rows=rows,
         language=language,
         device=device,
         seed=seed,
@@ -70,6 +72,7 @@ def zeroshot(
         typer.Option(metavar="FILE", help="Prompts, one a line, with {} for the class.", show_default=False),
     ] = None,
     split: opt.Split = "test",
+    rows: opt.Rows = None,
     text_encoder: Annotated[
         str | None,
         typer.Option(
@@ -88,6 +91,7 @@ def zeroshot(
         store,
         head,
         split=_rows_of(split),
+        rows=rows,
         classes=read_lines(classes) if classes else None,
         templates=read_lines(templates) if templates else None,
         text_encoder=text_encoder,
