@@ -191,7 +191,7 @@ class ClipModel(nn.Module):
 
         A number format is ignored: embeddings are float32.
         """
-        device = torch._C._nn._parse_to(*args, **kwargs)[0]
+        device: Any = torch._C._nn._parse_to(*args, **kwargs)[0]
         if device is not None and torch.device(device).type != self.device.type:
             raise UsageError(
                 "the model is loaded for another device",
