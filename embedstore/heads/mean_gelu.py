@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from embedstore.errors import HeadError
 from embedstore.heads.buffers import POOL
@@ -53,5 +54,7 @@ def mean_gelu(x: Tensor, weight: Tensor, bias: Tensor, segments: Segments) -> Te
     returns `(b, e)`, float32 or wider. Differentiable once in `weight` and `bias`; a second backward pass
     through one graph is refused, since the buffers of the first are in use again.
     """
+    if torch.compiler.is_exporting():
+        return segments.mean(functional.gelu(functional.linear(x, weight, bias)))
     mean: Tensor = _MeanGelu.apply(x, weight, bias, segments)
     return mean

@@ -13,7 +13,7 @@ from embedstore.heads.base import Head
 from embedstore.heads.dropout import dropout
 from embedstore.heads.image_inputs import cls_of, patch_mean
 from embedstore.heads.precision import unit
-from embedstore.heads.segments import Runs
+from embedstore.heads.segments import Runs, masked
 from embedstore.heads.text_sides import refuse_pooled_words
 
 if TYPE_CHECKING:
@@ -89,6 +89,11 @@ class SailHead(Head):
         refuse_pooled_words(self.config)
         Runs.from_offsets(offsets)
         return unit(self.text(tokens))
+
+    def embed_padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Padded `tokens (b, l, d)` with `mask (b, l)`, True where real, to unit vectors `(b, e)`."""
+        means = patch_mean(tokens.to(self._dtype), masked(mask).weights)
+        return unit(self.text(means))
 
     def embed_patches(
         self,

@@ -88,6 +88,12 @@ class Runs:
 Segments: TypeAlias = Grid | Runs
 
 
+def masked(mask: Tensor) -> Grid:
+    """The grid of padded tokens `(b, l, d)` with `mask (b, l)`: equal shares where it is True, else none."""
+    weights = mask.float()
+    return Grid(mask.shape[0], mask.shape[1], weights / weights.sum(dim=1, keepdim=True))
+
+
 def pack(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Runs]:
     """Padded `tokens (b, l, d)` with `mask (b, l)` bool (True: real) to packed tokens and their runs."""
     offsets = torch.nn.functional.pad(mask.sum(dim=1).cumsum(0), (1, 0)).cpu()
