@@ -15,6 +15,7 @@ from embedstore_cli.commands import (
     apply,
     bench,
     compact,
+    curate,
     demo,
     doctor,
     encode,
@@ -50,6 +51,7 @@ app.command("fit")(fit.fit)
 app.command("apply")(apply.apply)
 app.command("search")(search.search)
 app.add_typer(bench.app, name="bench")
+app.add_typer(curate.app, name="curate")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
