@@ -18,7 +18,8 @@ EmbedstoreError
 │   └── RemoteError         a URL that cannot be reached, read or written
 ├── HeadError               a head that does not fit its features or its config
 ├── TooManyFailedError      more rows quarantined than `--max-failed` allows
-└── EngineError             workers of a run that die, or that cannot be had
+├── EngineError             workers of a run that die, or that cannot be had
+└── ToldError               what another process of the run has told already
 """
 
 from __future__ import annotations
@@ -121,3 +122,7 @@ class TooManyFailedError(EmbedstoreError):
 
 class EngineError(EmbedstoreError):
     """Workers of a run die, or cannot be had; the store is as valid as before."""
+
+
+class ToldError(EmbedstoreError):
+    """Another process of the run has told what went wrong: this one ends without a word."""

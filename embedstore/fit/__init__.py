@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from embedstore.fit.config import fit_config
     from embedstore.fit.report import FitProgress, FitResult
     from embedstore.fit.trainer import fit_head
+    from embedstore.fit.world import World, torchrun_world
 
-__all__ = ["FitProgress", "FitResult", "fit_config", "fit_head"]
+__all__ = ["FitProgress", "FitResult", "World", "fit_config", "fit_head", "torchrun_world"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from embedstore.fit.config import fit_config
 
         return fit_config
+    if name in {"World", "torchrun_world"}:
+        from embedstore.fit import world
+
+        return getattr(world, name)
     if name in __all__:
         from embedstore.fit import trainer
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
     from embedstore.stream.batches import ImageTokens, TextTokens
+    from embedstore.stream.share import Share
 
 _AT_ONCE = 65536
 
@@ -103,13 +104,16 @@ def training_data(
     pin: bool = False,
     buffer_mb: float = BUFFER_MB,
     make_stream: Callable[..., PairStream] = PairStream,
+    share: Share | None = None,
 ) -> tuple[PairStream, Validation | None]:
     """The stream to learn from and, where the configuration names one, what chooses the checkpoint.
 
-    `pooled_texts`: read the pooled embedding of each text in place of its tokens.
+    `pooled_texts`: read the pooled embedding of each text in place of its tokens. `share`: this process's part
+    of the batches to learn from.
     """
+    own = {} if share is None else {"share": share}
 
-    def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream) -> PairStream:
+    def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream, **more: Share) -> PairStream:
         return make(
             store,
             image=config.image,
@@ -123,13 +127,14 @@ def training_data(
             seed=config.seed,
             buffer_mb=buffer_mb,
             pin=pin,
+            **more,
         )
 
     rows = split_rows(store, config.split)
     if config.val_split is not None:
         chosen_on = stream(split_rows(store, config.val_split))
-        return stream(rows, make_stream), Validation.build(chosen_on)
+        return stream(rows, make_stream, **own), Validation.build(chosen_on)
     if config.val_fraction > 0:
         held, rest = hold_out(rows, config.val_fraction, config.seed)
-        return stream(rest, make_stream), Validation.build(stream(held))
-    return stream(rows, make_stream), None
+        return stream(rest, make_stream, **own), Validation.build(stream(held))
+    return stream(rows, make_stream, **own), None

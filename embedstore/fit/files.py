@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from safetensors.torch import save
@@ -13,8 +15,6 @@ from embedstore.model import CONFIG, WEIGHTS
 from embedstore.store import files
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from embedstore.documents import FitConfig, HeadConfig
@@ -54,10 +54,13 @@ class HeadFolder:
 
 
 class FitLog:
-    """One JSON document a line, readable while the fit runs; the log of an earlier run is replaced."""
+    """One JSON document a line, readable while the fit runs; the log of an earlier run is replaced.
 
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / LOG).open("w", encoding="utf-8")
+    Without a folder what is written goes nowhere: of several processes one logs.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = (folder / LOG if folder else Path(os.devnull)).open("w", encoding="utf-8")
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one line; floats with six digits."""

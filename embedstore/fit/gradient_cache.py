@@ -18,22 +18,19 @@ import numpy as np
 import torch
 
 from embedstore.fit.batch_statistics import SplitStatistics
-from embedstore.heads.keyed import by_sample
+from embedstore.fit.row_keys import RowKeys
 from embedstore.losses.base import Pairing
-from embedstore.stream.choice import counter_random
 from embedstore.stream.micro import Micro
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
+    from embedstore.fit.world import World
     from embedstore.heads.base import Head
     from embedstore.shapes import IntArray
     from embedstore.stream.pairs import PairBatch
-
-_TEXTS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,14 +55,14 @@ class GradientCache:
 
     Dropout is drawn by row, from (`seed`, epoch, row), so that it is the same in every pass and for every
     size of a micro-batch; a head with other randomness gets torch's generator in the same state in each pass.
+    Processes of a `world` have a part of each step each, and the gradient that comes through it.
     """
 
-    def __init__(self, head: Head, *, rows: int, seed: int, device: torch.device) -> None:
-        self._head, self._seed, self._device = head, seed, device
-        self._generators = [torch.default_generator]
-        if device.type == "cuda":
-            self._generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
-        self._norms = SplitStatistics(head)
+    def __init__(
+        self, head: Head, *, rows: int, seed: int, device: torch.device, world: World | None = None
+    ) -> None:
+        self._head, self._keys, self._device = head, RowKeys(seed, device), device
+        self._norms = SplitStatistics(head, world)
         self.micro = Micro(rows=rows, passes=2 + 2 * self._norms.waves)
 
     def backward(
@@ -132,21 +129,13 @@ class GradientCache:
 
     def _image(self, batch: PairBatch, epoch: int) -> Tensor:
         image = batch.image
-        lengths = torch.full((len(image.rows),), max(1, image.tokens.shape[1]))
-        with self._by_row(image.rows, epoch, lengths):
+        with self._keys.image(image, epoch):
             return self._head.embed_image(image.tokens, image.prefix, image.pooled, image.weights)
 
     def _text(self, batch: PairBatch, epoch: int) -> Tensor:
         text = batch.text
-        with self._by_row(text.rows + _TEXTS, epoch, text.offsets.diff()):
+        with self._keys.text(text, epoch):
             return self._head.embed_text(text.tokens, text.offsets)
-
-    def _by_row(self, rows: IntArray, epoch: int, lengths: Tensor) -> AbstractContextManager[None]:
-        keys = counter_random(self._seed, epoch, rows).view(np.int64)
-        # `torch.manual_seed` costs milliseconds: it keeps a stack for each kind of device not used yet.
-        for generator in self._generators:
-            generator.manual_seed(int(keys[0]) & (2**63 - 1))
-        return by_sample(torch.from_numpy(keys), lengths)
 
 
 class _Gathered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,9 @@ from embedstore.errors import HeadError
 from embedstore.fit.average import WeightAverage
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
+from embedstore.fit.row_keys import RowKeys
 from embedstore.fit.schedule import learning_rate, make_optimiser, warmup_steps
+from embedstore.fit.synced_norm import SyncedStatistics
 from embedstore.heads.base import build_head
 from embedstore.losses.base import build_loss
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FitConfig, HeadConfig
     from embedstore.fit.data import Validation
+    from embedstore.fit.world import World
     from embedstore.heads.base import Head
     from embedstore.shapes import IntArray
     from embedstore.stream.pairs import PairBatch
@@ -30,7 +34,8 @@ class Learner:
     """What a fit changes, step by step: nothing here knows where batches come from.
 
     `epoch_steps`: steps of an epoch, for the schedule. `words` (m,): a number for each text row, equal for
-    equal captions, where these are not to be negatives of each other.
+    equal captions, where these are not to be negatives of each other. The processes of a `world` make each step
+    together, of a part of the batch each: they have the same loss and weights, those of the whole batch.
     """
 
     def __init__(
@@ -41,16 +46,23 @@ class Learner:
         device: torch.device,
         epoch_steps: int,
         words: IntArray | None = None,
+        world: World | None = None,
     ) -> None:
         self.record, self.config, self.device, self.words = record, config, device, words
+        self.world = world
         self.head: Head = build_head(record).to(device)
         self.loss = build_loss(
             config.loss, temperature=config.temperature, bias=config.bias, positives=config.positives
         ).to(device)
+        if world is not None:
+            world.start_alike(self.head)
+            self._keys, self._norms = RowKeys(config.seed, device), SyncedStatistics(self.head, world)
         self.optimiser = make_optimiser(config, [self.head, self.loss], device)
         self.cache: GradientCache | None = None
         if config.micro_batch is not None:
-            self.cache = GradientCache(self.head, rows=config.micro_batch, seed=config.seed, device=device)
+            self.cache = GradientCache(
+                self.head, rows=config.micro_batch, seed=config.seed, device=device, world=world
+            )
         self.average = None if config.ema is None else WeightAverage(self.head, config.ema)
         self.epoch_steps, self.steps = epoch_steps, config.epochs * epoch_steps
         self.warmup = warmup_steps(config, steps=self.steps, epoch=epoch_steps)
@@ -101,6 +113,8 @@ class Learner:
             loss = self._loss_of_batch(batch)
             value = self._finite(loss.item())
             torch.autograd.backward([loss])
+        if self.world is not None:
+            self.world.sum_gradients(self.head.parameters(), self.loss.parameters())
         if self.config.clip_norm is not None:
             weights = [p for group in self.optimiser.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm)
@@ -118,11 +132,15 @@ class Learner:
                 self._keep(epoch)
             return None
         head = self.judged.eval()
-        recall = validation.recall(
-            lambda part: head.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
-            lambda part: head.embed_text(part.tokens, part.offsets),
-            self.device,
-        )
+
+        def measured() -> dict[str, float]:
+            return validation.recall(
+                lambda part: head.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
+                lambda part: head.embed_text(part.tokens, part.offsets),
+                self.device,
+            )
+
+        recall = measured() if self.world is None else self.world.first(measured)
         if self.best is None or sum(recall.values()) > sum(self.best.values()):
             self.best = recall
             self._keep(epoch)
@@ -133,16 +151,30 @@ class Learner:
         self.kept_temperature, self.kept_epoch = self.temperature, epoch
 
     def _loss_of_batch(self, batch: PairBatch) -> Tensor:
-        moved = batch.to(self.device)
-        image = self.head.embed_image(
-            moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
-        )
-        text = self.head.embed_text(moved.text.tokens, moved.text.offsets)
+        moved, epoch = batch.to(self.device), self.step // self.epoch_steps
+        with ExitStack() as inside:
+            if self.world is not None:
+                inside.enter_context(self._norms.synced())
+                inside.enter_context(self._keys.image(batch.image, epoch))
+            image = self.head.embed_image(
+                moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
+            )
+            if self.world is not None:
+                inside.enter_context(self._keys.text(batch.text, epoch))
+            text = self.head.embed_text(moved.text.tokens, moved.text.offsets)
         return self._loss(image, text, batch.owner, batch.text.rows)
 
     def _loss(self, image: Tensor, text: Tensor, owner: IntArray | None, rows: IntArray) -> Tensor:
         """Of embeddings `(b, e)` and `(m, e)`; `owner`, `rows` (m,) the picture and the row of each text."""
         words = None if self.words is None else self.words[rows]
+        if self.world is None:
+            return self._loss_of_all(image, text, owner, words)
+        with self.world.whole_batch(image, text, owner, words) as whole:
+            return self._loss_of_all(whole.image, whole.text, whole.owner, whole.words)
+
+    def _loss_of_all(
+        self, image: Tensor, text: Tensor, owner: IntArray | None, words: IntArray | None
+    ) -> Tensor:
         pairing = pairing_of(owner, words, len(image), self.device)
         beside = {} if pairing is None else {"pairing": pairing}
         return loss_of_parts(self.loss, self.head.parts, image, text, **beside)

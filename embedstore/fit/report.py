@@ -37,7 +37,8 @@ class FitResult:
 
     `epochs` and `steps` are those that were run, fewer than configured where `patience` stopped it.
 
-    `cached_bytes`: tokens kept in the memory of the device; 0 where they were streamed.
+    `cached_bytes`: tokens kept in the memory of the device; 0 where they were streamed. `processes` that made
+    the steps together; times, and these bytes, are the first one's.
     """
 
     out: Path
@@ -55,6 +56,7 @@ class FitResult:
     skipped: dict[str, int]
     cached_bytes: int
     kept_epoch: int
+    processes: int = 1
     recall: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from embedstore import __version__
 from embedstore.encoders.device import pick_device
 from embedstore.fit.config import check_config
 from embedstore.fit.data import Validation, caption_numbers, training_data
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from embedstore.documents import FitConfig, HeadConfig
+    from embedstore.fit.world import World
     from embedstore.store import Store
     from embedstore.stream.cached_pairs import CacheChoice
     from embedstore.stream.pairs import PairBatch
@@ -47,6 +49,7 @@ def fit_head(
     cache_on_device: CacheChoice = "auto",
     make_stream: Callable[..., PairStream] = PairStream,
     on_progress: Callable[[FitProgress], None] | None = None,
+    world: World | None = None,
 ) -> FitResult:
     """Fit a head on two features of a store and write its folder.
 
@@ -56,13 +59,18 @@ def fit_head(
     of the device (`auto`: on a GPU, where they fit; `yes`: or fails with the numbers). `make_stream` stands
     in for `PairStream`, to study another order.
 
+    The processes of a `world` (`torchrun_world`) call this alike, make every step together and all get the
+    result; the device is then the world's, and the first of them logs, validates and writes.
+
     Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
     with a finished head (unless `overwrite`); `HeadError` for sides that do not fit, and for a loss that is
     not finite.
     """
     check_config(config)
     opened = open_store(store) if isinstance(store, str | Path) else store
-    place = pick_device(device)
+    place = pick_device(device) if world is None else world.device
+    if world is not None:
+        world.refuse_other(f"{__version__} {torch.__version__} {opened.fingerprint} {config.to_json()}")
     record = head_record(opened, config)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(config.seed)
@@ -73,20 +81,26 @@ def fit_head(
             pin=place.type == "cuda",
             buffer_mb=buffer_mb,
             make_stream=make_stream,
+            share=None if world is None else world.share,
         )
         words = caption_numbers(opened, streamed.texts) if config.mask_duplicates else None
-        learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words)
-        folder = HeadFolder(Path(out), overwrite=overwrite)
-        stream = pairs_on_device(streamed, place, cache_on_device)
-        with FitLog(folder.path) as log:
+        learner = Learner(
+            record, config, device=place, epoch_steps=streamed.steps, words=words, world=world
+        )
+        writes = world is None or world.speaks
+        folder = HeadFolder(Path(out), overwrite=overwrite) if writes else None
+        stream = pairs_on_device(streamed, place, cache_on_device, epochs=config.epochs)
+        with FitLog(folder and folder.path) as log:
             run = _Run(learner, stream, validation, log, on_progress)
             run.all_epochs()
     POOL.clear()
     weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
-    finished = folder.finish(
-        record.model_copy(update={"temperature": learner.kept_temperature}), config, weights
-    )
-    return run.result(folder.path, finished)
+    record = record.model_copy(update={"temperature": learner.kept_temperature})
+
+    def finished() -> HeadConfig:
+        return record if folder is None else folder.finish(record, config, weights)
+
+    return run.result(Path(out), finished() if world is None else world.first(finished))
 
 
 @dataclass(slots=True)
@@ -108,6 +122,10 @@ class _Run:
     def cached_bytes(self) -> int:
         return self.stream.nbytes if isinstance(self.stream, CachedPairs) else 0
 
+    @property
+    def processes(self) -> int:
+        return self.learner.world.size if self.learner.world else 1
+
     def rate(self, seconds: float) -> float:
         return self.learner.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9)
 
@@ -122,6 +140,7 @@ class _Run:
             parameters=self.learner.parameters,
             steps=self.learner.steps,
             cached_bytes=self.cached_bytes,
+            processes=self.processes,
         )
         for epoch in range(1, self.learner.config.epochs + 1):
             self.one_epoch(epoch)
@@ -173,16 +192,20 @@ class _Run:
         self.report(loss, lr, self.training_seconds, mean)
 
     def batches_of_steps(self, batches: Iterable[PairBatch]) -> Iterator[tuple[int, PairBatch | LargeStep]]:
-        """What every step of the epoch is made of, and how many pictures."""
+        """What every step of the epoch is made of, and how many pictures it has on all processes together."""
         cache = self.learner.cache
-        if cache is None:
+        if cache is None and self.learner.world is None:
             yield from ((len(batch.image.rows), batch) for batch in batches)
             return
-        plan = self.stream.plan(self.epoch - 1)
+        plan, whole = self.stream.plan(self.epoch - 1), self.stream.whole_plan(self.epoch - 1)
+        counts = np.diff(whole.batches).tolist()
+        if cache is None:
+            yield from zip(counts, batches, strict=True)
+            return
         each, parts = iter(batches), cache.micro.counts(plan).tolist()
-        for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
-            texts = count * self.learner.config.captions
-            yield count, LargeStep(batches=each, count=many, pictures=count, texts=texts)
+        for count, own, many in zip(counts, np.diff(plan.batches).tolist(), parts, strict=True):
+            texts = own * self.learner.config.captions
+            yield count, LargeStep(batches=each, count=many, pictures=own, texts=texts)
 
     def report(self, loss: float, lr: float, seconds: float, recall: float | None = None) -> None:
         if self.on_progress is None:
@@ -221,5 +244,6 @@ class _Run:
             skipped=self.stream.skipped,
             cached_bytes=self.cached_bytes,
             kept_epoch=self.learner.kept_epoch,
+            processes=self.processes,
             recall=self.learner.best,
         )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import IntArray
     from embedstore.store import EpochPlan
     from embedstore.stream.micro import Micro
+    from embedstore.stream.share import Share
 
 Buffers = TypeVar("Buffers")
 Batch = TypeVar("Batch")
@@ -115,8 +116,8 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
     """What streams of tokens share: the order, the units, the buffers, the reading threads.
 
     `rows` ascending. `buffer_mb` bounds the buffers of all units in flight together, in MiB; at least two
-    batches are held. `threads` read. `rank` and `world` share an epoch among processes. `shuffle` as in
-    `store.order`. `direct_io`: read pictures past the system's page cache; none: where an epoch takes more
+    batches are held. `threads` read. `rank` and `world` share an epoch among processes, each with batches of
+    its own; `share` gives a process its part of every batch. `shuffle` as in `store.order`. `direct_io`: read pictures past the system's page cache; none: where an epoch takes more
     than the memory that is free, so that nothing would be found in the cache again. Raises `UsageError`.
     """
 
@@ -134,6 +135,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         rank: int = 0,
         world: int = 1,
         shuffle: Shuffle = "blocks",
+        share: Share | None = None,
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         direct_io: bool | None = None,
@@ -143,7 +145,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         if not buffer_mb > 0:
             raise UsageError("buffers must hold something", found=f"buffer_mb {buffer_mb}", allowed="above 0")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
+        self.rank, self.world, self.shuffle, self._least, self.share = rank, world, shuffle, least, share
         self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))
         block = block_rows(place_bytes)
         self._chunk = chunk if whole_chunks or chunk < block else 1
@@ -161,7 +163,12 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         return epoch_steps(len(self.rows), world=self.world, batch=self.batch_size, least=self._least)
 
     def plan(self, epoch: int, done: Sequence[Done] = ()) -> EpochPlan:
-        """What this rank reads in an epoch, after the parts of it that are `done`."""
+        """What this rank, or share, reads in an epoch, after the parts of it that are `done`."""
+        whole = self.whole_plan(epoch, done)
+        return whole if self.share is None else self.share.of(whole)
+
+    def whole_plan(self, epoch: int, done: Sequence[Done] = ()) -> EpochPlan:
+        """The same for all shares of this rank together."""
         return epoch_plan(
             self.rows,
             seed=self.seed,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
     from embedstore.store.order import Shuffle
+    from embedstore.stream.share import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     whose sizes differ by at most one and are `batch_size` at most, so every row comes once and no batch is a
     small rest. (A batch of one teaches nothing: with `batch_size` 2 and an odd number, one batch has three.)
     The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); captions are drawn by a
-    `CaptionTable` from (seed, epoch, row). Reads groups of blocks ahead within `buffer_mb`.
+    `CaptionTable` from (seed, epoch, row). With a `share` the batches are the parts of these that one of
+    several processes takes; `rows` and `texts` are still those of all. Reads groups of blocks ahead within `buffer_mb`.
     `UsageError` where fewer than two pictures a rank are left.
     """
 
@@ -85,6 +87,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         rank: int = 0,
         world: int = 1,
         shuffle: Shuffle = "blocks",
+        share: Share | None = None,
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         pin: bool = False,
@@ -128,6 +131,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             rank=rank,
             world=world,
             shuffle=shuffle,
+            share=share,
             buffer_mb=buffer_mb,
             threads=threads,
             direct_io=direct_io,
@@ -141,8 +145,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     @property
     def texts(self) -> IntArray:
         """Every text row that an epoch may bring, ascending."""
-        counts = self.captions.counts(self.rows)
-        first = np.repeat(self.captions.starts[self.rows] - np.cumsum(counts) + counts, counts)
+        return self.texts_of(self.rows)
+
+    def texts_of(self, rows: IntArray) -> IntArray:
+        """Every text row that an epoch may bring with these pictures, ascending."""
+        counts = self.captions.counts(rows)
+        first = np.repeat(self.captions.starts[rows] - np.cumsum(counts) + counts, counts)
         found: IntArray = np.sort(self.captions.texts[first + np.arange(len(first))])
         return found
 
