@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from embedstore import __version__
-from embedstore.errors import EmbedstoreError, UsageError
+from embedstore.errors import EmbedstoreError, ToldError, UsageError
 from embedstore_cli.commands import (
     bench,
     compact,
@@ -97,7 +97,8 @@ def main() -> None:
     except EmbedstoreError as error:
         if os.environ.get("EMBEDSTORE_DEBUG"):
             raise
-        fail(str(error))
+        if not isinstance(error, ToldError):
+            fail(str(error))
         code = USAGE if isinstance(error, UsageError) else FAILED
     except OSError as error:
         if os.environ.get("EMBEDSTORE_DEBUG"):

@@ -83,12 +83,14 @@ class _SplitNorm:
         wide, weight = x.double(), shares.double()
         mean = weight @ wide
         squares = weight @ (wide - mean).square() * count
-        if self.centre is None or self.squares is None:
-            self.centre, self.squares, self.count, self.mean = mean, squares, count, mean.to(x.dtype)
-            return
+        if self.centre is None:
+            self.mean = mean.to(x.dtype)
         self._include(count, mean, squares)
 
     def _include(self, count: float, mean: Tensor, squares: Tensor) -> None:
+        if self.centre is None or self.squares is None:
+            self.centre, self.squares, self.count = mean, squares, count
+            return
         whole, apart = self.count + count, mean - self.centre
         self.centre = self.centre + apart * (count / whole)
         self.squares = self.squares + squares + apart.square() * (self.count * count / whole)
@@ -100,20 +102,19 @@ class _SplitNorm:
         if self.centre is None or self.squares is None:
             return
         if world is not None:
-            self._join(world)
+            self._join(world, self.centre, self.squares)
         refuse_single(self.count)
         like, self.wave = self.mean.dtype, wave
         self.mean = self.centre.to(like).requires_grad_()
         self.var = (self.squares / self.count).to(like).requires_grad_()
         let_know(self.layer, self.centre, self.squares / (self.count - 1))
 
-    def _join(self, world: World) -> None:
+    def _join(self, world: World, centre: Tensor, squares: Tensor) -> None:
         """What all processes have measured, in the order of their ranks."""
-        own = torch.stack([torch.full_like(self.centre, self.count), self.centre, self.squares])
-        (count, self.centre, self.squares), *others = world.parts(own).unbind()
-        self.count = float(count[0])
-        for number, centre, squares in others:
-            self._include(float(number[0]), centre, squares)
+        own = torch.stack([torch.full_like(centre, self.count), centre, squares])
+        self.centre = self.squares = None
+        for count, mean, apart in world.parts(own).unbind():
+            self._include(float(count[0]), mean, apart)
 
     def gathered_gradients(self, world: World) -> None:
         """Sum what the mean and the variance have collected over all processes."""

@@ -108,8 +108,8 @@ def training_data(
 ) -> tuple[PairStream, Validation | None]:
     """The stream to learn from and, where the configuration names one, what chooses the checkpoint.
 
-    `pooled_texts`: read the pooled embedding of each text in place of its tokens. `share`: this process's part
-    of the batches to learn from.
+    `pooled_texts`: read the pooled embedding of each text in place of its tokens. `share`: this process's
+    part of the batches to learn from.
     """
     own = {} if share is None else {"share": share}
 

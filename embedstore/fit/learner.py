@@ -34,8 +34,8 @@ class Learner:
     """What a fit changes, step by step: nothing here knows where batches come from.
 
     `epoch_steps`: steps of an epoch, for the schedule. `words` (m,): a number for each text row, equal for
-    equal captions, where these are not to be negatives of each other. The processes of a `world` make each step
-    together, of a part of the batch each: they have the same loss and weights, those of the whole batch.
+    equal captions, where these are not to be negatives of each other. The processes of a `world` make each
+    step together, of a part of the batch each: they have the same loss and weights, those of the whole.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class SyncedStatistics:
     """The batch normalisations of a module while each process has a part of the batch, of any size.
 
-    Two sums over the processes a layer and a step forward, of its mean and of its variance about that, and two
-    backward. Running averages learn of the whole batch.
+    Two sums over the processes a layer and a step forward, of its mean and of its variance about that, and
+    two backward. Running averages learn of the whole batch.
     """
 
     def __init__(self, module: nn.Module, world: World) -> None:
@@ -56,7 +56,7 @@ def _normalised(
     shape = [1, -1] + [1] * (x.ndim - 2)
     variance = world.total_with_gradient(counts @ (flat - mean).square()) / total
     let_know(layer, mean.detach(), variance.detach() * (total / (total - 1)))
-    y = (x - mean.view(shape)) * (variance.view(shape) + layer.eps).rsqrt()
+    y: Tensor = (x - mean.view(shape)) * (variance.view(shape) + layer.eps).rsqrt()
     if layer.weight is not None:
         y = torch.addcmul(layer.bias.view(shape), y, layer.weight.view(shape))
     return y

@@ -84,13 +84,11 @@ def fit_head(
             share=None if world is None else world.share,
         )
         words = caption_numbers(opened, streamed.texts) if config.mask_duplicates else None
-        learner = Learner(
-            record, config, device=place, epoch_steps=streamed.steps, words=words, world=world
-        )
+        learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words, world=world)
         writes = world is None or world.speaks
         folder = HeadFolder(Path(out), overwrite=overwrite) if writes else None
         stream = pairs_on_device(streamed, place, cache_on_device, epochs=config.epochs)
-        with FitLog(folder and folder.path) as log:
+        with FitLog(folder.path if folder else None) as log:
             run = _Run(learner, stream, validation, log, on_progress)
             run.all_epochs()
     POOL.clear()

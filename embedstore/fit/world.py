@@ -116,7 +116,7 @@ class World:
         """
         shared = [p.grad for p in alike if p.grad is not None]
         for grad in shared:
-            grad /= self.size
+            grad.div_(self.size)
         by_type: dict[torch.dtype, list[Tensor]] = {}
         for grad in [*(p.grad for p in head), *shared]:
             if grad is not None:
@@ -165,12 +165,7 @@ class World:
         try:
             yield
         except RuntimeError as bad:
-            raise EngineError(
-                "the processes of this fit have lost each other",
-                where=f"process {self.rank} of {self.size}",
-                found=str(bad).strip().splitlines()[0][:200],
-                todo="see what the other processes say; one that ran out of memory says nothing",
-            ) from bad
+            raise _lost(bad) from bad
 
 
 class _Total(torch.autograd.Function):
@@ -215,33 +210,41 @@ def torchrun_world(device: str = "auto") -> Iterator[World | None]:
         yield None
         return
     place = _own_device(device)
-    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    with joined_world(store, rank=rank, size=size, device=place) as world:
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    except (RuntimeError, ValueError) as bad:
+        raise _lost(bad) from bad
+    try:
+        world = _join(store, rank=rank, size=size, device=place)
         yield world
-
-
-@contextmanager
-def joined_world(store: dist.Store, *, rank: int, size: int, device: torch.device) -> Iterator[World]:
-    """As `torchrun_world`, from what it finds in the environment."""
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    try:
-        dist.init_process_group(
-            backend, store=dist.PrefixStore("fit", store), rank=rank, world_size=size, timeout=TIMEOUT
-        )
-    except RuntimeError as bad:
-        raise EngineError(
-            "the processes of this fit do not find each other",
-            where=f"process {rank} of {size}",
-            found=str(bad).strip().splitlines()[0][:200],
-        ) from bad
-    try:
-        yield World(rank=rank, size=size, device=device)
+        # One that left sooner would look like one that died.
+        world.total(torch.zeros(1))
     except (EmbedstoreError, OSError, KeyboardInterrupt) as error:
         if not _first_to_tell(store):
             raise ToldError("another process has told", found=str(error)) from error
         raise
     # Not after an error: the others may be waiting for this process, which must end.
     dist.destroy_process_group()
+
+
+def _join(store: dist.Store, *, rank: int, size: int, device: torch.device) -> World:
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("fit", store), rank=rank, world_size=size, timeout=TIMEOUT
+        )
+    except (RuntimeError, ValueError) as bad:
+        raise _lost(bad) from bad
+    return World(rank=rank, size=size, device=device)
+
+
+def _lost(bad: Exception) -> EngineError:
+    return EngineError(
+        "the processes of this fit do not find each other, or have lost each other",
+        where=f"process {os.environ['RANK']} of {os.environ['WORLD_SIZE']}",
+        found=str(bad).strip().splitlines()[0][:200],
+        todo="see what the other processes say; one that ran out of memory says nothing",
+    )
 
 
 def _own_device(name: str) -> torch.device:

@@ -1,8 +1,8 @@
 """Sums over all negatives of a batch, block of pictures by block, so that no matrix of logits is held.
 
 Each is a small autograd function: its backward pass makes the blocks again. Peak memory is a few blocks
-beside the embeddings, whatever the batch. Where several processes evaluate a loss (`losses.shared`) each makes
-the blocks of its own pictures.
+beside the embeddings, whatever the batch. Where several processes evaluate a loss (`losses.shared`) each
+makes the blocks of its own pictures.
 """
 
 from __future__ import annotations
@@ -182,9 +182,7 @@ class _NegativeSoftplus(torch.autograd.Function):
             bias_grad += weights.sum(1).sum(dtype=torch.float64)
             torch.mm(weights, text, out=image_grad[part])
             text_grad.addmm_(weights.T, image[part])
-        scale_grad, bias_grad = ctx.negatives.shared_gradients(
-            text_grad, inner(image, image_grad), bias_grad
-        )
+        scale_grad, bias_grad = ctx.negatives.shared_gradients(text_grad, inner(image, image_grad), bias_grad)
         whole = of_total * scale
         return (
             image_grad.mul_(whole),

@@ -49,7 +49,8 @@ def pairs_on_device(
 class CachedPairs:
     """Reads pictures and all their usable captions into device memory once; then epochs as `stream` has them.
 
-    `rows`: the pictures that these epochs bring, ascending; none: all of the stream. Every batch is on the device, decoded, and equal to the bit to what `stream` gives after `to(device)`.
+    `rows`: the pictures that these epochs bring, ascending; none: all of the stream. Every batch is on the
+    device, decoded, and equal to the bit to what `stream` gives after `to(device)`.
     """
 
     def __init__(self, stream: PairStream, device: torch.device, rows: IntArray | None = None) -> None:

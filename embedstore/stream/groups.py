@@ -117,8 +117,9 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
     `rows` ascending. `buffer_mb` bounds the buffers of all units in flight together, in MiB; at least two
     batches are held. `threads` read. `rank` and `world` share an epoch among processes, each with batches of
-    its own; `share` gives a process its part of every batch. `shuffle` as in `store.order`. `direct_io`: read pictures past the system's page cache; none: where an epoch takes more
-    than the memory that is free, so that nothing would be found in the cache again. Raises `UsageError`.
+    its own; `share` gives a process its part of every batch. `shuffle` as in `store.order`. `direct_io`: read
+    pictures past the system's page cache; none: where an epoch takes more than the memory that is free, so
+    that nothing would be found in the cache again. Raises `UsageError`.
     """
 
     def __init__(

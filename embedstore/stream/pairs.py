@@ -67,7 +67,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     small rest. (A batch of one teaches nothing: with `batch_size` 2 and an odd number, one batch has three.)
     The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); captions are drawn by a
     `CaptionTable` from (seed, epoch, row). With a `share` the batches are the parts of these that one of
-    several processes takes; `rows` and `texts` are still those of all. Reads groups of blocks ahead within `buffer_mb`.
+    several processes takes; `rows` and `texts` are still those of all. Reads groups of blocks ahead within
+    `buffer_mb`.
     `UsageError` where fewer than two pictures a rank are left.
     """
 

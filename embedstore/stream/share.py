@@ -45,9 +45,7 @@ class Share:
         mine, cuts = [], [0]
         for low, high in pairwise(plan.batches.tolist()):
             part = np.sort(plan.rows[low:high])
-            mine.append(
-                part[len(part) * self.rank // self.world : len(part) * (self.rank + 1) // self.world]
-            )
+            mine.append(part[len(part) * self.rank // self.world : len(part) * (self.rank + 1) // self.world])
             cuts.append(cuts[-1] + len(mine[-1]))
         rows = np.concatenate(mine) if mine else plan.rows
         return EpochPlan(rows=rows, batches=np.array(cuts, np.int64), groups=plan.groups)

@@ -167,69 +167,74 @@ def fit(
 
     The last checkpoint is kept unless --val-split or --val-fraction chooses the best one.
     """
-    from embedstore.fit import fit_config, fit_head
+    from embedstore.fit import fit_config, fit_head, torchrun_world
 
-    chosen = fit_config(
-        config,
-        head=head,
-        options=opt.settings(options or []),
-        loss=loss,
-        image=image,
-        text=text,
-        split=split,
-        language=language,
-        role=role,
-        width=width,
-        image_local=image_local,
-        image_cls=image_cls,
-        text_token=text_token,
-        text_global=text_global,
-        image_pooling=image_pooling,
-        text_pooling=text_pooling,
-        dropout=dropout,
-        epochs=epochs,
-        batch_size=batch_size,
-        micro_batch=micro_batch,
-        lr=lr,
-        min_lr=min_lr,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        warmup_steps=warmup_steps,
-        warmup_share=warmup_share,
-        optimiser=optimiser,
-        beta1=beta1,
-        beta2=beta2,
-        clip_norm=clip_norm,
-        ema=ema,
-        patience=patience,
-        temperature=temperature,
-        bias=bias,
-        captions=captions,
-        positives=positives,
-        mask_duplicates=mask_duplicates,
-        val_split=val_split,
-        val_fraction=val_fraction,
-        seed=seed,
-    )
-    render.warn_of_idle_gpu(device)
-    with render.bars(quiet=json) as bars:
-
-        def show(at: FitProgress) -> None:
-            recall = "" if at.recall is None else f", recall@1 {100 * at.recall:.1f} %"
-            note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
-            bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
-
-        result = fit_head(
-            store,
-            chosen,
-            out,
-            device=device,
-            overwrite=overwrite,
-            buffer_mb=buffer_mb,
-            cache_on_device=cache_on_device,
-            on_progress=show,
+    with torchrun_world(device) as world:
+        speaks = world is None or world.speaks
+        chosen = fit_config(
+            config,
+            head=head,
+            options=opt.settings(options or []),
+            loss=loss,
+            image=image,
+            text=text,
+            split=split,
+            language=language,
+            role=role,
+            width=width,
+            image_local=image_local,
+            image_cls=image_cls,
+            text_token=text_token,
+            text_global=text_global,
+            image_pooling=image_pooling,
+            text_pooling=text_pooling,
+            dropout=dropout,
+            epochs=epochs,
+            batch_size=batch_size,
+            micro_batch=micro_batch,
+            lr=lr,
+            min_lr=min_lr,
+            weight_decay=weight_decay,
+            warmup_epochs=warmup_epochs,
+            warmup_steps=warmup_steps,
+            warmup_share=warmup_share,
+            optimiser=optimiser,
+            beta1=beta1,
+            beta2=beta2,
+            clip_norm=clip_norm,
+            ema=ema,
+            patience=patience,
+            temperature=temperature,
+            bias=bias,
+            captions=captions,
+            positives=positives,
+            mask_duplicates=mask_duplicates,
+            val_split=val_split,
+            val_fraction=val_fraction,
+            seed=seed,
         )
-    render.print_json(result.to_dict()) if json else _show(result)
+        if speaks:
+            render.warn_of_idle_gpu(device)
+        with render.bars(quiet=json or not speaks) as bars:
+
+            def show(at: FitProgress) -> None:
+                recall = "" if at.recall is None else f", recall@1 {100 * at.recall:.1f} %"
+                note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
+                bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
+
+            result = fit_head(
+                store,
+                chosen,
+                out,
+                device=device,
+                overwrite=overwrite,
+                buffer_mb=buffer_mb,
+                cache_on_device=cache_on_device,
+                on_progress=show,
+                world=world,
+            )
+    if speaks:
+        render.print_json(result.to_dict()) if json else _show(result)
 
 
 def _show(result: FitResult) -> None:
@@ -237,7 +242,7 @@ def _show(result: FitResult) -> None:
     render.say(
         f"fitted on {result.images} images in {render.duration(result.seconds)}: {result.epochs} epochs, "
         f"{result.steps} steps, {result.samples_per_second:.0f} samples/s, "
-        f"{result.parameters:,} parameters ({result.device})"
+        f"{result.parameters:,} parameters ({result.device}{_together(result.processes)})"
     )
     if result.cached_bytes:
         render.say(f"tokens kept on {result.device}: {render.size(result.cached_bytes)}")
@@ -253,3 +258,7 @@ def _show(result: FitResult) -> None:
         if count:
             render.warn(f"{count} images left out: {reason}")
     render.say(f"head: {result.out}")
+
+
+def _together(processes: int) -> str:
+    return f", {processes} processes" if processes > 1 else ""
