@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint types pytest schemas clean
+.PHONY: demo test lint types pytest schemas paper-tables clean
 
 demo: $(READY)
 	$(BIN)/embedstore demo demo
@@ -21,6 +21,11 @@ types: $(READY)
 # One thread a process: the test processes share the cores among themselves.
 pytest: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -q
+
+# DATA: a folder with flickr8k-1k and vit-tiny-in1k. Run again after an interruption: it goes on.
+paper-tables: $(READY)
+	$(if $(DATA),,$(error name the data: make paper-tables DATA=FOLDER))
+	$(BIN)/embedstore paper-tables $(DATA) --out paper-tables --page docs/paper-tables.md
 
 schemas: $(READY)
 	$(BIN)/python schemas/generate.py

@@ -98,6 +98,58 @@ def paired_ratio(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """Medians of rounds in which two sides took turns: `time` and `cpu`, ours over the reference's.
+
+    `ours` and `reference` are seconds of the clock. Where others use the machine, `cpu` is what counts.
+    """
+
+    ours: float
+    reference: float
+    time: float
+    cpu: float
+    repeats: int
+
+    @property
+    def text(self) -> str:
+        """All of it but `time`, for a row's detail."""
+        return (
+            f"ours {seconds(self.ours)}, reference {seconds(self.reference)}, median of {self.repeats}; "
+            f"of CPU time {self.cpu:.3g}"
+        )
+
+
+def turns(
+    ours: Callable[[], object], reference: Callable[[], object], repeats: int, *, warmup: int = 1
+) -> Turns:
+    """As `paired_ratio`, but ratios are of times, and of the CPU time of this process on all its cores."""
+
+    def took(action: Callable[[], object]) -> tuple[float, float]:
+        cpu = time.process_time()
+        wall = timed(action)
+        return wall, time.process_time() - cpu
+
+    for _ in range(warmup):
+        ours()
+        reference()
+    found = []
+    for i in range(repeats):
+        if i % 2:
+            theirs = took(reference)
+            found.append((took(ours), theirs))
+        else:
+            mine = took(ours)
+            found.append((mine, took(reference)))
+    return Turns(
+        ours=statistics.median(a[0] for a, _ in found),
+        reference=statistics.median(b[0] for _, b in found),
+        time=statistics.median(a[0] / b[0] for a, b in found),
+        cpu=statistics.median(a[1] / b[1] for a, b in found),
+        repeats=repeats,
+    )
+
+
 def table(rows: Sequence[Row]) -> str:
     """The rows as aligned text."""
     head = ("name", "ratio", "meaning", "reference", "detail")

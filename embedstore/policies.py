@@ -71,6 +71,11 @@ class Policy:
         """What holds for arrays that are never shrunk: text tokens, prefix, pooled."""
         return Policy(number=self.number)
 
+    @property
+    def fewer_tokens(self) -> Policy:
+        """The steps that lessen the tokens of a picture, and no other."""
+        return Policy(pool=self.pool, merge=self.merge, mean=self.mean)
+
     def tokens(self, count: int, grid: tuple[int, int] | None) -> int:
         """Tokens of a picture that are stored, from the encoder's patch tokens and their grid.
 

@@ -12,6 +12,7 @@ import typer
 from embedstore import __version__
 from embedstore.errors import EmbedstoreError, ToldError, UsageError
 from embedstore_cli.commands import (
+    apply,
     bench,
     compact,
     demo,
@@ -21,7 +22,9 @@ from embedstore_cli.commands import (
     fit,
     import_,
     info,
+    paper_tables,
     recode,
+    search,
     verify,
 )
 from embedstore_cli.render import fail
@@ -42,6 +45,8 @@ app = typer.Typer(
 app.command("encode")(encode.encode)
 app.command("recode")(recode.recode)
 app.command("fit")(fit.fit)
+app.command("apply")(apply.apply)
+app.command("search")(search.search)
 app.add_typer(bench.app, name="bench")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
@@ -50,6 +55,7 @@ app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.command("paper-tables", hidden=True)(paper_tables.paper_tables)
 
 
 def _print_version(wanted: bool) -> None:
@@ -86,6 +92,12 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _told(error: EmbedstoreError) -> int:
+    if not isinstance(error, ToldError):
+        fail(str(error))
+    return USAGE if isinstance(error, UsageError) else FAILED
+
+
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -97,9 +109,7 @@ def main() -> None:
     except EmbedstoreError as error:
         if os.environ.get("EMBEDSTORE_DEBUG"):
             raise
-        if not isinstance(error, ToldError):
-            fail(str(error))
-        code = USAGE if isinstance(error, UsageError) else FAILED
+        code = _told(error)
     except OSError as error:
         if os.environ.get("EMBEDSTORE_DEBUG"):
             raise

@@ -64,5 +64,43 @@ Seed = Annotated[int, typer.Option(help="Decides everything random.")]
 HeadDir = Annotated[
     Path, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
 ]
+AnyHeadDir = Annotated[
+    Path | None, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
+]
+ImageFeature = Annotated[
+    str | None,
+    typer.Option("--image", metavar="NAME", help="Image feature that is read.", show_default=False),
+]
+TextFeature = Annotated[
+    str | None, typer.Option("--text", metavar="NAME", help="Text feature that is read.", show_default=False)
+]
 Split = Annotated[str, typer.Option(help="Split that is measured; 'all' takes every row.")]
+Rows = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUBSET|FILE",
+        help="Only rows of this subset, or with an id in this file; of texts, only these count.",
+        show_default=False,
+    ),
+]
 Language = Annotated[str, typer.Option(help="Language of the captions.")]
+
+
+def shares(text: str) -> dict[str, float]:
+    """`NAME=SHARE[,NAME=SHARE]`, shares above 0."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, share = part.strip().rpartition("=")
+        try:
+            value = float(share)
+        except ValueError:
+            value = 0.0
+        if not equals or not name or name in found or not 0 < value < 1e12:
+            raise UsageError(
+                "not the parts of a mix",
+                where="--mix",
+                found=part,
+                allowed="NAME=SHARE,NAME=SHARE, each name once, shares above 0",
+            )
+        found[name] = value
+    return found

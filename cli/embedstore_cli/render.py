@@ -40,6 +40,11 @@ def warn(message: str) -> None:
     _err.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
+def note(message: str) -> None:
+    """Something worth knowing while a command runs, on standard error."""
+    _err.print(escape(message), soft_wrap=True)
+
+
 def warn_of_idle_gpu(device: str) -> None:
     """Say loudly that a GPU is here and not used."""
     from embedstore.encoders.device import unused_gpu
@@ -64,11 +69,15 @@ def print_json(value: Any) -> None:
     print(value.rstrip("\n") if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A narrow table; columns after the first are figures."""
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, words: Sequence[str] = ()
+) -> None:
+    """A narrow table; columns after the first are figures, but for those named in `words`."""
     shown = Table(title=title or None, title_justify="left", title_style="bold", pad_edge=False, box=None)
     for k, column in enumerate(columns):
-        shown.add_column(escape(column), justify="left" if k == 0 else "right", overflow="fold")
+        shown.add_column(
+            escape(column), justify="left" if k == 0 or column in words else "right", overflow="fold"
+        )
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
     _out.print(shown)
@@ -81,6 +90,15 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return ""
+
+
+def count(number: float) -> str:
+    """A large number for a person, three digits."""
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}G"
 
 
 def duration(seconds: float) -> str:
@@ -107,6 +125,10 @@ class Bars:
                 escape(name), total=total, completed=int(done), note=""
             )
         self._progress.update(self._tasks[name], completed=done, total=total, note=escape(note))
+
+    def line(self, message: str) -> None:
+        """A line above the bars, which stays."""
+        self._progress.console.print(escape(message), soft_wrap=True)
 
 
 @contextmanager
@@ -148,6 +170,7 @@ def report(measured: BenchReport) -> None:
         if count
     )
     where = f"split {measured.split}" if measured.split else "all rows"
+    where += f", rows {measured.rows.name}" if measured.rows else ""
     table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
     for note in measured.notes:
         warn(note)

@@ -9,7 +9,7 @@ import numpy as np
 
 from embedstore.bench.figures import retrieval_chance, retrieval_figures
 from embedstore.bench.rows import Pairs, select_pairs
-from embedstore.bench.setting import Setting, open_setting
+from embedstore.bench.setting import Setting, open_setting, open_stored
 from embedstore.documents import BenchReport
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives
@@ -38,29 +38,39 @@ class Retrieved:
 
 def bench_retrieval(
     store: Store | str | PathLike[str],
-    head_dir: str | PathLike[str],
+    head_dir: str | PathLike[str] | None = None,
     *,
+    image: str | None = None,
+    text: str | None = None,
     split: str | None = "test",
     language: str = "en",
     role: str = "caption",
     device: str = "auto",
     seed: int = 0,
-    rows: IntArray | None = None,
+    rows: IntArray | str | None = None,
 ) -> BenchReport:
     """Recall@1, 5 and 10 and the median rank, both ways, exact, with several captions an image.
 
+    Without a head the stored pooled embeddings of the features `image` and `text` are compared: what `apply`
+    made, or the towers of one model; with a head, these are the features that it reads.
+
     A query is a hit where at least one of its positives is among the first k (CLIP_benchmark's definition);
     equal scores go to the lower row. The gallery is every image of the split (none: every image) that has a
-    text of this role and language, and all those texts; `rows` narrows to a subset of image rows. Intervals:
-    95 % bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
-    `HeadError` as `open_setting` and `select_pairs` do.
+    text of this role and language, and all those texts; `rows` narrows to image rows, or to those of a
+    subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 % bootstrap over
+    queries, seeded; each caption counts as a query of its own. Raises `UsageError` and `HeadError` as
+    `open_setting` and `select_pairs` do.
     """
+    setting = (
+        open_stored(store, image=image, text=text, device=device, rows=rows)
+        if head_dir is None
+        else open_setting(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
+    )
     found = retrieve(
-        open_setting(store, head_dir, split=split, device=device),
+        setting,
         split=split,
         language=language,
         role=role,
-        rows=rows,
     )
     return retrieval_report(found, split=split, language=language, role=role, seed=seed)
 
@@ -73,13 +83,20 @@ def retrieve(
     role: str = "caption",
     rows: IntArray | None = None,
 ) -> Retrieved:
-    """Select, embed and rank."""
+    """Select, embed and rank; `rows` in place of those of the setting."""
     pairs = select_pairs(
-        setting.store, setting.image, setting.text, split=split, language=language, role=role, rows=rows
+        setting.store,
+        setting.image,
+        setting.text,
+        split=split,
+        language=language,
+        role=role,
+        rows=setting.rows if rows is None else rows,
+        texts=setting.texts,
     )
-    images = setting.head.embed_images(setting.image, pairs.images)
-    texts = setting.head.embed_texts(setting.text, pairs.texts)
-    kind = str(setting.head.device)
+    images = setting.embedder.embed_images(setting.image, pairs.images)
+    texts = setting.embedder.embed_texts(setting.text, pairs.texts)
+    kind = str(setting.embedder.device)
     own = Positives.single(pairs.image_of)
     captions = Positives(rows=np.arange(len(texts)), offsets=pairs.offsets)
     return Retrieved(

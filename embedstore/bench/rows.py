@@ -13,6 +13,7 @@ from embedstore.store.selection import readable, split_rows, texts_with
 if TYPE_CHECKING:
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
+    from embedstore.store.selection import Bools
 
 NO_PICTURE = "the picture could not be read"
 NO_TEXT = "the text could not be read"
@@ -74,29 +75,32 @@ def select_pairs(
     language: str,
     role: str,
     rows: IntArray | None = None,
+    texts: Bools | None = None,
 ) -> Pairs:
-    """Images of a split with all their texts of one role and language.
+    """Images of a split with all their texts of one role and language; `texts (m,)`: which of these count.
 
     Left out and counted: pictures and texts that could not be read, and images without such a text.
     `UsageError` where nothing remains or no text of the store has that language and role.
     """
     wanted = texts_with(store, role=role, language=language)
+    if texts is not None:
+        wanted &= texts
     images, skipped = select_images(store, image, split=split, rows=rows)
     image_of = store.texts(["image"])["image"].fill_null(store.plan.images).to_numpy()
     place = np.full(store.plan.images + 1, -1)
     place[images] = np.arange(len(images))
     # A text without an image takes the last place of the map, which never holds one.
     owner = place[image_of]
-    texts = np.flatnonzero((owner >= 0) & wanted)
-    good = readable(text)[texts]
+    chosen = np.flatnonzero((owner >= 0) & wanted)
+    good = readable(text)[chosen]
     skipped[NO_TEXT] = int((~good).sum())
-    texts = texts[good]
-    texts = texts[np.argsort(owner[texts], kind="stable")]
-    counts = np.bincount(owner[texts], minlength=len(images))
+    chosen = chosen[good]
+    chosen = chosen[np.argsort(owner[chosen], kind="stable")]
+    counts = np.bincount(owner[chosen], minlength=len(images))
     skipped[NO_CAPTION] = int((counts == 0).sum())
-    if not texts.size:
+    if not chosen.size:
         raise UsageError(
             "nothing to measure: no image with a readable text",
             found=f"split {split}, role {role}, language {language}; left out: {skipped}",
         )
-    return Pairs(images=images[counts > 0], texts=texts, counts=counts[counts > 0], skipped=skipped)
+    return Pairs(images=images[counts > 0], texts=chosen, counts=counts[counts > 0], skipped=skipped)

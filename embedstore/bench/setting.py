@@ -7,41 +7,56 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedstore.documents import differing_fields
 from embedstore.encoders.device import device_kind, pick_device
-from embedstore.errors import HeadError, UsageError
-from embedstore.model import load_head
-from embedstore.store import Store, open_store
+from embedstore.errors import UsageError
+from embedstore.model import FittedHead, StoredEmbeddings, feature_of_card, load_head
+from embedstore.store import Store, choose_rows, open_store
 
 if TYPE_CHECKING:
     from os import PathLike
 
-    from embedstore.documents import EncoderCard, HeadConfig
-    from embedstore.model import FittedHead
+    from embedstore.documents import HeadConfig, RowsRecord
+    from embedstore.shapes import IntArray
     from embedstore.store import Feature
+    from embedstore.store.selection import Bools
 
 LIBRARIES = ("embedstore", "torch", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """An open store, a loaded head, the two features it reads, and what to know about them."""
+    """An open store, what embeds its rows, the two features that it reads, and what to know about them.
+
+    `rows (n,)`: the image rows that a task is narrowed to, none: all; `texts (m,)`: which texts count, none:
+    all; `chosen`: what is told of them in a report, where they have a name.
+    """
 
     store: Store
-    head: FittedHead
+    embedder: FittedHead | StoredEmbeddings
     image: Feature
     text: Feature
     notes: tuple[str, ...]
+    rows: IntArray | None = None
+    texts: Bools | None = None
+    chosen: RowsRecord | None = None
+
+    @property
+    def head(self) -> FittedHead:
+        """The head; `UsageError` where stored embeddings are measured without one."""
+        if isinstance(self.embedder, StoredEmbeddings):
+            raise UsageError("this task needs a head", todo="give one with --head DIR")
+        return self.embedder
 
     def report_fields(self) -> dict[str, Any]:
         """Fields of a `BenchReport` that say what it depends on."""
         return {
             "store_fingerprint": self.store.fingerprint,
-            "head_sha256": self.head.sha256,
+            "head_sha256": self.embedder.sha256,
             "image_card": self.image.card,
             "text_card": self.text.card,
             "versions": {name: version(name) for name in LIBRARIES},
-            "device": device_kind(self.head.device),
+            "device": device_kind(self.embedder.device),
+            "rows": self.chosen,
         }
 
 
@@ -51,53 +66,81 @@ def open_setting(
     *,
     split: str | None,
     device: str = "auto",
+    image: str | None = None,
+    text: str | None = None,
+    rows: IntArray | str | None = None,
 ) -> Setting:
-    """Open everything a task needs.
+    """Open everything a task needs. `image` and `text` choose features; none: found by the head's cards.
+
+    `rows`: image rows, or the name of a subset or of a file of ids.
 
     `UsageError` where images of this split chose the head's checkpoint: such figures would be too good.
-    `HeadError` where the store has no feature of one of the head's cards.
+    `HeadError` where the store has no feature of one of the head's cards, or a chosen one is of another.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     head = load_head(Path(head_dir), device=pick_device(device))
-    image, text = (
-        _feature(opened, name, card)
-        for name, card in (
-            (head.config.image_feature, head.config.image_card),
-            (head.config.text_feature, head.config.text_card),
+    images, texts = (
+        feature_of_card(opened, own, card) if chosen is None else opened[chosen]
+        for chosen, own, card in (
+            (image, head.config.image_feature, head.config.image_card),
+            (text, head.config.text_feature, head.config.text_card),
         )
     )
+    head.check_image(images)
+    head.check_text(texts)
     return Setting(
         store=opened,
-        head=head,
-        image=image,
-        text=text,
+        embedder=head,
+        image=images,
+        text=texts,
         notes=_check_split(opened, head, split),
+        **_narrowed(opened, rows),
     )
 
 
-def _feature(store: Store, name: str, card: EncoderCard) -> Feature:
-    """The store's feature with this card: the one of the head's own name first, else any other name.
+def open_stored(
+    store: Store | str | PathLike[str],
+    *,
+    image: str | None,
+    text: str | None,
+    device: str = "auto",
+    rows: IntArray | str | None = None,
+) -> Setting:
+    """A setting without a head: the pooled embeddings of two features are compared as they are stored.
 
-    An augmented view is measured only where the pictures themselves are not encoded.
+    For what `apply` made, and for the towers of one model. `UsageError` where a feature is not named or of
+    the wrong table, `HeadError` where the two are not of one joint space.
     """
-    names = sorted(
-        store.features(),
-        key=lambda found: (store.header(found).card.view is not None, found != name, found),
+    opened = store if isinstance(store, Store) else open_store(store)
+    if image is None or text is None:
+        raise UsageError(
+            "nothing to compare",
+            todo="give a head with --head DIR, or two features of one joint space with --image and --text",
+        )
+    for name, table, option in ((image, "images", "--image"), (text, "texts", "--text")):
+        if opened[name].table != table:
+            raise UsageError(
+                f"{name!r} is a feature of {opened[name].table}", where=option, allowed=f"one of {table}"
+            )
+    images, texts = opened[image], opened[text]
+    embedder = StoredEmbeddings.of(images, texts, device=pick_device(device))
+    note = "no head was given, so it is not checked whether these images chose or trained it"
+    return Setting(
+        store=opened,
+        embedder=embedder,
+        image=images,
+        text=texts,
+        notes=(note,) if embedder.sha256 is not None else (),
+        **_narrowed(opened, rows),
     )
-    for found in names:
-        if store.header(found).card.plain.identity == card.plain.identity:
-            return store[found]
-    differing = ""
-    if name in names:
-        fields = differing_fields(card, store.header(name).card)
-        differing = "; ".join(f"{name}.{field}: head {a!r}, store {b!r}" for field, (a, b) in fields.items())
-    raise HeadError(
-        f"the store has no feature of the {card.modality} encoder that the head was fitted for",
-        where=store.path.name,
-        found=differing or f"features {', '.join(names) or 'none'}",
-        allowed=f"a feature made by {card.model} ({card.architecture})",
-        todo=f"add it: embedstore encode SOURCE STORE --{card.modality}-encoder {name}=SPEC",
-    )
+
+
+def _narrowed(store: Store, rows: IntArray | str | None) -> dict[str, Any]:
+    """The fields of a setting that say which rows count."""
+    if not isinstance(rows, str):
+        return {"rows": rows}
+    named = choose_rows(store, rows)
+    return {"rows": named.images(store), "texts": named.texts(store), "chosen": named.record(store)}
 
 
 def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str, ...]:
@@ -107,8 +150,13 @@ def _check_split(store: Store, head: FittedHead, split: str | None) -> tuple[str
     if fitted_on.isdisjoint({*store.lineage, store.fingerprint}):
         return _same_name_elsewhere(config, split)
 
+    # A head that was fitted on chosen rows of no one split has seen the splits of these.
+    seen = {name for record in config.rows for name in record.splits}
+
     def overlaps(other: str | None) -> bool:
-        return split is None or other is None or split == other
+        if split is None or other is not None:
+            return split is None or split == other
+        return not config.rows or split in seen
 
     measured = f"split {split!r}" if split is not None else "all rows"
     if config.chosen and overlaps(config.chosen_on):

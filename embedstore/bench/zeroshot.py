@@ -64,26 +64,26 @@ def bench_zeroshot(
     text_encoder: str | None = None,
     device: str = "auto",
     seed: int = 0,
-    rows: IntArray | None = None,
+    rows: IntArray | str | None = None,
 ) -> BenchReport:
     """top-1, top-5 and mean-per-class recall of a split (none: every image), and the recall of each class.
 
     A class embedding is the normalised mean of its normalised prompt embeddings (CLIP_benchmark), the
     prediction the class of highest cosine; equal cosines go to the earlier class. classes: lines as
     `parse_classes` reads them; without it every label of the store, sorted. templates: lines with `{}`;
-    without it `DEFAULT_TEMPLATES`. Images without a label, or whose label is no class, are left out and
-    counted; a class without an image stays a possible answer but is left out of mean-per-class, and noted.
+    without it `DEFAULT_TEMPLATES`. `rows` narrows to image rows, or to those of a subset or file of ids by
+    its name. Images without a label, or whose label is no class, are left out and counted; a class without an
+    image stays a possible answer but is left out of mean-per-class, and noted.
     Intervals: 95 % bootstrap over images, for mean-per-class within each class. The prompts are encoded by
     the text encoder of the head's card, found by `text_encoder` or remembered. Raises as `open_setting`,
     `UsageError` for bad classes or templates, `EncoderError` where the encoder is not found.
     """
     found = classify(
-        open_setting(store, head_dir, split=split, device=device),
+        open_setting(store, head_dir, split=split, device=device, rows=rows),
         split=split,
         classes=classes,
         templates=templates,
         text_encoder=text_encoder,
-        rows=rows,
     )
     return zeroshot_report(found, split=split, seed=seed)
 
@@ -97,10 +97,11 @@ def classify(
     text_encoder: str | None = None,
     rows: IntArray | None = None,
 ) -> Classified:
-    """Select, embed the pictures and the prompts, and rank the classes."""
+    """Select, embed the pictures and the prompts, and rank the classes; `rows` in place of the setting's."""
     named = parse_classes(classes if classes is not None else store_labels(setting.store))
     forms = check_templates(templates if templates is not None else DEFAULT_TEMPLATES)
-    chosen, labels, skipped = _labelled(setting, named, split, rows)
+    narrowed = setting.rows if rows is None else rows
+    chosen, labels, skipped = _labelled(setting, named, split, narrowed)
     vectors, cut = class_embeddings(setting, named, forms, text_encoder)
     images, kind = setting.head.embed_images(setting.image, chosen), str(setting.head.device)
     absent = len(named) - len(np.unique(labels))

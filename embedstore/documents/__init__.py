@@ -16,9 +16,10 @@ from embedstore.documents.base import (
     refuse_differences,
 )
 from embedstore.documents.cards import (
-    FREE_FIELDS,
     IMPORTED_MEAN,
+    PROBE_TOLERANCE,
     EncoderCard,
+    HeadCard,
     ProcessorCard,
     TokenizerCard,
     ViewCard,
@@ -46,6 +47,14 @@ from embedstore.documents.stores import (
     Table,
     UnitRecord,
 )
+from embedstore.documents.subsets import (
+    RowsRecord,
+    Setting,
+    SubsetCard,
+    SubsetColumn,
+    SubsetFile,
+    SubsetParent,
+)
 
 PUBLISHED: tuple[type[Document], ...] = (
     EncoderCard,
@@ -53,6 +62,7 @@ PUBLISHED: tuple[type[Document], ...] = (
     FeatureHeader,
     FeatureManifest,
     UnitRecord,
+    SubsetCard,
     HeadConfig,
     FitConfig,
     BenchReport,
@@ -60,10 +70,10 @@ PUBLISHED: tuple[type[Document], ...] = (
 
 __all__ = [
     "FORMAT_VERSION",
-    "FREE_FIELDS",
     "IMPORTED_MEAN",
     "NAME_PATTERN",
     "NOT_SHARES",
+    "PROBE_TOLERANCE",
     "PUBLISHED",
     "ArrayName",
     "ArraySpec",
@@ -76,6 +86,7 @@ __all__ = [
     "FeatureManifest",
     "Figure",
     "FitConfig",
+    "HeadCard",
     "HeadConfig",
     "NoOptions",
     "OptionValue",
@@ -85,9 +96,15 @@ __all__ = [
     "ProcessorCard",
     "Projection",
     "QuarantinedRow",
+    "RowsRecord",
     "SailOptions",
+    "Setting",
     "ShardFile",
     "StoredType",
+    "SubsetCard",
+    "SubsetColumn",
+    "SubsetFile",
+    "SubsetParent",
     "Table",
     "TokenizerCard",
     "UnitRecord",

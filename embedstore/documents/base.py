@@ -51,10 +51,19 @@ class Document(BaseModel):
             ) from None
 
     @property
+    def exact(self) -> dict[str, Any]:
+        """Everything but what was measured, whose last digits depend on the machine."""
+        return self.model_dump(mode="json", context=WITHOUT_MEASURED)
+
+    @property
     def fingerprint(self) -> str:
-        """sha256 over the canonical JSON of the document."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """sha256 over the canonical JSON of all that is `exact`."""
+        canonical = json.dumps(self.exact, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def measured_apart(self, _theirs: Self) -> dict[str, tuple[str, str]]:
+        """`field -> (ours, theirs)` in words, of measured fields that differ by more than rounding."""
+        return {}
 
 
 def without_unset(fields: dict[str, Any], later: Collection[str]) -> dict[str, Any]:
@@ -62,19 +71,37 @@ def without_unset(fields: dict[str, Any], later: Collection[str]) -> dict[str, A
     return {name: value for name, value in fields.items() if value is not None or name not in later}
 
 
+# Context of a serialisation that leaves out what a document has measured.
+WITHOUT_MEASURED: dict[str, Any] = {"measured": False}
 DERIVED_FIELDS = frozenset({"arrays", "units", "plan_fingerprint"})
 
 
 def differing_fields(ours: Document, theirs: Document) -> dict[str, tuple[Any, Any]]:
-    """Flattened `field.path -> (ours, theirs)` of everything in which two documents differ."""
+    """Flattened `field.path -> (ours, theirs)` of everything in which two documents differ.
+
+    What was measured differs where it does so by more than rounding, and is told in words.
+    """
 
     def flat(value: Any, path: str) -> dict[str, Any]:
         if isinstance(value, dict) and value:
             return {k: v for key, sub in value.items() for k, v in flat(sub, f"{path}.{key}").items()}
         return {path.lstrip("."): value}
 
-    a, b = flat(ours.model_dump(mode="json"), ""), flat(theirs.model_dump(mode="json"), "")
-    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+    a, b = flat(ours.exact, ""), flat(theirs.exact, "")
+    fields = {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+    return fields | _measured_apart(ours, theirs, "")
+
+
+def _measured_apart(ours: Document, theirs: Any, path: str) -> dict[str, tuple[Any, Any]]:
+    if type(ours) is not type(theirs):
+        return {}
+    found: dict[str, tuple[Any, Any]] = {
+        f"{path}{name}": values for name, values in ours.measured_apart(theirs).items()
+    }
+    for name, value in ours:
+        if isinstance(value, Document):
+            found |= _measured_apart(value, getattr(theirs, name), f"{path}{name}.")
+    return found
 
 
 def refuse_differences(

@@ -9,13 +9,15 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Rate, Sha256
 from embedstore.documents.cards import EncoderCard
 from embedstore.documents.head_options import OptionValue
+from embedstore.documents.stores import PolicyName
+from embedstore.documents.subsets import RowsRecord
 
 Projection: TypeAlias = Literal["token", "mlp", "linear", "identity"]
 
 
 # Fields that came later than the first heads: left out where they say nothing new, so that the fingerprint of
 # a head, which names it in reports, does not depend on who reads it.
-_LATER_FIELDS: dict[str, Any] = {"text_pooling": "mean", "options": {}}
+_LATER_FIELDS: dict[str, Any] = {"text_pooling": "mean", "image_shrink": None, "options": {}, "rows": ()}
 
 
 class HeadConfig(Document):
@@ -32,6 +34,11 @@ class HeadConfig(Document):
     text_pooling: Literal["mean", "pooled"] = Field(
         default="mean",
         description="what the text side reads: all tokens, or the encoder's pooled embedding as one",
+    )
+    image_shrink: PolicyName | None = Field(
+        default=None,
+        description="how the patch tokens that it was fitted on were lessened: pool-2x2, merge-K, cls+mean; "
+        "those of a fresh picture are lessened alike; none: all patches",
     )
     dropout: Rate = 0.1
     options: dict[str, OptionValue] = Field(
@@ -50,6 +57,9 @@ class HeadConfig(Document):
         default=(), description="of every store whose rows it was fitted on: parts of A+B, what was compacted"
     )
     trained_on: str | None = Field(default=None, description="split it was fitted on; none: every image")
+    rows: tuple[RowsRecord, ...] = Field(
+        default=(), description="what of these it was fitted on, where rows were chosen; several: a mix"
+    )
     chosen: bool = Field(default=False, description="whether a best checkpoint was chosen; else the last one")
     chosen_on: str | None = Field(
         default=None, description="split whose images chose the checkpoint; none while `chosen`: any image"
@@ -59,7 +69,11 @@ class HeadConfig(Document):
     @model_serializer(mode="wrap")
     def _leave_out_what_is_as_ever(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = whole(self).items()
-        return {k: v for k, v in fields if k not in _LATER_FIELDS or v != _LATER_FIELDS[k]}
+        return {
+            k: v
+            for k, v in fields
+            if k not in _LATER_FIELDS or (tuple(v) if isinstance(v, list) else v) != _LATER_FIELDS[k]
+        }
 
 
 class FitConfig(Document):
@@ -70,6 +84,12 @@ class FitConfig(Document):
     image: Name
     text: Name
     split: str | None = None
+    rows: str | None = Field(
+        default=None, description="subset of the store, or file of ids, whose rows alone are fitted on"
+    )
+    mix: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="subset or store -> its share of every epoch and batch, relative"
+    )
     language: str = "en"
     role: Literal["caption", "long"] = "caption"
     width: Positive = 512

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Positive, Sha256
 from embedstore.documents.cards import EncoderCard
+from embedstore.documents.subsets import RowsRecord
 
 
 class Figure(Document):
@@ -34,12 +35,15 @@ class BenchReport(Document):
     classes: Count = 0
     skipped: dict[str, Count] = Field(default={}, description="reason to rows left out")
     split: str | None = None
+    rows: RowsRecord | None = Field(default=None, description="what of the split was measured, if not all")
     language: str | None = None
     role: str | None = None
     templates: tuple[str, ...] = Field(default=(), description="prompts with {} for the class name")
     notes: tuple[str, ...] = Field(default=(), description="what a reader of these figures must know")
     store_fingerprint: Sha256
-    head_sha256: Sha256
+    head_sha256: Sha256 | None = Field(
+        default=None, description="of the head's record; none: two towers of one model, without a head"
+    )
     image_card: EncoderCard
     text_card: EncoderCard
     versions: dict[str, str] = Field(default={}, description="library name to version")

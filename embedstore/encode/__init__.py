@@ -1,7 +1,8 @@
-"""The verbs that make features: `encode` runs frozen encoders once over a source, `recode` runs none."""
+"""The verbs that make features: `encode` runs frozen encoders, `apply` a fitted head, `recode` neither."""
 
 from __future__ import annotations
 
+from embedstore.encode.apply import AppliedFeature, apply_head
 from embedstore.encode.dry_run import DryRun, FeaturePrediction, dry_run_source
 from embedstore.encode.engines.options import EngineOptions, Part
 from embedstore.encode.options import EncodeOptions
@@ -10,6 +11,7 @@ from embedstore.encode.recode import RecodeSummary, recode_feature
 from embedstore.encode.run import encode_source
 
 __all__ = [
+    "AppliedFeature",
     "DryRun",
     "EncodeOptions",
     "EncodeSummary",
@@ -19,6 +21,7 @@ __all__ = [
     "Part",
     "Progress",
     "RecodeSummary",
+    "apply_head",
     "dry_run_source",
     "encode_source",
     "recode_feature",

@@ -125,7 +125,8 @@ def plan_appended(
         encoder = next((twin for twin in twins if twin is not None), None)
         if encoder is None:
             encoder = encoder_for_cards(cards, features[0][1], device=options.device)
-        outputs = [cards.index(old.card) for old, _ in features]
+        prints = [card.fingerprint for card in cards]
+        outputs = [prints.index(old.card.fingerprint) for old, _ in features]
         olds = [old for old, _ in features]
         headers = plan_pass(
             [old.name for old in olds],
@@ -165,12 +166,17 @@ def _to_continue(plan: Plan, parent: Store, name: str, options: EncodeOptions) -
             allowed=old.policy,
             todo=_FOLLOWED,
         )
-    if old.card.library == "imported":
+    if not old.card.runs_an_encoder:
+        what, again = (
+            ("an imported feature", "import this one into the new store")
+            if old.card.library == "imported"
+            else ("a joint embedding", "make this one with embedstore apply")
+        )
         raise UsageError(
-            "an imported feature cannot be continued by encoding",
+            f"{what} cannot be continued by encoding",
             where=f"feature {name!r}",
-            todo="name the features to continue with --image-encoder or --text-encoder NAME=SPEC, and import "
-            "this one into the new store",
+            todo="name the features to continue with --image-encoder or --text-encoder NAME=SPEC, and "
+            f"{again}",
         )
     return old
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from embedstore.encoders.base import RowPreparation
+from embedstore.encoders.device import one_openmp_thread
 from embedstore.encoders.draft import draft_edge
 from embedstore.errors import UnreadableImage
 from embedstore.sources.pictures import SmallPicture, thumbnail
@@ -157,19 +155,3 @@ def pixel_bytes(encoder: ImageEncoder) -> int:
     processor = encoder.card.processor
     views = encoder.prepare.count if isinstance(encoder.prepare, RowPreparation) else 1
     return views * 3 * 4 * (processor.size[0] * processor.size[1] if processor is not None else 1)
-
-
-def one_openmp_thread() -> None:
-    """Keep torch from sharing the work of this thread with others.
-
-    Each thread that calls torch gets a team of its own as large as the machine, whose members wait for work
-    by spinning and take the cores from the model. Only OpenMP has a limit for one thread alone:
-    `torch.set_num_threads` sets that of the process. Where torch uses something else, nothing is done.
-    """
-    import torch
-
-    torch.get_num_threads()  # decides how many this thread may use, once; later ones ask OpenMP
-    # Its dependencies are found through this library, so the OpenMP is the one that torch uses.
-    library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(str(library)).omp_set_num_threads(1)

@@ -61,4 +61,5 @@ def _going_on(job: FeatureJob, store: Path) -> FeatureJob:
         header = job.header.model_copy(update={"calibration_sha256": begun.calibration_sha256})
         job = replace(job, header=header)
     FeatureWriter(store, job.header).refuse_other_header()
-    return job
+    # The same but for the last digits of what was measured, which are those of the first run.
+    return replace(job, header=begun)

@@ -133,7 +133,7 @@ class _Recoding:
             card=source.card,
             policy=parse_policy(policy, where="--policy").name,
             shard_rows=shard_rows,
-            imported_tokens=source.max_tokens if source.card.library == "imported" else 0,
+            imported_tokens=0 if source.card.runs_an_encoder else source.max_tokens,
             origin=Origin(feature=source.name, manifest_fingerprint=self.source.manifest.fingerprint),
         )
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.encode.convert import to_stored
-from embedstore.encode.decoding import one_openmp_thread
 from embedstore.encode.unit import EncodedUnit
 from embedstore.encoders import encode_all
+from embedstore.encoders.device import one_openmp_thread
 from embedstore.store.geometry import is_packed
 
 if TYPE_CHECKING:

@@ -1,10 +1,12 @@
-"""Where a frozen model runs, and in which precision."""
+"""Where a frozen model runs, in which precision, and beside how many threads."""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
@@ -60,15 +62,58 @@ def pick_dtype(dtype: str | None, device: torch.device) -> ComputeType:
     return allowed[dtype]
 
 
+_EXACTLY: ContextVar[bool] = ContextVar("_EXACTLY", default=False)
+
+
 @contextlib.contextmanager
 def frozen_forward(device: torch.device, dtype: ComputeType) -> Iterator[None]:
     """Inference mode, with autocast where the precision is a half one; the weights stay float32."""
     with torch.inference_mode():
-        if dtype == "float32":
+        if dtype == "float32" or _EXACTLY.get():
             yield
         else:
             with torch.autocast(device.type, dtype=_DTYPES[dtype]):
                 yield
+
+
+@contextlib.contextmanager
+def exactly() -> Iterator[None]:
+    """Every `frozen_forward` of this thread in whole float32: neither autocast nor TensorFloat-32."""
+    token = _EXACTLY.set(True)
+    try:
+        with _without_tf32():
+            yield
+    finally:
+        _EXACTLY.reset(token)
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    if not torch.cuda.is_available():
+        yield
+        return
+    cudnn: Any = torch.backends.cudnn
+    try:
+        matmul, convolution = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    except RuntimeError:
+        # torch refuses these to who has set the newer switches: then those are to be used.
+        places = (torch.backends.cuda.matmul, cudnn.conv)
+        before = [place.fp32_precision for place in places]
+        for place in places:
+            place.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for place, precision in zip(places, before, strict=True):
+                place.fp32_precision = precision
+        return
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        cudnn.allow_tf32 = convolution
 
 
 def unused_gpu(device: str) -> str | None:
@@ -81,3 +126,17 @@ def unused_gpu(device: str) -> str | None:
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return "running on the CPU: an NVIDIA GPU is here, but this torch cannot use it; install a CUDA build"
     return None
+
+
+def one_openmp_thread() -> None:
+    """Keep torch from sharing the work of this thread with others.
+
+    Each thread that calls torch gets a team of its own as large as the machine, whose members wait for work
+    by spinning and take the cores from the model. Only OpenMP has a limit for one thread alone:
+    `torch.set_num_threads` sets that of the process. Where torch uses something else, nothing is done.
+    """
+    torch.get_num_threads()  # decides how many this thread may use, once; later ones ask OpenMP
+    # Its dependencies are found through this library, so the OpenMP is the one that torch uses.
+    library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(str(library)).omp_set_num_threads(1)

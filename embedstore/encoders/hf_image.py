@@ -17,11 +17,19 @@ import torch
 from embedstore.documents import EncoderCard
 from embedstore.encoders.base import ImageBatch
 from embedstore.encoders.cards import library_versions, weights_sha256
-from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.device import (
+    ComputeType,
+    device_kind,
+    exactly,
+    frozen_forward,
+    pick_device,
+    pick_dtype,
+)
 from embedstore.encoders.hf_image_families import FAMILIES
 from embedstore.encoders.hf_model import choose_family, load_frozen, read_config
 from embedstore.encoders.hf_processor import Preparation, Size, load_preparation
 from embedstore.encoders.layers import LAST, Layers
+from embedstore.encoders.probe import probe_pixels, summary
 from embedstore.errors import EncoderError, UsageError
 
 if TYPE_CHECKING:
@@ -137,9 +145,9 @@ class HFImageEncoder:
         unused = set(self._family.unused)
         used = [tensor for name, tensor in self.model.state_dict().items() if name not in unused]
         weights = weights_sha256(used)
-        black = torch.zeros((1, 3, *self._preparation.card.size), device=self._device)
-        with frozen_forward(self._device, self._dtype):
-            output, seen = self._forward(black)
+        shown = torch.from_numpy(probe_pixels(self._preparation.card.size)[None]).to(self._device)
+        with exactly(), frozen_forward(self._device, self._dtype):
+            output, seen = self._forward(shown)
             return tuple(
                 self._make_card(checkpoint, weights, number, output, seen) for number in self._layers.numbers
             )
@@ -173,6 +181,7 @@ class HFImageEncoder:
             prefix=prefix,
             registers=max(0, prefix - self._family.cls),
             positions=self._positions(),
+            probe=summary(probe),
             processor=self._preparation.card,
             compute_dtype=self._dtype,
             device_kind=device_kind(self._device),

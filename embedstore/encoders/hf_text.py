@@ -16,10 +16,18 @@ from embedstore.documents import EncoderCard
 from embedstore.encoders.base import TextBatch
 from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.checkpoint import Checkpoint, loading
-from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.device import (
+    ComputeType,
+    device_kind,
+    exactly,
+    frozen_forward,
+    pick_device,
+    pick_dtype,
+)
 from embedstore.encoders.hf_model import choose_family, load_frozen, read_config
 from embedstore.encoders.hf_text_families import FAMILIES
 from embedstore.encoders.layers import LAST, Layers
+from embedstore.encoders.probe import PROBE_TEXTS, summary
 from embedstore.encoders.tokens import Tokens, length_limit, pad, positions
 from embedstore.encoders.tokens_slow import SlowTokens, tokens_of
 from embedstore.errors import EncoderError, MissingExtraError, UsageError
@@ -61,7 +69,11 @@ class HFTextEncoder:
         """The encoder that cuts at `max_length` tokens, with the same weights in memory."""
         twin = copy.copy(self)
         twin._tokens = self._tokens.limited(max_length)
-        twin.cards = tuple(card.model_copy(update={"tokenizer": twin._tokens.card}) for card in self.cards)
+        # The limit may cut the probe's texts.
+        twin.cards = tuple(
+            card.model_copy(update={"tokenizer": twin._tokens.card, "probe": summary(batch)})
+            for card, batch in zip(self.cards, twin._probes(), strict=True)
+        )
         return twin
 
     def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
@@ -108,7 +120,6 @@ class HFTextEncoder:
 
     def _make_cards(self, checkpoint: Checkpoint) -> tuple[EncoderCard, ...]:
         weights = weights_sha256(self.model.state_dict().values())
-        probes = self.encode_all(self.prepare([""])[0])
         return tuple(
             EncoderCard(
                 modality="text",
@@ -122,13 +133,18 @@ class HFTextEncoder:
                 width=probe.tokens.shape[2],
                 pooled_width=probe.pooled.shape[1],
                 pooling=self._pooling_of(number),
+                probe=summary(probe),
                 tokenizer=self._tokens.card,
                 compute_dtype=self._dtype,
                 device_kind=device_kind(self._device),
                 versions=library_versions("torch", "transformers", "tokenizers"),
             )
-            for number, probe in zip(self._layers.numbers, probes, strict=True)
+            for number, probe in zip(self._layers.numbers, self._probes(), strict=True)
         )
+
+    def _probes(self) -> tuple[TextBatch, ...]:
+        with exactly():
+            return self.encode_all(self.prepare(PROBE_TEXTS)[0])
 
 
 def _mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 
 from embedstore.documents import EncoderCard
 from embedstore.encoders.cards import library_versions, weights_sha256, with_activation
-from embedstore.encoders.device import ComputeType, device_kind, frozen_forward
+from embedstore.encoders.device import ComputeType, device_kind, exactly, frozen_forward
+from embedstore.encoders.probe import probe_pixels, summary
 from embedstore.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class ModelImageEncoder:
 
     def _make_card(self, checkpoint: Checkpoint, loaded: ImageModel) -> EncoderCard:
         """Every width is read from one forward pass."""
-        probe = self.encode([np.zeros((3, *self._transform.card.size), dtype=np.float32)])
+        with exactly():
+            probe = self.encode([probe_pixels(self._transform.card.size)])
         rows, columns = loaded.grid
         if probe.tokens.shape[1] != rows * columns:
             raise EncoderError(
@@ -111,6 +113,7 @@ class ModelImageEncoder:
             prefix=0 if probe.prefix is None else probe.prefix.shape[1],
             registers=loaded.registers,
             positions=loaded.positions,
+            probe=summary(probe),
             processor=self._transform.card,
             compute_dtype=self._dtype,
             device_kind=device_kind(self._device),

@@ -14,8 +14,16 @@ from embedstore.documents import EncoderCard, TokenizerCard
 from embedstore.encoders.base import TextBatch
 from embedstore.encoders.cards import library_versions, weights_sha256, with_activation
 from embedstore.encoders.checkpoint import Checkpoint, loading
-from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.device import (
+    ComputeType,
+    device_kind,
+    exactly,
+    frozen_forward,
+    pick_device,
+    pick_dtype,
+)
 from embedstore.encoders.open_clip import library, load_model, quiet
+from embedstore.encoders.probe import PROBE_TEXTS, summary
 from embedstore.encoders.tokens import unicode_text
 from embedstore.encoders.tokens_slow import tokens_of
 from embedstore.errors import EncoderError, UsageError
@@ -152,7 +160,8 @@ class OpenCLIPTextEncoder:
         return TextBatch(tokens=tokens[:, :longest], mask=mask, pooled=pooled)
 
     def _make_card(self, checkpoint: Checkpoint) -> EncoderCard:
-        probe = self.encode(self.prepare([""])[0])
+        with exactly():
+            probe = self.encode(self.prepare(PROBE_TEXTS)[0])
         tower = getattr(self.model, "text", self.model)
         name = "TextTransformer" if tower is self.model else type(tower).__name__
         return EncoderCard(
@@ -166,6 +175,7 @@ class OpenCLIPTextEncoder:
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
             pooling="text_features",
+            probe=summary(probe),
             tokenizer=self._tokens.card.model_copy(
                 update={"padded_to": None if self._short else self._tokens.width}
             ),

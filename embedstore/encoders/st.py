@@ -14,8 +14,16 @@ from embedstore.documents import EncoderCard
 from embedstore.encoders.base import TextBatch
 from embedstore.encoders.cards import library_versions, weights_sha256
 from embedstore.encoders.checkpoint import Checkpoint, loading, locate
-from embedstore.encoders.device import ComputeType, device_kind, frozen_forward, pick_device, pick_dtype
+from embedstore.encoders.device import (
+    ComputeType,
+    device_kind,
+    exactly,
+    frozen_forward,
+    pick_device,
+    pick_dtype,
+)
 from embedstore.encoders.lines import Line
+from embedstore.encoders.probe import PROBE_TEXTS, summary
 from embedstore.encoders.tokens import Tokens, length_limit, pad
 from embedstore.errors import EncoderError, UnknownNameError
 
@@ -99,7 +107,9 @@ class STTextEncoder:
         """The encoder that cuts at `max_length` tokens, with the same weights in memory."""
         twin = copy.copy(self)
         twin._tokens = self._tokens.limited(max_length)
-        twin._card = self._card.model_copy(update={"tokenizer": twin._tokens.card})
+        # The limit may cut the probe's texts.
+        known = {"tokenizer": twin._tokens.card, "probe": summary(twin._probe())}
+        twin._card = self._card.model_copy(update=known)
         return twin
 
     def prepare(self, texts: Sequence[str]) -> tuple[list[IntArray], list[bool]]:
@@ -118,8 +128,12 @@ class STTextEncoder:
                 features = module(features)
             return TextBatch(tokens=tokens, mask=mask, pooled=features["sentence_embedding"])
 
+    def _probe(self) -> TextBatch:
+        with exactly():
+            return self.encode(self.prepare(PROBE_TEXTS)[0])
+
     def _make_card(self, checkpoint: Checkpoint) -> EncoderCard:
-        probe = self.encode(self.prepare([""])[0])
+        probe = self._probe()
         return EncoderCard(
             modality="text",
             library="sentence-transformers",
@@ -131,6 +145,7 @@ class STTextEncoder:
             width=probe.tokens.shape[2],
             pooled_width=probe.pooled.shape[1],
             pooling="+".join(_step(module, self._prompt) for module in list(self.pipeline)[1:]),
+            probe=summary(probe),
             tokenizer=self._tokens.card,
             compute_dtype=self._dtype,
             device_kind=device_kind(self._device),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from embedstore.documents import FREE_FIELDS, differing_fields
+from embedstore.documents import differing_fields
 from embedstore.encoders import memory
 from embedstore.encoders.base import Limited, cards_of
 from embedstore.encoders.draft import DraftedImages, draft_edge
@@ -193,6 +193,12 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
             where=card.model,
             todo="encode the data with the model itself, and fit a head on that feature",
         )
+    if card.head is not None:
+        raise EncoderError(
+            "joint embeddings are made by a head, not by an encoder alone",
+            where=card.model,
+            todo="encode with the head: embedstore.load(HEAD)",
+        )
     option = f"--{card.modality}-encoder SPEC"
     plain = list({each.plain.fingerprint: each.plain for each in cards}.values())
     chosen = spec or memory.recall(card) or _public_spec(card)
@@ -229,7 +235,8 @@ def encoder_for_cards(cards: Sequence[EncoderCard], spec: str | None = None, *, 
 def _viewed(encoder: ImageEncoder, cards: Sequence[EncoderCard], plain: Sequence[EncoderCard]) -> Any:
     from embedstore.encoders.views import ViewedImages, view_of
 
-    wanted = [(view_of(card), plain.index(card.plain)) for card in cards]
+    outputs = [each.fingerprint for each in plain]
+    wanted = [(view_of(card), outputs.index(card.plain.fingerprint)) for card in cards]
     return ViewedImages(encoder, wanted)
 
 
@@ -244,7 +251,9 @@ def twin_for_cards(encoder: Any, cards: Sequence[EncoderCard]) -> Any:
         return None
     if [_but_for_the_limit(card) for card in own] != [_but_for_the_limit(card) for card in cards]:
         return None
-    return encoder.limited(limit.max_length)
+    twin = encoder.limited(limit.max_length)
+    found = zip(cards, cards_of(twin), strict=True)
+    return None if any(wanted.differences(card) for wanted, card in found) else twin
 
 
 def _but_for_the_limit(card: EncoderCard) -> dict[str, Any]:
@@ -303,8 +312,7 @@ def _settings(cards: Sequence[EncoderCard]) -> dict[str, Any]:
 
 
 def _check_same(wanted: EncoderCard, found: EncoderCard, spec: str, option: str) -> None:
-    free = {name: getattr(wanted, name) for name in FREE_FIELDS}
-    fields = differing_fields(wanted, found.model_copy(update=free))
+    fields = wanted.differences(found)
     if fields:
         lines = "; ".join(f"{name}: stored {a!r}, now {b!r}" for name, (a, b) in fields.items())
         raise EncoderError(

@@ -19,13 +19,13 @@ class WeightAverage:
 
     def __init__(self, head: Head, decay: float) -> None:
         self.head: Head = copy.deepcopy(head).requires_grad_(requires_grad=False).eval()
-        self._decay, self._steps = decay, 0
+        self._decay, self.steps = decay, 0
 
     @torch.no_grad()
     def update(self, head: Head) -> None:
         """Take in the weights after a step."""
-        self._steps += 1
-        decay = min(self._decay, self._steps / (self._steps + 9))
+        self.steps += 1
+        decay = min(self._decay, self.steps / (self.steps + 9))
         for weight, new in zip(self.head.parameters(), head.parameters(), strict=True):
             weight.lerp_(new, 1 - decay)
         for buffer, now in zip(self.head.buffers(), head.buffers(), strict=True):

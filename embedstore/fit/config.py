@@ -28,6 +28,11 @@ def fit_config(file: Path | None = None, **options: Any) -> FitConfig:
     fields |= {name: value for name, value in options.items() if value is not None}
     if isinstance(own, dict) and isinstance(added := fields.get("options"), dict):
         fields["options"] = own | added
+    return checked_config(fields, where)
+
+
+def checked_config(fields: Mapping[str, Any], where: str) -> FitConfig:
+    """The configuration of these fields; `UsageError` as of `fit_config`."""
     _refuse_unknown(fields, where)
     try:
         config = FitConfig.model_validate(fields, strict=True)
@@ -68,7 +73,11 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
             found=f"split and val_split are both {config.split!r}",
             todo="name another split, or hold out a share of this one with val_fraction",
         )
-    if config.val_split is not None and config.split is None:
+    if config.rows is not None and config.mix:
+        raise UsageError(
+            "rows and mix exclude each other", where=where, todo="a mix of one part has the rows of that part"
+        )
+    if config.val_split is not None and config.split is None and not (config.rows or config.mix):
         raise UsageError(
             "without a split every image is fitted on, those of val_split too",
             where=where,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
+from embedstore.fit.rows import training_rows
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives, recall_at_k
 from embedstore.store.selection import split_rows
@@ -16,15 +18,14 @@ from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.pairs import PairStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
-    import torch
     from torch import Tensor
 
     from embedstore.documents import FitConfig
-    from embedstore.shapes import IntArray
+    from embedstore.heads.base import Head
+    from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Feature, Store
-    from embedstore.stream.batches import ImageTokens, TextTokens
     from embedstore.stream.share import Share
 
 _AT_ONCE = 65536
@@ -79,15 +80,34 @@ class Validation:
             image_of=np.repeat(np.arange(len(images)), [len(part) for part in owned]),
         )
 
-    def recall(
-        self,
-        embed_image: Callable[[ImageTokens], Tensor],
-        embed_text: Callable[[TextTokens], Tensor],
-        device: torch.device,
-    ) -> dict[str, float]:
-        """Recall@1 of both directions, as shares of 1."""
-        v = embed_images(self.image, self.images, embed_image, device=device)
-        u = embed_texts(self.text, self.texts, embed_text, device=device)
+    def recalls(self, heads: Sequence[Head], device: torch.device) -> list[dict[str, float]]:
+        """Recall@1 of both directions of each head, as shares of 1; tokens are read once for all of them."""
+        for head in heads:
+            head.eval()
+        widths: list[int] = []
+
+        def beside(parts: Iterable[Tensor]) -> Tensor:
+            found = [part.float() for part in parts]
+            widths[:] = [part.shape[1] for part in found]
+            return torch.cat(found, 1)
+
+        v = embed_images(
+            self.image,
+            self.images,
+            lambda p: beside(h.embed_image(p.tokens, p.prefix, p.pooled, p.weights) for h in heads),
+            device=device,
+        )
+        u = embed_texts(
+            self.text,
+            self.texts,
+            lambda p: beside(h.embed_text(p.tokens, p.offsets) for h in heads),
+            device=device,
+        )
+        cuts = np.cumsum(widths)[:-1]
+        sides = zip(np.split(v, cuts, 1), np.split(u, cuts, 1), strict=True)
+        return [self._recall(np.ascontiguousarray(v), np.ascontiguousarray(u)) for v, u in sides]
+
+    def _recall(self, v: Float32Array, u: Float32Array) -> dict[str, float]:
         counts = np.bincount(self.image_of, minlength=len(v))
         owned = Positives(rows=np.arange(len(u)), offsets=np.concatenate([[0], np.cumsum(counts)]))
         return {
@@ -111,9 +131,8 @@ def training_data(
     `pooled_texts`: read the pooled embedding of each text in place of its tokens. `share`: this process's
     part of the batches to learn from.
     """
-    own = {} if share is None else {"share": share}
 
-    def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream, **more: Share) -> PairStream:
+    def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream, **more: Any) -> PairStream:
         return make(
             store,
             image=config.image,
@@ -130,11 +149,15 @@ def training_data(
             **more,
         )
 
-    rows = split_rows(store, config.split)
+    chosen = training_rows(store, config)
+    rows, texts, mix = chosen.images, chosen.texts, chosen.mix
+    # Of rows that were chosen alone: what stands in for `PairStream` need not know of choices.
+    own = {k: v for k, v in {"texts": texts, "mix": mix, "share": share}.items() if v is not None}
     if config.val_split is not None:
         chosen_on = stream(split_rows(store, config.val_split))
         return stream(rows, make_stream, **own), Validation.build(chosen_on)
     if config.val_fraction > 0:
         held, rest = hold_out(rows, config.val_fraction, config.seed)
-        return stream(rest, make_stream, **own), Validation.build(stream(held))
+        chosen_on = stream(held) if texts is None else stream(held, texts=texts)
+        return stream(rest, make_stream, **own), Validation.build(chosen_on)
     return stream(rows, make_stream, **own), None

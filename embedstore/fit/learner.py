@@ -11,8 +11,10 @@ import torch
 
 from embedstore.errors import HeadError
 from embedstore.fit.average import WeightAverage
+from embedstore.fit.checkpoint import Snapshot
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
+from embedstore.fit.randomness import generators, seed_generators, seed_step
 from embedstore.fit.row_keys import RowKeys
 from embedstore.fit.schedule import learning_rate, make_optimiser, warmup_steps
 from embedstore.fit.synced_norm import SyncedStatistics
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedstore.documents import FitConfig, HeadConfig
-    from embedstore.fit.data import Validation
     from embedstore.fit.world import World
     from embedstore.heads.base import Head
     from embedstore.shapes import IntArray
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
 class Learner:
     """What a fit changes, step by step: nothing here knows where batches come from.
 
-    `epoch_steps`: steps of an epoch, for the schedule. `words` (m,): a number for each text row, equal for
-    equal captions, where these are not to be negatives of each other. The processes of a `world` make each
-    step together, of a part of the batch each: they have the same loss and weights, those of the whole.
+    The first weights, and what is drawn at random in each step, follow from the configuration's seed and the
+    step: torch's default generators are set anew each time, so several may learn side by side. `epoch_steps`:
+    steps of an epoch, for the schedule. `words` (m,): a number for each text row, equal for equal captions,
+    where these are not to be negatives of each other. The processes of a `world` make each step together, of
+    a part of the batch each: they have the same loss and weights, those of the whole.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Learner:
     ) -> None:
         self.record, self.config, self.device, self.words = record, config, device, words
         self.world = world
+        self._generators = generators(device)
+        seed_generators(self._generators, config.seed)
         self.head: Head = build_head(record).to(device)
         self.loss = build_loss(
             config.loss, temperature=config.temperature, bias=config.bias, positives=config.positives
@@ -105,6 +110,7 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.optimiser.zero_grad()
+        seed_step(self._generators, seed=self.config.seed, step=self.step)
         if isinstance(batch, LargeStep):
             if self.cache is None:
                 raise HeadError("a step in parts needs micro_batch")
@@ -125,26 +131,54 @@ class Learner:
         self.step += 1
         return value
 
-    def choose(self, epoch: int, validation: Validation | None) -> dict[str, float] | None:
+    def choose(self, epoch: int, recall: dict[str, float] | None) -> None:
         """Keep this epoch's weights where they are the best so far, or without a validation the last."""
-        if validation is None:
+        if recall is None:
             if epoch == self.config.epochs:
                 self._keep(epoch)
-            return None
-        head = self.judged.eval()
-
-        def measured() -> dict[str, float]:
-            return validation.recall(
-                lambda part: head.embed_image(part.tokens, part.prefix, part.pooled, part.weights),
-                lambda part: head.embed_text(part.tokens, part.offsets),
-                self.device,
-            )
-
-        recall = measured() if self.world is None else self.world.first(measured)
-        if self.best is None or sum(recall.values()) > sum(self.best.values()):
+        elif self.best is None or sum(recall.values()) > sum(self.best.values()):
             self.best = recall
             self._keep(epoch)
-        return recall
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next steps depend on, as it is: tensors are not copied."""
+        modules = {"head": self.head, "loss": self.loss} | (
+            {} if self.average is None else {"average": self.average.head}
+        )
+        found = {f"{name}.{key}": t for name, m in modules.items() for key, t in m.state_dict().items()}
+        found |= {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+        for place, values in self.optimiser.state_dict()["state"].items():
+            found |= {f"optimiser.{place}.{name}": tensor for name, tensor in values.items()}
+        numbers = {
+            "step": self.step,
+            "averaged_steps": self.average.steps if self.average else 0,
+            "kept_epoch": self.kept_epoch,
+            "kept_temperature": self.kept_temperature,
+            "best": self.best,
+        }
+        return Snapshot(tensors=found, numbers=numbers)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from a snapshot of a learner of the same configuration."""
+        groups: dict[str, dict[str, Tensor]] = {"kept": {}, "optimiser": {}}
+        for name, tensor in snapshot.tensors.items():
+            first, _, rest = name.partition(".")
+            groups.setdefault(first, {})[rest] = tensor
+        self.head.load_state_dict(groups["head"])
+        self.loss.load_state_dict(groups.get("loss", {}))
+        numbers = snapshot.numbers
+        if self.average is not None:
+            self.average.head.load_state_dict(groups["average"])
+            self.average.steps = numbers["averaged_steps"]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in groups["optimiser"].items():
+            place, _, name = key.partition(".")
+            state.setdefault(int(place), {})[name] = tensor
+        param_groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": param_groups})
+        self.kept = {name: tensor.to(self.device) for name, tensor in groups["kept"].items()}
+        self.step, self.kept_epoch, self.best = numbers["step"], numbers["kept_epoch"], numbers["best"]
+        self.kept_temperature = numbers["kept_temperature"]
 
     def _keep(self, epoch: int) -> None:
         self.kept = copy.deepcopy(dict(self.judged.state_dict()))

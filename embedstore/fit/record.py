@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from embedstore.documents import FitConfig, HeadConfig
 from embedstore.errors import HeadError, UsageError
+from embedstore.fit.rows import training_rows
 from embedstore.heads.base import Head, head_type
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ def head_record(store: Store, config: FitConfig) -> HeadConfig:
     text_pooling = config.text_pooling or kind.text_pooling
     _refuse_unread(config, kind)
     _refuse_sides_without_tokens(config, kind, image, text)
+    fewer = image.coder.policy.fewer_tokens
     shared = set(HeadConfig.model_fields) & set(FitConfig.model_fields)
-    shared -= {"temperature", "options", "text_pooling"}
+    shared -= {"temperature", "options", "text_pooling", "rows"}
     return HeadConfig(
         **{name: getattr(config, name) for name in sorted(shared)},
         options=options.model_dump(mode="json"),
         text_pooling=text_pooling,
+        image_shrink=fewer.name if fewer.shrinks else None,
         image_width=image.card.width,
         image_cls_width=image.card.width if image.card.has_cls else image.card.pooled_width,
         text_width=text.card.pooled_width if text_pooling == "pooled" else text.card.width,
@@ -40,6 +43,7 @@ def head_record(store: Store, config: FitConfig) -> HeadConfig:
         store_fingerprint=store.fingerprint,
         stores=store.lineage,
         trained_on=config.split,
+        rows=training_rows(store, config).record if config.rows or config.mix else (),
         chosen=config.val_split is not None or config.val_fraction > 0,
         chosen_on=config.val_split or (config.split if config.val_fraction > 0 else None),
     )

@@ -13,13 +13,17 @@ import torch
 
 from embedstore import __version__
 from embedstore.encoders.device import pick_device
+from embedstore.fit.checkpoint import MINUTES, Checkpoints, Identity, Snapshot
 from embedstore.fit.config import check_config
 from embedstore.fit.data import Validation, caption_numbers, training_data
 from embedstore.fit.files import FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
+from embedstore.fit.interrupts import HeldSignals
 from embedstore.fit.learner import Learner
+from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
+from embedstore.fit.world import for_all
 from embedstore.heads.buffers import POOL
 from embedstore.store import open_store
 from embedstore.stream.cached_pairs import CachedPairs, pairs_on_device
@@ -36,6 +40,10 @@ if TYPE_CHECKING:
     from embedstore.stream.pairs import PairBatch
 
 LOG_LINES_AN_EPOCH = 20
+_KEPT_NUMBERS = (
+    "epoch", "epoch_loss", "training_seconds", "loading_seconds", "_total", "_seen", "_loss", "_lr",
+    "_waited",
+)  # fmt: skip
 
 
 def fit_head(
@@ -47,7 +55,10 @@ def fit_head(
     overwrite: bool = False,
     buffer_mb: float = BUFFER_MB,
     cache_on_device: CacheChoice = "auto",
+    checkpoint_minutes: float = MINUTES,
+    checkpoint_steps: int | None = None,
     make_stream: Callable[..., PairStream] = PairStream,
+    on_resume: Callable[[int, int], None] | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
     world: World | None = None,
 ) -> FitResult:
@@ -62,9 +73,13 @@ def fit_head(
     The processes of a `world` (`torchrun_world`) call this alike, make every step together and all get the
     result; the device is then the world's, and the first of them logs, validates and writes.
 
+    A fit that was stopped goes on from the checkpoint in `out`, to the same bits; `on_resume(step, steps)`
+    hears of it. One is written every `checkpoint_minutes` and where epochs end, in at most a hundredth of the
+    time, or after every `checkpoint_steps`; and for SIGINT and SIGTERM, which wait for the step to end.
+
     Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
-    with a finished head (unless `overwrite`); `HeadError` for sides that do not fit, and for a loss that is
-    not finite.
+    with a finished head or the checkpoint of another fit (unless `overwrite`); `HeadError` for sides that do
+    not fit, and for a loss that is not finite.
     """
     check_config(config)
     opened = open_store(store) if isinstance(store, str | Path) else store
@@ -73,7 +88,6 @@ def fit_head(
         world.refuse_other(f"{__version__} {torch.__version__} {opened.fingerprint} {config.to_json()}")
     record = head_record(opened, config)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
-        torch.manual_seed(config.seed)
         streamed, validation = training_data(
             opened,
             config,
@@ -85,54 +99,110 @@ def fit_head(
         )
         words = caption_numbers(opened, streamed.texts) if config.mask_duplicates else None
         learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words, world=world)
-        writes = world is None or world.speaks
-        folder = HeadFolder(Path(out), overwrite=overwrite) if writes else None
+        folder = checkpoints = begun = None
+        if world is None or world.speaks:
+            identity = Identity.of(config, record, streamed.rows, streamed.texts)
+            folder = HeadFolder(Path(out), identity, overwrite=overwrite)
+            checkpoints = Checkpoints(
+                folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps
+            )
+            begun = folder.begun
         stream = pairs_on_device(streamed, place, cache_on_device, epochs=config.epochs)
-        with FitLog(folder.path if folder else None) as log:
-            run = _Run(learner, stream, validation, log, on_progress)
+        with FitLog(folder.path if folder else None, begun=begun) as log, HeldSignals() as signals:
+            run = Run(learner, stream, validation, log, on_progress, checkpoints, signals)
+            standing = for_all(world, lambda: begun.snapshot() if begun else None)
+            if standing is not None:
+                run.restore(standing)
+                if on_resume is not None:
+                    on_resume(learner.step, learner.steps)
+            elif checkpoints is not None:
+                checkpoints.remove()
             run.all_epochs()
+            told = record.model_copy(update={"temperature": learner.kept_temperature})
+            finished = for_all(world, lambda: _finished(folder, told, config, learner))
     POOL.clear()
-    weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
-    record = record.model_copy(update={"temperature": learner.kept_temperature})
+    return run.result(Path(out), finished)
 
-    def finished() -> HeadConfig:
-        return record if folder is None else folder.finish(record, config, weights)
 
-    return run.result(Path(out), finished() if world is None else world.first(finished))
+def _finished(folder: HeadFolder | None, head: HeadConfig, config: FitConfig, learner: Learner) -> HeadConfig:
+    if folder is None:
+        return head
+    write_curves(folder.path, epoch_steps=learner.epoch_steps)
+    return folder.finish(head, config, {name: tensor.cpu() for name, tensor in learner.kept.items()})
 
 
 @dataclass(slots=True)
-class _Run:
-    """The epochs of one fit: batches to the learner, lines to the log, progress to whoever looks."""
+class Run:
+    """The epochs of one fit: batches to the learner, lines to the log, progress to whoever looks.
+
+    What of it must outlive the process is in its `snapshot`; `seconds` of all kinds count from the beginning
+    of the fit, whichever process spent them.
+    """
 
     learner: Learner
     stream: PairStream | CachedPairs
     validation: Validation | None
     log: FitLog
     on_progress: Callable[[FitProgress], None] | None
+    checkpoints: Checkpoints | None = None
+    signals: HeldSignals | None = None
+    resumed_from: int | None = None
     epoch: int = 0
     epoch_loss: float = math.nan
     training_seconds: float = 0.0
     loading_seconds: float = 0.0
     seconds: float = 0.0
+    _total: float = 0.0
+    _seen: int = 0
+    _loss: float = math.nan
+    _lr: float = 0.0
+    _began: float = 0.0
+    _spent: float = 0.0
+    _waited: float = 0.0
+    _start: float = 0.0
+
+    @property
+    def skip(self) -> int:
+        """Steps that the present epoch has had already."""
+        return self.learner.step % self.stream.steps
 
     @property
     def cached_bytes(self) -> int:
+        """Bytes of tokens in the device's memory."""
         return self.stream.nbytes if isinstance(self.stream, CachedPairs) else 0
 
     @property
     def processes(self) -> int:
+        """How many make the steps together."""
         return self.learner.world.size if self.learner.world else 1
 
     def rate(self, seconds: float) -> float:
-        return self.learner.step / self.stream.steps * len(self.stream.rows) / max(seconds, 1e-9)
+        """Pictures a second so far, if it took so long."""
+        return self.learner.step / self.stream.steps * self.stream.epoch_rows / max(seconds, 1e-9)
 
     def all_epochs(self) -> None:
-        start = time.perf_counter()
+        """The whole fit, or what is left of it, but for what is written at the end."""
+        self.start()
+        learner = self.learner
+        for epoch in range(1 + learner.step // self.stream.steps, learner.config.epochs + 1):
+            if learner.exhausted:
+                break
+            self.one_epoch(epoch)
+            if epoch < learner.config.epochs and not learner.exhausted:
+                self.rest(epoch_end=True)
+        self.stop(time.perf_counter() - self._start)
+
+    def start(self) -> None:
+        """The first line of the log, or a line that says from where the fit goes on."""
+        self._start = time.perf_counter() - self.seconds
+        if self.resumed_from is not None:
+            self.log.write("resume", step=self.resumed_from, device=str(self.learner.device))
+            return
         self.log.write(
             "start",
             device=str(self.learner.device),
             images=len(self.stream.rows),
+            epoch_images=self.stream.epoch_rows,
             validation_images=len(self.validation.images) if self.validation else 0,
             skipped=self.stream.skipped,
             parameters=self.learner.parameters,
@@ -140,72 +210,109 @@ class _Run:
             cached_bytes=self.cached_bytes,
             processes=self.processes,
         )
-        for epoch in range(1, self.learner.config.epochs + 1):
-            self.one_epoch(epoch)
-            if self.learner.exhausted:
-                break
-        self.seconds = time.perf_counter() - start
-        self.log.write("end", kept_epoch=self.learner.kept_epoch, seconds=self.seconds)
+
+    def stop(self, seconds: float) -> None:
+        """The last line of the log."""
+        self.seconds = seconds
+        self.log.write("end", kept_epoch=self.learner.kept_epoch, seconds=seconds)
 
     def one_epoch(self, epoch: int) -> None:
+        """One pass over the rows, from 1."""
+        self.begin(epoch)
+        micro = self.learner.cache.micro if self.learner.cache else None
+        waited, skip = self._waited, self.skip
+        with self.stream.epoch(epoch - 1, micro=micro, skip=skip) as batches:
+            for count, batch in steps_of(self.stream, batches, epoch, self.learner, skip=skip):
+                self.take(count, batch)
+                self._waited = waited + batches.waited
+                if self.skip:
+                    self.rest()
+        spent = time.perf_counter() - self._began
+        recall = None
+        if (validation := self.validation) is not None:
+            learner = self.learner
+            recall = for_all(learner.world, lambda: validation.recalls([learner.judged], learner.device)[0])
+        self.end(recall, spent=spent, loading=self._waited)
+
+    def begin(self, epoch: int) -> None:
+        """An epoch, from 1, or the rest of one."""
+        self.learner.head.train()
+        if not self.skip:
+            self._total, self._seen, self._spent, self._waited = 0.0, 0, 0.0, 0.0
+        self.epoch, self._began = epoch, time.perf_counter() - self._spent
+
+    def take(self, count: int, batch: PairBatch | LargeStep) -> None:
+        """One step of `count` pictures."""
         learner = self.learner
-        learner.head.train()
-        self.epoch = epoch
-        start, total, seen = time.perf_counter(), 0.0, 0
-        every = max(1, self.stream.steps // LOG_LINES_AN_EPOCH)
-        micro = learner.cache.micro if learner.cache else None
-        with self.stream.epoch(epoch - 1, micro=micro) as batches:
-            for count, batch in self.batches_of_steps(batches):
-                lr = learner.lr
-                loss = learner.learn(batch)
-                total, seen = total + loss * count, seen + count
-                now = self.training_seconds + time.perf_counter() - start
-                if (learner.step - 1) % every == 0:
-                    self.log.write(
-                        "step",
-                        epoch=epoch,
-                        step=learner.step,
-                        loss=loss,
-                        temperature=learner.temperature,
-                        lr=lr,
-                    )
-                if learner.step % self.stream.steps:
-                    self.report(loss, lr, now)
-        spent = time.perf_counter() - start
+        self._lr = learner.lr
+        self._loss = learner.learn(batch)
+        self._total, self._seen = self._total + self._loss * count, self._seen + count
+        if (learner.step - 1) % max(1, self.stream.steps // LOG_LINES_AN_EPOCH) == 0:
+            self.log.write(
+                "step",
+                epoch=self.epoch,
+                step=learner.step,
+                loss=self._loss,
+                temperature=learner.temperature,
+                lr=self._lr,
+            )
+        if learner.step % self.stream.steps:
+            self.report(self.training_seconds + time.perf_counter() - self._began)
+
+    def rest(self, *, epoch_end: bool = False) -> None:
+        """Between two steps: write a checkpoint where one is due, and let a signal through."""
+        checkpoints, learner = self.checkpoints, self.learner
+        stopping = self.signals is not None and self.signals.waiting is not None
+        if learner.world is not None:
+            # So that all of them stop after the same step.
+            stopping = learner.world.any(stopping)
+        if checkpoints is not None and (
+            stopping
+            or checkpoints.due(learner.step, epoch_end=epoch_end, nbytes=lambda: learner.snapshot().nbytes)
+        ):
+            checkpoints.write(self.snapshot(), step=learner.step, steps=learner.steps)
+        if self.signals is not None:
+            self.signals.deliver()
+
+    def snapshot(self) -> Snapshot:
+        """Where the fit stands between two steps, with all that its learner is."""
+        learner, now = self.learner.snapshot(), time.perf_counter()
+        mine = {name: getattr(self, name) for name in _KEPT_NUMBERS} | {
+            "_spent": now - self._began if self.skip else 0.0,
+            "seconds": now - self._start,
+            "log_bytes": self.log.size,
+        }
+        return Snapshot(tensors=learner.tensors, numbers={"learner": learner.numbers, "run": mine})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go on from there; the log must have been cut to what it was."""
+        numbers = snapshot.numbers
+        self.learner.restore(Snapshot(tensors=snapshot.tensors, numbers=numbers["learner"]))
+        for name in (*_KEPT_NUMBERS, "_spent", "seconds"):
+            setattr(self, name, numbers["run"][name])
+        self.resumed_from = self.learner.step
+
+    def end(self, recall: dict[str, float] | None, *, spent: float, loading: float) -> None:
+        """The epoch is over, in `spent` seconds with `loading` of them: choose, log, report."""
+        learner = self.learner
         self.training_seconds += spent
-        self.loading_seconds += batches.waited
-        self.epoch_loss = total / seen
-        recall = learner.choose(epoch, self.validation)
+        self.loading_seconds += loading
+        self.epoch_loss = self._total / self._seen
+        learner.choose(self.epoch, recall)
         self.log.write(
             "epoch",
-            epoch=epoch,
+            epoch=self.epoch,
             loss=self.epoch_loss,
             temperature=learner.temperature,
-            samples_per_second=seen / spent,
+            samples_per_second=self._seen / max(spent, 1e-9),
             seconds=spent,
-            loading_seconds=batches.waited,
+            loading_seconds=loading,
             **({"recall@1": recall} if recall else {}),
         )
-        mean = sum(recall.values()) / len(recall) if recall else None
-        self.report(loss, lr, self.training_seconds, mean)
+        self.report(self.training_seconds, sum(recall.values()) / len(recall) if recall else None)
 
-    def batches_of_steps(self, batches: Iterable[PairBatch]) -> Iterator[tuple[int, PairBatch | LargeStep]]:
-        """What every step of the epoch is made of, and how many pictures it has on all processes together."""
-        cache = self.learner.cache
-        if cache is None and self.learner.world is None:
-            yield from ((len(batch.image.rows), batch) for batch in batches)
-            return
-        plan, whole = self.stream.plan(self.epoch - 1), self.stream.whole_plan(self.epoch - 1)
-        counts = np.diff(whole.batches).tolist()
-        if cache is None:
-            yield from zip(counts, batches, strict=True)
-            return
-        each, parts = iter(batches), cache.micro.counts(plan).tolist()
-        for count, own, many in zip(counts, np.diff(plan.batches).tolist(), parts, strict=True):
-            texts = own * self.learner.config.captions
-            yield count, LargeStep(batches=each, count=many, pictures=own, texts=texts)
-
-    def report(self, loss: float, lr: float, seconds: float, recall: float | None = None) -> None:
+    def report(self, seconds: float, recall: float | None = None) -> None:
+        """Tell whoever looks how far the fit is, after so many seconds."""
         if self.on_progress is None:
             return
         learner = self.learner
@@ -215,9 +322,9 @@ class _Run:
                 epochs=learner.config.epochs,
                 step=learner.step,
                 steps=learner.steps,
-                loss=loss,
+                loss=self._loss,
                 temperature=learner.temperature,
-                lr=lr,
+                lr=self._lr,
                 samples_per_second=self.rate(seconds),
                 eta=(learner.steps - learner.step) * seconds / learner.step,
                 device=str(learner.device),
@@ -226,6 +333,7 @@ class _Run:
         )
 
     def result(self, out: Path, head: HeadConfig) -> FitResult:
+        """What was done, for the head that lies in `out`."""
         return FitResult(
             out=out,
             head=head,
@@ -241,7 +349,34 @@ class _Run:
             loading_seconds=self.loading_seconds,
             skipped=self.stream.skipped,
             cached_bytes=self.cached_bytes,
+            resumed_from=self.resumed_from,
             kept_epoch=self.learner.kept_epoch,
             processes=self.processes,
             recall=self.learner.best,
         )
+
+
+def steps_of(
+    stream: PairStream | CachedPairs,
+    batches: Iterable[PairBatch],
+    epoch: int,
+    learner: Learner,
+    *,
+    skip: int = 0,
+) -> Iterator[tuple[int, PairBatch | LargeStep]]:
+    """What every step of an epoch (from 1) after the first `skip` is made of.
+
+    And of how many pictures it is, on all processes together.
+    """
+    if learner.cache is None and learner.world is None:
+        yield from ((len(batch.image.rows), batch) for batch in batches)
+        return
+    counts = np.diff(stream.whole_plan(epoch - 1).after(skip).batches).tolist()
+    if learner.cache is None:
+        yield from zip(counts, batches, strict=True)
+        return
+    plan = stream.plan(epoch - 1).after(skip)
+    each, parts = iter(batches), learner.cache.micro.counts(plan).tolist()
+    for count, own, many in zip(counts, np.diff(plan.batches).tolist(), parts, strict=True):
+        texts = own * learner.config.captions
+        yield count, LargeStep(batches=each, count=many, pictures=own, texts=texts)

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from embedstore.encoders.device import pick_device
 from embedstore.errors import EmbedstoreError, EngineError, ToldError, UsageError
@@ -25,6 +27,8 @@ from embedstore.stream.share import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch.distributed import Store
 
     from embedstore.shapes import IntArray
 
@@ -91,6 +95,12 @@ class World:
         value: T = found[0]
         return value
 
+    def any(self, here: bool) -> bool:  # noqa: FBT001 - reads as the builtin does
+        """Whether it is so on some process."""
+        found = torch.tensor([float(here)])
+        self.total(found)
+        return bool(found)
+
     def start_alike(self, module: torch.nn.Module) -> None:
         """Give every process the first one's weights and buffers."""
         with self._together():
@@ -118,13 +128,12 @@ class World:
         for grad in shared:
             grad.div_(self.size)
         by_type: dict[torch.dtype, list[Tensor]] = {}
-        for grad in [*(p.grad for p in head), *shared]:
-            if grad is not None:
-                by_type.setdefault(grad.dtype, []).append(grad)
+        for grad in [*(p.grad for p in head if p.grad is not None), *shared]:
+            by_type.setdefault(grad.dtype, []).append(grad)
         for grads in by_type.values():
             flat = torch.cat([grad.reshape(-1) for grad in grads])
             self.total(flat)
-            for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+            for grad, part in zip(grads, torch.split(flat, [g.numel() for g in grads]), strict=True):
                 grad.copy_(part.view_as(grad))
 
     @contextmanager
@@ -166,6 +175,11 @@ class World:
             yield
         except RuntimeError as bad:
             raise _lost(bad) from bad
+
+
+def for_all(world: World | None, make: Callable[[], T]) -> T:
+    """What `make` gives; of several processes the first one's to all of them."""
+    return make() if world is None else world.first(make)
 
 
 class _Total(torch.autograd.Function):
@@ -211,7 +225,7 @@ def torchrun_world(device: str = "auto") -> Iterator[World | None]:
         return
     place = _own_device(device)
     try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     except (RuntimeError, ValueError) as bad:
         raise _lost(bad) from bad
     try:
@@ -227,11 +241,11 @@ def torchrun_world(device: str = "auto") -> Iterator[World | None]:
     dist.destroy_process_group()
 
 
-def _join(store: dist.Store, *, rank: int, size: int, device: torch.device) -> World:
+def _join(store: Store, *, rank: int, size: int, device: torch.device) -> World:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(
-            backend, store=dist.PrefixStore("fit", store), rank=rank, world_size=size, timeout=TIMEOUT
+            backend, store=PrefixStore("fit", store), rank=rank, world_size=size, timeout=TIMEOUT
         )
     except (RuntimeError, ValueError) as bad:
         raise _lost(bad) from bad
@@ -256,7 +270,7 @@ def _own_device(name: str) -> torch.device:
         return torch.device("cpu")
     if place.type != "cuda":
         return place
-    if place.index is not None:
+    if ":" in name:
         raise UsageError(
             "each process takes the GPU of its own number", found=name, todo="take --device cuda"
         )
@@ -271,7 +285,7 @@ def _own_device(name: str) -> torch.device:
     return torch.device("cuda", local)
 
 
-def _first_to_tell(store: dist.Store) -> bool:
+def _first_to_tell(store: Store) -> bool:
     try:
         return int(store.add("told", 1)) == 1
     except RuntimeError:

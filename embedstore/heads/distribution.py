@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedstore.errors import HeadError
+from embedstore.heads.anchored import cosine_and_map
 from embedstore.heads.batch_norm import TokenBatchNorm
 from embedstore.heads.dropout import dropout
 from embedstore.heads.second_order import (
@@ -68,11 +69,13 @@ class Distribution(nn.Module):
         own = (self.heads, -1)
         y = self.project(tokens.to(self.dtype)).unflatten(-1, own)
         a = self.project(anchor.to(self.dtype)).unflatten(-1, own)
-        weight = sets.attention(functional.cosine_similarity(y, sets.spread(a), dim=-1)).unsqueeze(-1)
+        cosine, z = cosine_and_map(y, a, self.reduce.weight, sets)
+        weight = sets.attention(cosine).unsqueeze(-1)
         if self.weigh_first:
-            x = self._reduced(self.reduce(y * sets.unpadded(weight)), sets)
+            # The map is linear and has no bias: what it makes may be weighed in place of what it takes.
+            x = self._reduced(z * sets.unpadded(weight), sets)
         else:
-            x = self._reduced(self.reduce(y), sets) * weight
+            x = self._reduced(z, sets) * weight
         if sets.copies is not None:
             x = x * sets.copies.to(x.dtype).sqrt()[:, :, None, None]
         embedded: Tensor = self.out(self._vector(x.transpose(1, 2), sets.count).to(self.dtype))

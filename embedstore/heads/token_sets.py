@@ -68,6 +68,22 @@ class TokenSets:
         """Of each sample `(b, …)` to its tokens, broadcasting against `(*lead, …)`."""
         return x.unsqueeze(1) if self.owner is None else x[self.owner]
 
+    def inner(self, x: Tensor, y: Tensor) -> Tensor:
+        """Products of each token `x (*lead, h, c)` with its sample's `y (b, h, c)`, over c: `(*lead, h)`."""
+        if self.owner is not None:
+            found: Tensor = torch.linalg.vecdot(x, y[self.owner])
+            return found
+        # Head by head, since a product over all of them would copy the tokens.
+        return torch.cat([torch.bmm(x[:, :, k], y[:, k].unsqueeze(-1)) for k in range(x.shape[2])], dim=-1)
+
+    def sums(self, weight: Tensor, x: Tensor) -> Tensor:
+        """Sums of `weight (*lead, h)` times `x (*lead, h, c)` over each sample's tokens, `(b, h, c)`."""
+        if self.owner is None:
+            heads = [torch.bmm(weight[:, :, k].unsqueeze(1), x[:, :, k]) for k in range(x.shape[2])]
+            return torch.cat(heads, dim=1)
+        lengths = self.count.to(torch.int64)
+        return torch.segment_reduce(weight.unsqueeze(-1) * x, "sum", lengths=lengths, axis=0)
+
     def padded(self, x: Tensor, fill: float = 0.0) -> Tensor:
         """Token-wise `(*lead, …)` to `(b, m, …)`, `fill` where there is no token."""
         if self.where is None:

@@ -11,7 +11,7 @@ from embedstore.interchange.outputs import nbytes, refuse_existing
 from embedstore.interchange.selection import select
 from embedstore.interchange.vectors import ARRAYS, DTYPES, Array, Dtype, vectors_of
 from embedstore.interchange.writers import ENDINGS, WRITERS, Export
-from embedstore.store import open_store
+from embedstore.store import choose_rows, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +27,8 @@ class ExportOptions:
     dtype: Dtype = "float16"
     split: str | None = None
     """Split of the pictures; none: every row."""
+    rows: str | None = None
+    """A subset of the store, or a file of ids, whose rows alone are written; none: every row."""
     language: str = "en"
     """Of the caption that stands beside a picture."""
     part_rows: int = 1_000_000
@@ -85,7 +87,12 @@ def export_rows(
     opened = open_store(store)
     read = [opened[name] for name in features]
     selection = select(
-        opened, read, split=chosen.split, language=chosen.language, mean=chosen.array == "mean"
+        opened,
+        read,
+        split=chosen.split,
+        language=chosen.language,
+        mean=chosen.array == "mean",
+        rows=choose_rows(opened, chosen.rows) if chosen.rows is not None else None,
     )
     clash = [name for name in features if name in selection.columns.column_names]
     if clash:

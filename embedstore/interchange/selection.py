@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from embedstore.shapes import IntArray
-    from embedstore.store import Feature, Store
+    from embedstore.store import ChosenRows, Feature, Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +43,15 @@ class Selection:
 
 
 def select(
-    store: Store, features: Sequence[Feature], *, split: str | None, language: str, mean: bool = False
+    store: Store,
+    features: Sequence[Feature],
+    *,
+    split: str | None,
+    language: str,
+    mean: bool = False,
+    rows: ChosenRows | None = None,
 ) -> Selection:
-    """Rows of a split (none: all) that every feature can give.
+    """Rows of a split (none: all), and of `rows` where they are given, that every feature can give.
 
     Pictures bring their first caption in `language`; where a text feature is exported too, pictures without
     one are left out and counted, as are quarantined rows, and for a `mean` over tokens texts that have none.
@@ -53,9 +59,9 @@ def select(
     """
     pictures = any(f.table == "images" for f in features)
     if pictures:
-        found = _pictures(store, features, split, language, mean=mean)
+        found = _pictures(store, features, split, language, mean=mean, chosen=rows)
     else:
-        found = _texts(store, features, split, mean=mean)
+        found = _texts(store, features, split, mean=mean, chosen=rows)
     if not len(found):
         raise UsageError(
             "no rows are left to export", found=", ".join(f"{v} {k}" for k, v in found.skipped.items())
@@ -64,11 +70,19 @@ def select(
 
 
 def _pictures(
-    store: Store, features: Sequence[Feature], split: str | None, language: str, *, mean: bool
+    store: Store,
+    features: Sequence[Feature],
+    split: str | None,
+    language: str,
+    *,
+    mean: bool,
+    chosen: ChosenRows | None,
 ) -> Selection:
     images = store.images(["id", "picture", "label", "split"])
-    first = first_captions(store, language)
+    first = first_captions(store, language, among=chosen.texts(store) if chosen else None)
     keep = _of_split(store, split)
+    if chosen is not None:
+        keep[np.setdiff1d(np.arange(len(keep)), chosen.images(store), assume_unique=True)] = False
     skipped = {}
     for feature in features:
         if feature.table == "images":
@@ -95,24 +109,36 @@ def _pictures(
     return Selection(images=rows, texts=captions, columns=_known(columns), skipped=_counted(skipped))
 
 
-def first_captions(store: Store, language: str) -> IntArray:
-    """The first text of every picture `(images,)` with role caption in this language, -1 where none is."""
+def first_captions(store: Store, language: str, *, among: Bools | None = None) -> IntArray:
+    """The first text of every picture `(images,)` with role caption in this language, -1 where none is.
+
+    `among (texts,)`: which texts may be taken; none: any.
+    """
     table = store.texts(["image", "language", "role"])
     owners = table["image"].fill_null(-1).to_numpy().astype(np.int64)
     usable = equal(table["language"], language) & equal(table["role"], "caption") & (owners >= 0)
-    rows = np.flatnonzero(usable)
+    rows = np.flatnonzero(usable if among is None else usable & among)
     first = np.full(store.plan.images, -1, np.int64)
     # Backwards, so that the first text of a picture is the last one written.
     first[owners[rows][::-1]] = rows[::-1]
     return first
 
 
-def _texts(store: Store, features: Sequence[Feature], split: str | None, *, mean: bool) -> Selection:
+def _texts(
+    store: Store,
+    features: Sequence[Feature],
+    split: str | None,
+    *,
+    mean: bool,
+    chosen: ChosenRows | None,
+) -> Selection:
     texts = store.texts(["id", "image", "text", "language"])
     keep = np.ones(len(texts), dtype=bool)
     if split is not None:
         owners = texts["image"].fill_null(-1).to_numpy().astype(np.int64)
         keep = (owners >= 0) & _of_split(store, split)[owners]
+    if chosen is not None:
+        keep &= _texts_of(store, chosen)
     skipped = {}
     for feature in features:
         for reason, good in _usable(feature, mean=mean):
@@ -122,6 +148,14 @@ def _texts(store: Store, features: Sequence[Feature], split: str | None, *, mean
     taken = texts.take(pa.array(rows))
     columns = pa.table({"id": taken["id"], "caption": taken["text"], "language": taken["language"]})
     return Selection(images=None, texts=rows, columns=columns, skipped=_counted(skipped))
+
+
+def _texts_of(store: Store, chosen: ChosenRows) -> Bools:
+    """Which texts are chosen: these, or those of the chosen images."""
+    found = chosen.texts(store)
+    if found is not None:
+        return found
+    return np.isin(store.texts(["image"])["image"].fill_null(-1).to_numpy(), chosen.rows)
 
 
 def _of_split(store: Store, split: str | None) -> Bools:

@@ -126,7 +126,7 @@ def settings(run: DemoRun) -> list[Section]:
             text=f"tokens {head.text_token}, mean {head.text_global}",
             joint_width=head.width,
             parameters=f"{run.fitted.parameters:,}",
-            sha256=run.retrieval.head_sha256[:16],
+            sha256=str(run.retrieval.head_sha256)[:16],
         ),
         _section(
             "Fit",

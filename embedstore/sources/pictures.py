@@ -201,6 +201,15 @@ def open_picture(data: bytes | Path) -> Image:
     return _read(data, _upright_rgb)
 
 
+def as_opened(picture: Image) -> Image:
+    """A picture that is open already, of any mode, as `open_picture` would have given it; it stays as it is.
+
+    Raises `UnreadableImage` for modes without a stated range.
+    """
+    with _no_pillow_warnings():
+        return _upright_rgb(picture)
+
+
 def stored_numbers(data: bytes | Path) -> ByteArray:
     """The numbers of a grey or palette picture as they are stored `(h, w)`, neither turned nor converted.
 

@@ -7,6 +7,7 @@ torch. The format is specified in docs/format.md.
 from __future__ import annotations
 
 from embedstore.store.blocks import GroupReader, row_tasks
+from embedstore.store.choosing import ChosenRows, choose_part, choose_rows
 from embedstore.store.chunks import ShardedArray
 from embedstore.store.compact import CompactReport, compact_store
 from embedstore.store.create import create_store, refuse_other_plan
@@ -16,6 +17,7 @@ from embedstore.store.ids import read_ids
 from embedstore.store.info import FeatureInfo, StoreInfo, store_info
 from embedstore.store.joined import JoinedStore
 from embedstore.store.journal import begun_headers
+from embedstore.store.mix import MixedRows
 from embedstore.store.order import (
     Done,
     EpochPlan,
@@ -30,12 +32,15 @@ from embedstore.store.reader import Store, open_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.sizes import feature_nbytes
 from embedstore.store.storing import Storing
+from embedstore.store.subset_writer import create_subset, remove_subset
+from embedstore.store.subsets import Subset
 from embedstore.store.tables import ImageRow, MaskRow, TextRow, arrow_schemas
 from embedstore.store.verify import verify_store
 from embedstore.store.verify_sample import parse_share
 from embedstore.store.writer import FeatureWriter
 
 __all__ = [
+    "ChosenRows",
     "CompactReport",
     "Done",
     "EpochPlan",
@@ -47,19 +52,24 @@ __all__ = [
     "ImageRow",
     "JoinedStore",
     "MaskRow",
+    "MixedRows",
     "Packed",
     "Padded",
     "ShardedArray",
     "Store",
     "StoreInfo",
     "Storing",
+    "Subset",
     "TextRow",
     "VerifyReport",
     "arrow_schemas",
     "begun_headers",
     "block_rows",
+    "choose_part",
+    "choose_rows",
     "compact_store",
     "create_store",
+    "create_subset",
     "epoch_order",
     "epoch_plan",
     "epoch_steps",
@@ -70,6 +80,7 @@ __all__ = [
     "plan_feature",
     "read_ids",
     "refuse_other_plan",
+    "remove_subset",
     "row_tasks",
     "store_info",
     "verify_store",

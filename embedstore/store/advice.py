@@ -13,29 +13,32 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FeatureHeader
 
-Verb: TypeAlias = Literal["encode", "recode", "import", "compact"]
+Verb: TypeAlias = Literal["encode", "recode", "import", "compact", "apply"]
 
 
 def made_by(store: Path, header: FeatureHeader) -> Verb:
     """The verb that made a feature of this store; a compacted feature keeps its header but for the rows."""
-    if header.origin is not None and _is_here(store, header):
-        return "recode"
+    source = _source(store, header)
+    if source is not None:
+        return "recode" if source.card == header.card else "apply"
     if read_plan(store).source.get("kind") == "compact":
         return "compact"
     if header.origin is not None:
-        return "recode"
+        return "recode" if header.card.head is None else "apply"
     return "import" if header.card.library == "imported" else "encode"
 
 
-def _is_here(store: Path, header: FeatureHeader) -> bool:
-    """Whether the very feature that this one was recoded from lies in the same store."""
+def _source(store: Path, header: FeatureHeader) -> FeatureHeader | None:
+    """The header of the very feature that this one was made from, where it lies in the same store."""
     if header.origin is None:
-        return False
+        return None
     try:
         found = journal.read_manifest(layout.feature(store, header.origin.feature))
     except StoreError:
-        return False
-    return found is not None and found.fingerprint == header.origin.manifest_fingerprint
+        return None
+    if found is None or found.fingerprint != header.origin.manifest_fingerprint:
+        return None
+    return found.header
 
 
 def make_again(store: Path, header: FeatureHeader) -> str:

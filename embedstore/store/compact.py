@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from embedstore.documents import Plan
 from embedstore.errors import CorruptStoreError, IncompleteError, StoreError, UsageError
 from embedstore.store import files, layout, tables
+from embedstore.store.choosing import choose_rows
 from embedstore.store.compact_feature import FeatureCopy
 from embedstore.store.create import create_store
 from embedstore.store.ids import places_of, shown
@@ -71,13 +72,14 @@ def compact_store(
     store: str | PathLike[str],
     to: str | PathLike[str],
     *,
-    drop: Iterable[str] = (),
+    drop: Iterable[str] | str = (),
     features: Sequence[str] | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> CompactReport:
     """Copy `store` (or `A+B`) to the new store `to` without the rows whose ids are in `drop`.
 
     An id of an image drops the image with its texts, masks and thumbnails; an id of a text drops that text.
+    As one word `drop` names a subset, or a file of ids. Subsets are not copied: their rows move.
     `features`: names of the features to take; none: all, which must be complete (`IncompleteError`) and, for
     `A+B`, be in every part (`StoreError`). Killed at any moment, `to` is not there; run again with the same
     arguments it goes on, and the result is the same to the byte; so it is where several processes do the same
@@ -87,7 +89,7 @@ def compact_store(
     refuse_url(to, what="compact --to", todo="make it here, then copy it there")
     opened, place = open_store(store), Path(to)
     _refuse_place(opened, place)
-    kept = kept_rows(opened, list(drop))
+    kept = _kept_without(opened, drop) if isinstance(drop, str) else kept_rows(opened, list(drop))
     names = _names(opened, features, kept)
     plan = _plan(opened, kept)
     if not is_store(place):
@@ -148,9 +150,20 @@ def kept_rows(store: Store, drop: Sequence[str]) -> Kept:
             found=shown(unknown or both),
             allowed="ids of the images or of the texts table",
         )
-    image_stays = _without(len(images), image_places)
+    return _kept(store, image_places, text_places)
+
+
+def _kept_without(store: Store, named: str) -> Kept:
+    chosen, nothing = choose_rows(store, named), np.empty(0, np.int64)
+    images = chosen.table == "images"
+    return _kept(store, chosen.rows if images else nothing, nothing if images else chosen.rows)
+
+
+def _kept(store: Store, images: IntArray, texts: IntArray) -> Kept:
+    """What stays without these rows, those below 0 not counted."""
+    image_stays = _without(store.plan.images, images)
     owner = store.texts(["image"])["image"].fill_null(-1).to_numpy()
-    text_stays = _without(len(texts), text_places)
+    text_stays = _without(store.plan.texts, texts)
     owned = owner >= 0
     text_stays[owned] &= image_stays[owner[owned]]
     if not (image_stays.any() or text_stays.any()):

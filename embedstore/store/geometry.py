@@ -120,7 +120,7 @@ def plan_feature(
 
 
 def _tokens(card: EncoderCard, imported: int) -> int:
-    if card.library == "imported":
+    if not card.runs_an_encoder:
         return imported
     if card.modality == "image" and card.grid is not None:
         return card.grid[0] * card.grid[1]
@@ -130,7 +130,7 @@ def _tokens(card: EncoderCard, imported: int) -> int:
 
 
 def _max_tokens(card: EncoderCard, tokens: int) -> int:
-    return tokens if card.modality == "text" or card.library == "imported" else 0
+    return tokens if card.modality == "text" or not card.runs_an_encoder else 0
 
 
 def _arrays(

@@ -6,17 +6,21 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedstore.errors import UsageError
+from embedstore.store import layout, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from os import PathLike
 
+    from embedstore.documents import Table
     from embedstore.shapes import IntArray
+    from embedstore.store.reader import Store
 
 _SHOWN = 5
 
@@ -46,6 +50,20 @@ def rows_of_ids(column: pa.ChunkedArray[pa.StringScalar], ids: Iterable[str], *,
             else "the table is empty",
         )
     return rows
+
+
+def ids_at(store: Store, table: Table, rows: IntArray) -> pa.Array[pa.StringScalar]:
+    """The ids of ascending rows `(n,)`; of a large table one part is in memory at a time."""
+    found, first = [], 0
+    for part in store.parts:
+        for path in layout.parts(part.path, table):
+            stop = first + pq.read_metadata(path).num_rows
+            low, high = np.searchsorted(rows, (first, stop))
+            if low < high:
+                column = tables.read_file(path, table, ["id"])["id"]
+                found += column.take(pa.array(rows[low:high] - first)).chunks
+            first = stop
+    return pa.concat_arrays(found) if found else pa.array([], pa.string())
 
 
 def shown(ids: list[str]) -> str:

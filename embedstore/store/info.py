@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from embedstore.store import journal, layout, tables
 from embedstore.store.reader import open_store
+from embedstore.store.subsets import read_card
 
 if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from embedstore.documents import FeatureHeader, Plan
+    from embedstore.documents import FeatureHeader, Plan, SubsetCard
     from embedstore.store.reader import Store
 
 
@@ -49,6 +50,8 @@ class StoreInfo:
     features: tuple[FeatureInfo, ...]
     parts: tuple[str, ...] = ()
     """The stores read as one; empty for a single store."""
+    subsets: tuple[SubsetCard, ...] = ()
+    """Cards of all subsets, by name; of several stores those of each."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON value."""
@@ -58,6 +61,7 @@ class StoreInfo:
             "plan": self.plan.model_dump(mode="json"),
             "features": [f.to_dict() for f in self.features],
             "parts": list(self.parts),
+            "subsets": [card.model_dump(mode="json") for card in self.subsets],
         }
 
 
@@ -70,6 +74,12 @@ def store_info(path: str | PathLike[str]) -> StoreInfo:
         nbytes=store.nbytes,
         features=tuple(_joined_info(store, name) for name in store.features()),
         parts=tuple(part.place for part in store.parts) if len(store.parts) > 1 else (),
+        subsets=tuple(
+            read_card(part.path, name)
+            for name in store.subsets()
+            for part in store.parts
+            if name in part.subsets()
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from embedstore.store.joined_feature import (
     differences,
     joined_header,
     refuse_other_feature,
+    with_known_probe,
 )
 from embedstore.store.mirror import shown as shown_place
 from embedstore.store.reader import Store, names_urls, store_at
@@ -235,9 +236,9 @@ class JoinedStore(Store):
         """The joined header; `MismatchError` with the differing fields where the parts cannot be joined."""
         owners = self._with(name)
         headers = [store.header(name) for store in owners]
-        for store, other in zip(owners[1:], headers[1:], strict=True):
+        for place, (store, other) in enumerate(zip(owners[1:], headers[1:], strict=True), 1):
             refuse_other_feature(
-                headers[0],
+                with_known_probe(headers[:place]),
                 other,
                 where=f"{owners[0].place} and {store.place}",
                 todo="encode the rows of the second with the first one's encoder and options "

@@ -33,11 +33,10 @@ _OF_ONE_STORE = {
 }
 
 
-def essence(header: FeatureHeader) -> dict[str, Any]:
-    """What must agree for two features to be read as one: the encoder's identity, the policy, the arrays."""
+def _essence(header: FeatureHeader) -> dict[str, Any]:
+    """What must agree for two features to be read as one, beside their cards: the policy, the arrays."""
     return {
         **header.model_dump(mode="json", exclude=_OF_ONE_STORE),
-        "card": header.card.identity,
         "arrays": {a.name: {"row shape": list(a.shape[1:]), "dtype": a.dtype} for a in header.arrays},
     }
 
@@ -50,8 +49,9 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 def differences(ours: FeatureHeader, theirs: FeatureHeader) -> dict[str, tuple[Any, Any]]:
     """`field.path -> (ours, theirs)` of everything for which two features cannot be read as one."""
-    a, b = _flat(essence(ours)), _flat(essence(theirs))
-    return {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+    a, b = _flat(_essence(ours)), _flat(_essence(theirs))
+    fields = {k: (a.get(k), b.get(k)) for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)}
+    return {f"card.{k}": v for k, v in ours.card.differences(theirs.card).items()} | fields
 
 
 def refuse_other_feature(ours: FeatureHeader, theirs: FeatureHeader, *, where: object, todo: str) -> None:
@@ -66,9 +66,17 @@ def refuse_other_feature(ours: FeatureHeader, theirs: FeatureHeader, *, where: o
         )
 
 
+def with_known_probe(headers: Sequence[FeatureHeader]) -> FeatureHeader:
+    """The first header, with the probe of the first that has one."""
+    first, known = headers[0], next((h.card.probe for h in headers if h.card.probe is not None), None)
+    if first.card.probe == known:
+        return first
+    return first.model_copy(update={"card": first.card.model_copy(update={"probe": known})})
+
+
 def joined_header(headers: Sequence[FeatureHeader], plan: Plan) -> FeatureHeader:
     """The header of the joined feature. `shard_rows` is the first part's: a unit is never read by number."""
-    first = headers[0]
+    first = with_known_probe(headers)
     arrays = tuple(
         spec.model_copy(
             update={"shape": (sum(_places(h, spec.name) for h in headers), *spec.shape[1:])},

@@ -29,6 +29,10 @@ UNITS = "units"
 UNITS_TABLE = "units.parquet"
 QUARANTINE = "quarantine.parquet"
 THUMBNAILS = "thumbnails"
+SUBSETS = "subsets"
+SUBSET_CARD = "subset.json"
+SUBSET_ROWS = "rows.parquet"
+SUBSET_DROPPED = "dropped.parquet"
 
 # Called with store and path before a file or the folder of a table is read, which a mirror then brings.
 on_need: list[Callable[[Path, Path], None]] = []
@@ -125,6 +129,25 @@ def feature_names(store: Path) -> tuple[str, ...]:
     """Names of all features that are complete or begun, sorted."""
     named = (p for p in _listed(store / FEATURES) if re.match(NAME_PATTERN, p.name))
     return tuple(p.name for p in named if (p / HEADER).is_file())
+
+
+def subset(store: Path, name: str) -> Path:
+    """Folder of a subset; a name that could leave the store is refused."""
+    if not re.match(NAME_PATTERN, name) or len(name) > 200:
+        raise StoreError("bad subset name", found=name, allowed="letters, digits, '_', '.', '-'")
+    return store / SUBSETS / name
+
+
+def subset_names(store: Path) -> tuple[str, ...]:
+    """Names of all subsets, sorted; a folder without a card is none."""
+    named = (p for p in _listed(store / SUBSETS) if re.match(NAME_PATTERN, p.name))
+    return tuple(p.name for p in named if (p / SUBSET_CARD).is_file())
+
+
+def unfinished_subsets(store: Path) -> tuple[str, ...]:
+    """Names of folders of subsets without a card: a writer was stopped, or is at work."""
+    named = (p for p in _listed(store / SUBSETS) if p.is_dir())
+    return tuple(p.name for p in named if not (p / SUBSET_CARD).is_file())
 
 
 def record(feature: Path, unit: int) -> Path:

@@ -32,10 +32,12 @@ _MARK = "remote.json"
 _DOCUMENTS = (layout.HEADER, layout.CALIBRATION, layout.MANIFEST)
 _NEEDED = {layout.UNITS_TABLE, layout.QUARANTINE, layout.CALIBRATION}
 _PART = re.compile(r"^part-\d{5}\.parquet$")
+_SUBSET_TABLES = {layout.SUBSET_ROWS, layout.SUBSET_DROPPED}
 _RECORD = re.compile(r"^\d{8}\.json$")
 TABLES = ("images", "texts", "masks")
 _FETCHERS = 8
 MOST_FEATURES = 10_000
+MOST_SUBSETS = 10_000
 
 
 class Mirror:
@@ -80,6 +82,27 @@ class Mirror:
             shutil.rmtree(layout.feature(self.root, name), ignore_errors=True)
         with ThreadPoolExecutor(_FETCHERS, "embedstore-mirror") as pool:
             list(pool.map(self._sync_feature, names))
+        self._sync_subsets()
+
+    def _sync_subsets(self) -> None:
+        """Bring the cards of all subsets; their tables come when they are read."""
+        names = [n for n in self.remote.listing(layout.SUBSETS)[1] if re.match(NAME_PATTERN, n)]
+        names = [n for n in names if len(n) <= 200]
+        if len(names) > MOST_SUBSETS:
+            raise RemoteError("too many subsets", where=self.remote.url, found=len(names))
+        for name in set(layout.subset_names(self.root)) - set(names):
+            shutil.rmtree(layout.subset(self.root, name), ignore_errors=True)
+        with ThreadPoolExecutor(_FETCHERS, "embedstore-mirror") as pool:
+            list(pool.map(self._bring_card, names))
+
+    def _bring_card(self, subset: str) -> None:
+        self._bring(f"{layout.SUBSETS}/{subset}/{layout.SUBSET_CARD}", most=MOST_DOCUMENT_BYTES)
+
+    def sync_subset(self, name: str) -> None:
+        """Bring the card of one subset as it is now; its tables are looked up again when they are read."""
+        folder = f"{layout.SUBSETS}/{name}/"
+        self._fresh -= {known for known in list(self._fresh) if known.startswith(folder)}
+        self._bring_card(name)
 
     def _sync_feature(self, name: str) -> None:
         folder = f"{layout.FEATURES}/{name}"
@@ -117,6 +140,8 @@ class Mirror:
         if parts[0] == layout.TABLES and len(parts) == 2:
             self._table(relative)
             self._refuse_changed(layout.PLAN)
+        elif parts[0] == layout.SUBSETS and len(parts) == 3 and parts[2] in _SUBSET_TABLES:
+            self._bring(relative)
         elif parts[0] == layout.FEATURES and (
             (len(parts) == 3 and parts[2] in _NEEDED) or (len(parts) == 4 and parts[2] == layout.THUMBNAILS)
         ):

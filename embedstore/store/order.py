@@ -58,10 +58,10 @@ def epoch_order(
     given = np.asarray(rows, dtype=np.int64)
     chosen = given if given.ndim else np.arange(int(given), dtype=np.int64)
     count = len(chosen)
-    drawn = _drawn(count, block_rows, shuffle, _generator(seed, epoch))
-    mine = drawn[_share(count, rank, world)]
+    drawn = drawn_places(count, block_rows, shuffle, generator(seed, epoch))
+    mine = drawn[rank_share(count, rank, world)]
     if shuffle == "blocks":
-        mine = _mixed(mine, _even(len(mine), group_rows), _generator(seed, epoch, 1, rank))
+        mine = mixed_groups(mine, _even(len(mine), group_rows), generator(seed, epoch, 1, rank))
     return chosen[mine]
 
 
@@ -91,6 +91,14 @@ class EpochPlan:
         """Batches of this rank."""
         return len(self.batches) - 1
 
+    def after(self, steps: int) -> EpochPlan:
+        """The same order without its first batches, so many of them."""
+        first = self.batches[min(steps, self.steps)]
+        groups = np.unique(np.maximum(self.groups - steps, 0))
+        return EpochPlan(
+            rows=self.rows[first:], batches=self.batches[min(steps, self.steps) :] - first, groups=groups
+        )
+
 
 def epoch_plan(
     rows: IntArray,
@@ -117,17 +125,16 @@ def epoch_plan(
         raise UsageError("bad rank", found=f"{rank} of {world}", allowed="0 to world - 1")
     if min(batch, least, block_rows, group_rows, align) < 1:
         raise UsageError("batches, blocks and groups have at least one row", found=(batch, block_rows))
-    left = _drawn(len(rows), block_rows, shuffle, _generator(seed, epoch), align)
+    left = drawn_places(len(rows), block_rows, shuffle, generator(seed, epoch), align)
 
     def part(places: IntArray, rank: int, world: int, batch: int, phase: int) -> EpochPlan:
-        mine = places[_share(len(places), rank, world)]
+        mine = places[rank_share(len(places), rank, world)]
         batches = _batches(len(places), len(mine), world=world, batch=batch, least=least)
         steps = len(batches) - 1
-        count = min(steps, max(1, round(len(mine) / group_rows))) if steps else 0
-        groups = _cuts(steps, count) if count else np.zeros(1, np.int64)
+        groups = group_cuts(steps, len(mine), group_rows)
         if shuffle == "blocks":
             stream = (1, rank, phase) if phase else (1, rank)
-            mine = _mixed(mine, batches[groups], _generator(seed, epoch, *stream))
+            mine = mixed_groups(mine, batches[groups], generator(seed, epoch, *stream))
         return EpochPlan(rows=mine, batches=batches, groups=groups)
 
     for phase, past in enumerate(done):
@@ -150,14 +157,20 @@ def _batches(total: int, mine: int, *, world: int, batch: int, least: int) -> In
     """Where the batches of one rank begin and end; as many on every rank, sizes differ by at most one."""
     if not total:
         return np.zeros(1, np.int64)
-    return _cuts(mine, epoch_steps(total, world=world, batch=batch, least=least))
+    return even_cuts(mine, epoch_steps(total, world=world, batch=batch, least=least))
 
 
-def _cuts(count: int, parts: int) -> IntArray:
+def even_cuts(count: int, parts: int) -> IntArray:
     """Where `parts` nearly equal parts of `count` begin and end `(parts + 1,)`, the longer ones first."""
     size, longer = divmod(count, parts)
     at = np.arange(parts + 1, dtype=np.int64)
     return at * size + np.minimum(at, longer)
+
+
+def group_cuts(steps: int, rows: int, size: int) -> IntArray:
+    """Which batches begin the groups of about `size` rows, and where they end."""
+    count = min(steps, max(1, round(rows / size))) if steps else 0
+    return even_cuts(steps, count) if count else np.zeros(1, np.int64)
 
 
 def _even(count: int, size: int) -> IntArray:
@@ -166,7 +179,9 @@ def _even(count: int, size: int) -> IntArray:
     return np.arange(groups + 1, dtype=np.int64) * count // groups
 
 
-def _drawn(count: int, block: int, shuffle: Shuffle, random: np.random.Generator, align: int = 1) -> IntArray:
+def drawn_places(
+    count: int, block: int, shuffle: Shuffle, random: np.random.Generator, align: int = 1
+) -> IntArray:
     """All positions as the epoch draws them, before they are shared out and mixed."""
     if shuffle == "none":
         return np.arange(count, dtype=np.int64)
@@ -177,14 +192,14 @@ def _drawn(count: int, block: int, shuffle: Shuffle, random: np.random.Generator
     return _drawn_blocks(count, block, align, random)
 
 
-def _generator(seed: int, epoch: int, *stream: int) -> np.random.Generator:
+def generator(seed: int, epoch: int, *stream: int) -> np.random.Generator:
     """A counter-based generator: the same numbers whatever was drawn before, on every machine."""
     key = np.array([seed & (2**64 - 1), epoch], dtype=np.uint64)
     counter = np.array([0] * (4 - len(stream)) + list(stream), dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def _share(count: int, rank: int, world: int) -> slice:
+def rank_share(count: int, rank: int, world: int) -> slice:
     """A contiguous part for one rank, so that a block stays whole on one rank where it can."""
     return slice(count * rank // world, count * (rank + 1) // world)
 
@@ -198,7 +213,7 @@ def _drawn_blocks(count: int, size: int, align: int, random: np.random.Generator
     return places[(places >= 0) & (places < count)]
 
 
-def _mixed(places: IntArray, bounds: IntArray, random: np.random.Generator) -> IntArray:
+def mixed_groups(places: IntArray, bounds: IntArray, random: np.random.Generator) -> IntArray:
     """Shuffle inside the groups that `bounds` cut."""
     out = places.copy()
     for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):

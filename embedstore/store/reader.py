@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from embedstore.documents import FeatureHeader, Plan, Table
     from embedstore.shapes import ByteArray, IntArray
     from embedstore.store.chunks import Verify
+    from embedstore.store.subsets import Subset
 
 # The beginning of a URL behind a '+': what is before is another store.
 _JOINED_URL = re.compile(r"\+[A-Za-z][A-Za-z0-9]+:/")
@@ -213,6 +214,18 @@ class Store:
                 where=self.path.name,
                 todo="embedstore verify STORE",
             )
+
+    def subsets(self) -> tuple[str, ...]:
+        """Names of all subsets, sorted."""
+        from embedstore.store.subsets import subset_names
+
+        return subset_names(self)
+
+    def subset(self, name: str) -> Subset:
+        """A named choice of rows; `StoreError` for an unknown name."""
+        from embedstore.store.subsets import open_subset
+
+        return open_subset(self, name)
 
     def masks(self, rows: Sequence[int] | IntArray) -> list[ByteArray | None]:
         """Class ids `(h, w)` uint8 of each image row, none where a row has no mask."""

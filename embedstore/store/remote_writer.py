@@ -73,13 +73,11 @@ class RemoteWriter(FeatureWriter):
         if there == data:
             return
         if name == layout.HEADER and there is not None:
-            refuse_differences(
-                FeatureHeader.from_json(there, where=whole),
-                self.header,
-                what="the feature",
-                where=whole,
-                todo=_TODO,
-            )
+            stored = FeatureHeader.from_json(there, where=whole)
+            refuse_differences(stored, self.header, what="the feature", where=whole, todo=_TODO)
+            # As where two processes begin a feature here: what the first one measured stands.
+            files.replace(self.path / name, there)
+            self.header = stored
         else:
             raise MismatchError(
                 "another process has just begun this feature otherwise", where=whole, todo=_TODO

@@ -36,6 +36,7 @@ class VerifyReport:
     """
 
     features: int
+    subsets: int = 0
     units: int
     files: int
     nbytes: int

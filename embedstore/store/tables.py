@@ -80,6 +80,18 @@ UNITS = pa.schema(
         _field("index_crc32c", pa.uint32(), "crc32c of a shard's index; null for other files", nullable=True),
     ]
 )
+SUBSET = pa.schema(
+    [
+        _field("row", pa.int64(), "row of the table, ascending"),
+        _field("id", pa.string(), "id of that row"),
+        _field("reason", pa.string(), "why the row is kept, or was dropped", nullable=True),
+        _field("concept", pa.string(), "concept, class or entry that it is here for", nullable=True),
+        _field("rank", pa.int64(), "place among the rows of its concept, from 1", nullable=True),
+        _field("score", pa.float64(), "what it was chosen by, e.g. a cosine", nullable=True),
+        _field("twin", pa.string(), "of a dropped row: id of the row that stands for it", nullable=True),
+        _field("parent", pa.string(), "subset or store that it came from", nullable=True),
+    ]
+)
 _MOST_ROWS_A_BYTE = 256
 SCHEMAS = {
     "images": IMAGES,
@@ -88,6 +100,7 @@ SCHEMAS = {
     "thumbnails": THUMBNAILS,
     "quarantine": QUARANTINE,
     "units": UNITS,
+    "subset": SUBSET,
 }
 
 
@@ -130,7 +143,7 @@ class Cut:
     groups: int
 
 
-_CUTS = {"images": Cut(65536, 16), "texts": Cut(65536, 16), "masks": Cut(256, 64)}
+_CUTS = {"images": Cut(65536, 16), "texts": Cut(65536, 16), "masks": Cut(256, 64), "subset": Cut(1 << 20, 1)}
 _PLAIN = {"masks", "thumbnails"}
 
 

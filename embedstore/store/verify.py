@@ -23,6 +23,7 @@ from embedstore.store.remote_verify import RemoteUnitCheck, bring_metadata, push
 from embedstore.store.repair import repair_store
 from embedstore.store.report import Finding, VerifyReport
 from embedstore.store.verify_sample import Sample
+from embedstore.store.verify_subsets import check_subsets
 from embedstore.store.verify_tables import check_tables
 from embedstore.store.verify_unit import UnitCheck, UnitResult
 
@@ -80,7 +81,13 @@ def _verify(
     repair: bool,
 ) -> VerifyReport:
     check = _Check(store, sample, workers, on_progress)
-    findings = (*check_tables(store), *check.metadata(), *check.features(), *_leftovers(store))
+    findings = (
+        *check_tables(store),
+        *check.metadata(),
+        *check.features(),
+        *check_subsets(store),
+        *_leftovers(store),
+    )
     done, remaining = (
         repair_store(store, findings) if repair else ([], [f for f in findings if f.kind == "corrupt"])
     )
@@ -89,6 +96,7 @@ def _verify(
     total = check.total
     return VerifyReport(
         features=len(store.features()),
+        subsets=len(store.subsets()),
         units=check.units,
         files=total.files,
         nbytes=total.nbytes,
@@ -121,6 +129,7 @@ def _together(parts: list[Path], stores: list[Store], reports: list[VerifyReport
         findings.append(Finding(kind="corrupt", where=str(bad.where), problem=f"{bad.problem}: {bad.found}"))
     return VerifyReport(
         features=sum(r.features for r in reports),
+        subsets=sum(r.subsets for r in reports),
         units=sum(r.units for r in reports),
         files=sum(r.files for r in reports),
         nbytes=sum(r.nbytes for r in reports),

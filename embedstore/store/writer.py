@@ -62,6 +62,8 @@ class FeatureWriter:
         writer = cls(store, header)
         files.commit(writer.path / layout.HEADER, header.to_json().encode())
         writer.refuse_other_header()
+        # What two processes measured of one encoder may differ in the last digits: the first one's stands.
+        writer.header = journal.read_header(writer.path)
         writer._describe()
         if writer._complete():
             writer._tidy()

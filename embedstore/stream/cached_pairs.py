@@ -70,6 +70,11 @@ class CachedPairs:
         return self._stream.rows
 
     @property
+    def epoch_rows(self) -> int:
+        """Rows of a whole epoch."""
+        return self._stream.epoch_rows
+
+    @property
     def skipped(self) -> dict[str, int]:
         """Images left out, by reason."""
         return self._stream.skipped
@@ -87,12 +92,13 @@ class CachedPairs:
         """The same of all shares together."""
         return self._stream.whole_plan(epoch)
 
-    def epoch(self, epoch: int, micro: Micro | None = None) -> CachedBatches:
-        """The batches of one epoch, or its micro-batches as a `PairStream` has them."""
-        return CachedBatches(self._batches(epoch, micro))
+    def epoch(self, epoch: int, micro: Micro | None = None, skip: int = 0) -> CachedBatches:
+        """The batches of one epoch after its first `skip`, or micro-batches as a `PairStream` has them."""
+        return CachedBatches(self._batches(epoch, micro, skip))
 
-    def _batches(self, epoch: int, micro: Micro | None) -> Iterator[PairBatch]:
-        plan = self.plan(epoch) if micro is None else micro.cut(self.plan(epoch))
+    def _batches(self, epoch: int, micro: Micro | None, skip: int) -> Iterator[PairBatch]:
+        plan = self.plan(epoch).after(skip)
+        plan = plan if micro is None else micro.cut(plan)
         passes = 1 if micro is None else micro.passes
         for first, last in pairwise(plan.groups.tolist()):
             for low, high in list(pairwise(plan.batches[first : last + 1].tolist())) * passes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from embedstore.shapes import IntArray
     from embedstore.store import EpochPlan
+    from embedstore.store.mix import MixedRows
     from embedstore.stream.micro import Micro
     from embedstore.stream.share import Share
 
@@ -115,11 +117,11 @@ class Batches(Generic[Buffers, Batch]):
 class GroupStream(ABC, Generic[Buffers, Batch]):
     """What streams of tokens share: the order, the units, the buffers, the reading threads.
 
-    `rows` ascending. `buffer_mb` bounds the buffers of all units in flight together, in MiB; at least two
-    batches are held. `threads` read. `rank` and `world` share an epoch among processes, each with batches of
-    its own; `share` gives a process its part of every batch. `shuffle` as in `store.order`. `direct_io`: read
-    pictures past the system's page cache; none: where an epoch takes more than the memory that is free, so
-    that nothing would be found in the cache again. Raises `UsageError`.
+    `rows` ascending, those of all parts of a `mix`. `buffer_mb` bounds the buffers of all units in flight
+    together, in MiB; at least two batches are held. `threads` read. `rank` and `world` share an epoch among
+    processes, each with batches of its own; `share` gives a process its part of every batch. `shuffle` as in
+    `store.order`. `direct_io`: read pictures past the system's page cache; none: where an epoch takes more
+    than the memory that is free, so that nothing would be found in the cache again. Raises `UsageError`.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         world: int = 1,
         shuffle: Shuffle = "blocks",
         share: Share | None = None,
+        mix: MixedRows | None = None,
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         direct_io: bool | None = None,
@@ -145,8 +148,8 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
             raise UsageError("bad batch size or rank", found=f"batch {batch_size}, rank {rank} of {world}")
         if not buffer_mb > 0:
             raise UsageError("buffers must hold something", found=f"buffer_mb {buffer_mb}", allowed="above 0")
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.rank, self.world, self.shuffle, self._least, self.share = rank, world, shuffle, least, share
+        self.rows, self.batch_size, self.seed, self.mix, self.share = rows, batch_size, seed, mix, share
+        self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
         self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))
         block = block_rows(place_bytes)
         self._chunk = chunk if whole_chunks or chunk < block else 1
@@ -159,9 +162,14 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         self._spare: list[Buffers] = []
 
     @property
+    def epoch_rows(self) -> int:
+        """Rows of a whole epoch on all ranks: all of them, or of a mix as many as its shares allow."""
+        return len(self.rows) if self.mix is None else sum(self.mix.counts)
+
+    @property
     def steps(self) -> int:
         """Batches of a whole epoch on this world."""
-        return epoch_steps(len(self.rows), world=self.world, batch=self.batch_size, least=self._least)
+        return epoch_steps(self.epoch_rows, world=self.world, batch=self.batch_size, least=self._least)
 
     def plan(self, epoch: int, done: Sequence[Done] = ()) -> EpochPlan:
         """What this rank, or share, reads in an epoch, after the parts of it that are `done`."""
@@ -170,8 +178,8 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
     def whole_plan(self, epoch: int, done: Sequence[Done] = ()) -> EpochPlan:
         """The same for all shares of this rank together."""
-        return epoch_plan(
-            self.rows,
+        order = partial(epoch_plan, self.rows) if self.mix is None else self.mix.plan
+        return order(
             seed=self.seed,
             epoch=epoch,
             batch=self.batch_size,
@@ -190,13 +198,14 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         return self.plan(epoch).rows
 
     def epoch(
-        self, epoch: int, done: Sequence[Done] = (), micro: Micro | None = None
+        self, epoch: int, done: Sequence[Done] = (), micro: Micro | None = None, skip: int = 0
     ) -> Batches[Buffers, Batch]:
         """The batches of one epoch, or of what is left of it, each valid until the next is asked for.
 
         With `micro` the micro-batches of every step in its place, all of them `micro.passes` times over.
+        `skip` leaves out so many steps at the beginning, without reading them.
         """
-        plan = self.plan(epoch, done)
+        plan = self.plan(epoch, done).after(skip)
         if micro is None:
             units = cut(plan, self.unit_rows)
         else:

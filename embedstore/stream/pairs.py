@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
+    from embedstore.store.mix import MixedRows
     from embedstore.store.order import Shuffle
     from embedstore.stream.share import Share
 
@@ -61,10 +62,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     With `captions` above 1 a picture brings so many different ones, or all where it has fewer.
     `pooled_texts`: the pooled embedding of each text in place of its tokens, as its one token.
 
-    `rows` are image rows, ascending (a split, a subset). Quarantined pictures, and pictures without a usable
-    caption of that role and language, are left out and counted in `skipped`. An epoch has `steps` batches
-    whose sizes differ by at most one and are `batch_size` at most, so every row comes once and no batch is a
-    small rest. (A batch of one teaches nothing: with `batch_size` 2 and an odd number, one batch has three.)
+    `rows` are image rows, ascending (a split, a subset); `texts (m,)` says which captions count, none: all.
+    Quarantined pictures, and pictures without a usable caption of that role and language, are left out and
+    counted in `skipped`. An epoch has `steps` batches whose sizes differ by at most one and are `batch_size`
+    at most, so every row comes once and no batch is a small rest. (A batch of one teaches nothing: with
+    `batch_size` 2 and an odd number, one batch has three.) With a `mix`, of which `rows` are then those of
+    all parts, an epoch and each batch have its shares, and an epoch is as long as they allow.
     The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); captions are drawn by a
     `CaptionTable` from (seed, epoch, row). With a `share` the batches are the parts of these that one of
     several processes takes; `rows` and `texts` are still those of all. Reads groups of blocks ahead within
@@ -89,6 +92,8 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         world: int = 1,
         shuffle: Shuffle = "blocks",
         share: Share | None = None,
+        texts: Bools | None = None,
+        mix: MixedRows | None = None,
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
         pin: bool = False,
@@ -99,10 +104,11 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         self._pin, self.several = pin, captions
         words = store[text].only_pooled() if pooled_texts else store[text]
         self._images, self._texts = ImageReader(store[image]), TextReader(words)
+        usable = usable_texts(store, self._texts.feature, role=role, language=language)
         self.captions = CaptionTable.build(
             images=store.plan.images,
             image_of=_image_of(store),
-            usable=usable_texts(store, self._texts.feature, role=role, language=language),
+            usable=usable if texts is None else usable & texts,
         )
         good = readable(self._images.feature)[rows]
         captioned = self.captions.counts(rows) > 0
@@ -111,10 +117,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             "image quarantined": int((~good).sum()),
             "no caption": int((good & ~captioned).sum()),
         }
-        if len(kept) < 2 * world:
+        mixed = None if mix is None else mix.within(kept)
+        count = len(kept) if mixed is None else sum(mixed.counts)
+        if count < 2 * world:
             raise UsageError(
                 "too few pairs to compare",
-                found=f"{len(kept)} of {len(rows)} pictures; {_counted(self.skipped)}",
+                found=f"{count} of {len(rows)} pictures; {_counted(self.skipped)}",
                 allowed="two or more on each rank",
             )
         each = np.minimum(self.captions.counts(kept), captions).mean()
@@ -133,6 +141,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             world=world,
             shuffle=shuffle,
             share=share,
+            mix=mixed,
             buffer_mb=buffer_mb,
             threads=threads,
             direct_io=direct_io,

@@ -7,7 +7,7 @@ from embedstore.stream.groups import BUFFER_MB
 from embedstore_cli.commands.fit import fit
 
 OF_THE_COMMAND = {
-    "store", "out", "config", "device", "overwrite", "json",
+    "store", "out", "config", "sweep", "device", "overwrite", "json",
     # How tokens come, which changes no result.
     "buffer_mb", "cache_on_device",
 }  # fmt: skip

@@ -18,7 +18,7 @@ from embedstore.model import load_head
 from embedstore.store.selection import split_rows
 from embedstore.testing.stores import write_random_store
 
-FILES = {"head.json", "head.safetensors", "fit.json", "log.jsonl"}
+FILES = {"head.json", "head.safetensors", "fit.json", "fit.svg", "log.jsonl"}
 
 
 @pytest.fixture(scope="module")

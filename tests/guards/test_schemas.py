@@ -94,6 +94,17 @@ EXAMPLES = {
         "tokens": 80,
         "quarantined": [{"row": 1, "id": "a", "reason": "empty file"}],
     },
+    "SubsetCard": {
+        "name": "rare",
+        "table": "images",
+        "store_fingerprint": SHA,
+        "verb": "collect",
+        "settings": {"per_concept": 20, "order": "rare-first", "floors": [0.1, None]},
+        "parents": [{"kind": "feature", "name": "vision", "sha256": SHA}],
+        "kept": 3,
+        "columns": ["concept", "score"],
+        "rows_file": {"nbytes": 100, "crc32c": 7},
+    },
     "HeadConfig": {
         "head": "token",
         "width": 256,
@@ -147,6 +158,12 @@ SPOILED_VALUES = [
     ("FitConfig", "lr", 0),
     ("BenchReport", "metrics", {"text_to_image": {"recall@1": 0.5}}),
     ("BenchReport", "task", "../guess"),
+    ("SubsetCard", "name", "../evil"),
+    ("SubsetCard", "table", "masks"),
+    ("SubsetCard", "kept", -1),
+    ("SubsetCard", "columns", ["colour"]),
+    ("SubsetCard", "settings", {"k": [[1]]}),
+    ("SubsetCard", "rows_file", None),
 ]
 
 

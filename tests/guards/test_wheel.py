@@ -17,6 +17,7 @@ HEAVY = {
     "matplotlib",
 }
 PUBLIC = {
+    "AlignedModel",
     "DeviceCache",
     "PairStream",
     "TokenDataset",
@@ -25,6 +26,9 @@ PUBLIC = {
     "Feature",
     "JoinedStore",
     "Store",
+    "Subset",
+    "create_subset",
+    "remove_subset",
     "__version__",
     "bench_retrieval",
     "bench_zeroshot",
@@ -33,6 +37,7 @@ PUBLIC = {
     "export_rows",
     "fit_head",
     "import_feature",
+    "load",
     "load_head",
     "open_store",
     "verify_store",

@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
+from embedstore.heads.anchored import cosine_and_map
 from embedstore.heads.second_order import (
     bdc_matrix,
     kspd_matrix,
@@ -16,6 +18,7 @@ from embedstore.heads.second_order import (
     symmetric_log,
     upper_triangle,
 )
+from embedstore.heads.token_sets import TokenSets
 
 
 def np_bdc(x, m):
@@ -124,3 +127,28 @@ def test_mixed_precision_leaves_the_matrices_in_float32():
 def test_the_upper_triangle_goes_row_by_row():
     assert upper_triangle(torch.arange(9).view(3, 3)).tolist() == [0, 1, 2, 4, 5, 8]
     assert upper_triangle(torch.zeros(2, 4, 46, 46)).shape == (2, 4, 1081)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["grid", "packed"])
+def test_the_cosine_to_an_anchor_is_torchs_and_has_its_gradient(packed):
+    g = torch.Generator().manual_seed(0)
+    offsets = torch.tensor([0, 2, 3, 6])
+    y, anchor, weight = (
+        torch.randn(*shape, generator=g, dtype=torch.float64).requires_grad_()
+        for shape in ([6, 2, 4] if packed else [3, 2, 2, 4], [3, 2, 4], [5, 4])
+    )
+    sets = TokenSets.packed(offsets, y.device) if packed else TokenSets.grid(y.flatten(-2), None, None)
+    spread = anchor[torch.tensor([0, 0, 1, 2, 2, 2])] if packed else anchor.unsqueeze(1)
+    wanted = functional.cosine_similarity(y, spread, dim=-1), y @ weight.T
+    torch.testing.assert_close(cosine_and_map(y, anchor, weight, sets), wanted)
+    assert torch.autograd.gradcheck(lambda *given: cosine_and_map(*given, sets), (y, anchor, weight))
+
+
+def test_a_token_of_zeros_has_a_finite_cosine():
+    y, anchor = torch.zeros(1, 2, 1, 3, requires_grad=True), torch.zeros(1, 1, 3, requires_grad=True)
+    sets = TokenSets.grid(y.flatten(-2), None, None)
+    cosine, _ = cosine_and_map(y, anchor, torch.ones(2, 3), sets)
+    cosine.sum().backward()
+    assert not cosine.any()
+    assert torch.isfinite(y.grad).all()
+    assert torch.isfinite(anchor.grad).all()

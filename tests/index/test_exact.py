@@ -88,7 +88,7 @@ def test_a_lower_matmul_precision_set_by_the_user_changes_nothing_and_is_put_bac
 
 
 def test_scores_are_never_held_all_at_once(monkeypatch) -> None:
-    rng, sizes, whole = np.random.default_rng(3), [], exact._score_blocks
+    rng, sizes, whole = np.random.default_rng(3), [], exact.score_blocks
     queries, gallery = unit(rng, 3000, 8), unit(rng, 3000, 8)
 
     def watched(*args):
@@ -96,7 +96,7 @@ def test_scores_are_never_held_all_at_once(monkeypatch) -> None:
             sizes.append(scores.numel())
             yield at, scores
 
-    monkeypatch.setattr(exact, "_score_blocks", watched)
+    monkeypatch.setattr(exact, "score_blocks", watched)
     tracemalloc.start()
     ranks_of_positives(queries, gallery, Positives.single(np.arange(3000)), block=128)
     peak = tracemalloc.get_traced_memory()[1]

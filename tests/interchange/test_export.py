@@ -13,7 +13,7 @@ from safetensors import safe_open
 from embedstore.documents import EncoderCard, QuarantinedRow
 from embedstore.errors import MissingExtraError, StorageValueError, StoreError, UsageError
 from embedstore.interchange import ExportOptions, export_rows, vectors
-from embedstore.store import FeatureWriter, create_store, open_store, plan_feature
+from embedstore.store import FeatureWriter, create_store, create_subset, open_store, plan_feature
 from embedstore.testing.stores import random_card, random_plan, random_tables, write_random_store
 
 
@@ -347,3 +347,23 @@ def test_several_stores_read_as_one(tmp_path, numbers, ids, bring):
     assert made.rows == 70
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), numbers)
     assert (tmp_path / "out.npy.ids.txt").read_text(encoding="utf-8").split() == ids
+
+
+def test_only_chosen_rows_are_written(tmp_path):
+    store = write_random_store(tmp_path / "store", images=20, captions=2)
+    create_subset(store, "few", {"row": [2, 5, 18]})
+    create_subset(store, "words", {"row": [4, 11, 12]}, table="texts")
+    export(store, f"parquet:{tmp_path / 'a.parquet'}", "vision", rows="few")
+    assert by_parquet(tmp_path / "a.parquet")["id"].to_pylist() == ["s000002", "s000005", "s000018"]
+    export(store, f"parquet:{tmp_path / 'b.parquet'}", "vision", rows="few", split="train")
+    assert by_parquet(tmp_path / "b.parquet")["id"].to_pylist() == ["s000002", "s000005"]
+    export(store, f"parquet:{tmp_path / 'c.parquet'}", "words", rows="few")
+    assert len(by_parquet(tmp_path / "c.parquet")) == 6
+    export(store, f"parquet:{tmp_path / 'd.parquet'}", "words", rows="words")
+    assert by_parquet(tmp_path / "d.parquet")["id"].to_pylist() == ["s000002#0", "s000005#1", "s000006#0"]
+    export(store, f"parquet:{tmp_path / 'e.parquet'}", "vision", "words", rows="words")
+    found = by_parquet(tmp_path / "e.parquet")
+    assert found["id"].to_pylist() == ["s000002", "s000005", "s000006"]
+    assert found["caption"].to_pylist() == store.texts(["text"])["text"].take([4, 11, 12]).to_pylist()
+    with pytest.raises(UsageError, match="no subset and no file of ids"):
+        export(store, f"parquet:{tmp_path / 'f.parquet'}", "vision", rows="none")

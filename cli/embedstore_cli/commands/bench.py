@@ -23,18 +23,35 @@ Out = Annotated[
 @app.command()
 def retrieval(
     store: opt.StorePath,
-    head: opt.HeadDir,
+    head: opt.AnyHeadDir = None,
+    image: opt.ImageFeature = None,
+    text: opt.TextFeature = None,
     split: opt.Split = "test",
+    rows: opt.Rows = None,
     language: opt.Language = "en",
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: Out = None,
     json: opt.Json = False,
 ) -> None:
-    """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image."""
+    """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image.
+
+    Without --head the stored embeddings of --image and --text are compared: what apply made, or the towers of
+    one model.
+    """
     from embedstore.bench import bench_retrieval
 
-    report = bench_retrieval(store, head, split=_rows_of(split), language=language, device=device, seed=seed)
+    report = bench_retrieval(
+        store,
+        head,
+        image=image,
+        text=text,
+        split=_rows_of(split),
+        rows=rows,
+        language=language,
+        device=device,
+        seed=seed,
+    )
     _finish(report, out, json=json)
 
 
@@ -55,6 +72,7 @@ def zeroshot(
         typer.Option(metavar="FILE", help="Prompts, one a line, with {} for the class.", show_default=False),
     ] = None,
     split: opt.Split = "test",
+    rows: opt.Rows = None,
     text_encoder: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +91,7 @@ def zeroshot(
         store,
         head,
         split=_rows_of(split),
+        rows=rows,
         classes=read_lines(classes) if classes else None,
         templates=read_lines(templates) if templates else None,
         text_encoder=text_encoder,

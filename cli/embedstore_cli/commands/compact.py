@@ -17,11 +17,12 @@ def compact(
         str, typer.Option("--to", metavar="NEW", help="Folder of the new store.", show_default=False)
     ],
     drop: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE",
-            help="Ids that go: text (one a line), CSV or Parquet (column id). An image goes with its texts. "
-            "Without it every row is kept, which merges A+B for good.",
+            metavar="SUBSET|FILE",
+            help="Rows that go: a subset of the store, or a file of ids: text (one a line), CSV or Parquet "
+            "(column id). An image goes with its texts. Without it every row is kept, which merges A+B for "
+            "good.",
             show_default=False,
         ),
     ] = None,
@@ -35,9 +36,11 @@ def compact(
 
     NEW is there when it is complete and compared with the old store. After an interruption run it again.
     """
-    from embedstore.store import compact_store, read_ids
+    from embedstore.store import compact_store, open_store, read_ids
 
-    ids = read_ids(drop) if drop is not None else []
+    ids: str | list[str] = drop or []
+    if drop is not None and drop not in open_store(store).subsets() and Path(drop).is_file():
+        ids = read_ids(drop)
     with render.bars(quiet=json) as bars:
         report = compact_store(
             store,

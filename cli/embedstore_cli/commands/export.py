@@ -27,6 +27,7 @@ def export(
     split: Annotated[
         str | None, typer.Option(help="Split of the pictures; every row if not given.", show_default=False)
     ] = None,
+    rows: opt.Rows = None,
     dtype: Annotated[str, typer.Option(help="float16 or float32.")] = "float16",
     language: opt.Language = "en",
     part_rows: Annotated[int, typer.Option(help="Lines of one part in clip-retrieval's layout.")] = 1_000_000,
@@ -42,6 +43,7 @@ def export(
         array=array,  # type: ignore[arg-type]  # checked by the options themselves
         dtype=dtype,  # type: ignore[arg-type]  # checked by the options themselves
         split=split,
+        rows=rows,
         language=language,
         part_rows=part_rows,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from embedstore.errors import UsageError
 from embedstore_cli import options as opt
 from embedstore_cli import render
+from embedstore_cli.sweep import fit_many
 
 if TYPE_CHECKING:
     from embedstore.fit import FitProgress, FitResult
@@ -23,6 +26,14 @@ def fit(
         Path | None,
         typer.Option(
             metavar="FILE", help="TOML file with any of these options; options win.", show_default=False
+        ),
+    ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file of many fits, made in one pass over the tokens: docs/sweeps.md.",
+            show_default=False,
         ),
     ] = None,
     head: Annotated[
@@ -50,6 +61,15 @@ def fit(
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Rows fitted on; without it all.", show_default=False)
+    ] = None,
+    rows: opt.Rows = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHARE,...",
+            help="Subsets, or stores of A+B, of which every epoch and batch has these shares.",
+            show_default=False,
+        ),
     ] = None,
     language: Annotated[
         str | None, typer.Option(help="Captions fitted on. \\[default: en]", show_default=False)
@@ -160,18 +180,30 @@ def fit(
     buffer_mb: Annotated[
         float, typer.Option(metavar="MIB", help="Memory for tokens read ahead; changes no result.")
     ] = 512,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished head in DIR.")] = False,
+    checkpoint_minutes: Annotated[
+        float,
+        typer.Option(metavar="MIN", help="Write down where the fit stands so often, to go on after a stop."),
+    ] = 2.0,
+    checkpoint_steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The same after every N steps instead.", show_default=False),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished head, or another unfinished fit, in DIR.")
+    ] = False,
     json: opt.Json = False,
 ) -> None:
-    """Fit a small head on the cached tokens of one image and one text feature.
+    """Fit a small head, or many with --sweep, on the cached tokens of one image and one text feature.
 
-    The last checkpoint is kept unless --val-split or --val-fraction chooses the best one.
+    The last checkpoint is kept unless --val-split or --val-fraction chooses the best one. A fit that was
+    stopped goes on when the same command is run again.
     """
-    from embedstore.fit import fit_config, fit_head, torchrun_world
+    from embedstore.fit import fit_config, fit_head, read_sweep, torchrun_world
 
     with torchrun_world(device) as world:
         speaks = world is None or world.speaks
-        chosen = fit_config(
+        read = fit_config if sweep is None else partial(read_sweep, sweep)
+        chosen = read(
             config,
             head=head,
             options=opt.settings(options or []),
@@ -179,6 +211,8 @@ def fit(
             image=image,
             text=text,
             split=split,
+            rows=rows,
+            mix=opt.shares(mix) if mix else None,
             language=language,
             role=role,
             width=width,
@@ -215,6 +249,20 @@ def fit(
         )
         if speaks:
             render.warn_of_idle_gpu(device)
+        if isinstance(chosen, tuple):
+            if world is not None:
+                raise UsageError("a sweep is fitted by one process", todo="start it without torchrun")
+            fit_many(
+                store,
+                chosen,
+                out,
+                json=json,
+                device=device,
+                overwrite=overwrite,
+                buffer_mb=buffer_mb,
+                cache_on_device=cache_on_device,
+            )
+            return
         with render.bars(quiet=json or not speaks) as bars:
 
             def show(at: FitProgress) -> None:
@@ -222,19 +270,41 @@ def fit(
                 note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
                 bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
 
-            result = fit_head(
-                store,
-                chosen,
-                out,
-                device=device,
-                overwrite=overwrite,
-                buffer_mb=buffer_mb,
-                cache_on_device=cache_on_device,
-                on_progress=show,
-                world=world,
-            )
+            def resumed(step: int, steps: int) -> None:
+                if speaks:
+                    render.note(f"going on from step {step} of {steps}")
+
+            try:
+                result = fit_head(
+                    store,
+                    chosen,
+                    out,
+                    device=device,
+                    overwrite=overwrite,
+                    buffer_mb=buffer_mb,
+                    cache_on_device=cache_on_device,
+                    checkpoint_minutes=checkpoint_minutes,
+                    checkpoint_steps=checkpoint_steps,
+                    on_resume=resumed,
+                    on_progress=show,
+                    world=world,
+                )
+            except KeyboardInterrupt:
+                if speaks:
+                    _say_what_remains(out)
+                raise
     if speaks:
         render.print_json(result.to_dict()) if json else _show(result)
+
+
+def _say_what_remains(out: Path) -> None:
+    from embedstore.fit import unfinished
+
+    if (left := unfinished(out)) is not None:
+        render.warn(
+            f"stopped; {left.step} of {left.steps} steps are kept in {out}, {left.steps - left.step} remain: "
+            "run the same command again to go on"
+        )
 
 
 def _show(result: FitResult) -> None:
@@ -244,6 +314,9 @@ def _show(result: FitResult) -> None:
         f"{result.steps} steps, {result.samples_per_second:.0f} samples/s, "
         f"{result.parameters:,} parameters ({result.device}{_together(result.processes)})"
     )
+    for rows in result.head.rows:
+        share = "" if rows.share is None else f", share {rows.share:g}"
+        render.say(f"  {rows.name}: {rows.rows} {rows.table}{share}")
     if result.cached_bytes:
         render.say(f"tokens kept on {result.device}: {render.size(result.cached_bytes)}")
     render.say(f"loss {result.loss:.3f}, temperature {result.head.temperature:.4f}")

@@ -10,12 +10,12 @@ from embedstore_cli import render
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embedstore.documents import EncoderCard
-    from embedstore.store import StoreInfo
+    from embedstore.documents import EncoderCard, SubsetCard
+    from embedstore.store import FeatureInfo, StoreInfo
 
 
 def info(store: opt.StorePath, json: opt.Json = False) -> None:
-    """Tell what a store holds: tables, features, cards, bytes and progress. Reads no tokens."""
+    """Tell what a store holds: tables, features, cards, bytes, progress and subsets. Reads no tokens."""
     from embedstore.store import store_info
 
     found = store_info(store)
@@ -37,21 +37,28 @@ def _show(found: StoreInfo) -> None:
     if not found.features:
         render.say("no features yet")
     for feature in found.features:
-        header = feature.header
+        _show_feature(feature)
+    if found.subsets:
         render.say()
-        done = "complete" if feature.complete else f"{feature.units_done} of {header.units} units"
-        render.heading(
-            f"{header.name}: {header.table}, {header.policy}, {render.size(feature.nbytes)}, {done}"
+        render.heading("subsets")
+        for card in found.subsets:
+            render.say(f"  {_describe_subset(card)}")
+
+
+def _show_feature(feature: FeatureInfo) -> None:
+    header = feature.header
+    render.say()
+    done = "complete" if feature.complete else f"{feature.units_done} of {header.units} units"
+    render.heading(f"{header.name}: {header.table}, {header.policy}, {render.size(feature.nbytes)}, {done}")
+    render.say(f"  {_describe(header.card)}")
+    for array in header.arrays:
+        shape = " × ".join(map(str, array.shape))
+        render.say(
+            f"  {array.name:8} {shape} {array.dtype}, shards of {array.shard}, chunks of {array.chunk}"
         )
-        render.say(f"  {_describe(header.card)}")
-        for array in header.arrays:
-            shape = " × ".join(map(str, array.shape))
-            render.say(
-                f"  {array.name:8} {shape} {array.dtype}, shards of {array.shard}, chunks of {array.chunk}"
-            )
-        if feature.quarantined:
-            count = sum(feature.quarantined.values())
-            render.warn(f"{header.name}: {count} rows quarantined: {_pairs(feature.quarantined)}")
+    if feature.quarantined:
+        count = sum(feature.quarantined.values())
+        render.warn(f"{header.name}: {count} rows quarantined: {_pairs(feature.quarantined)}")
 
 
 def _describe(card: EncoderCard) -> str:
@@ -68,6 +75,16 @@ def _describe(card: EncoderCard) -> str:
     if card.positions is not None:
         parts.append(f"positions {card.positions}")
     parts.append(f"pooled {card.pooling}")
+    return ", ".join(parts)
+
+
+def _describe_subset(card: SubsetCard) -> str:
+    parts = [f"{card.name}: {card.kept} {card.table} by {card.verb}"]
+    parts += [f"{name} {value}" for name, value in card.settings.items()]
+    if card.dropped:
+        parts.append(f"{card.dropped} told of as dropped")
+    if len(card.stores) > 1:
+        parts.append(f"made of {len(card.stores)} stores as one")
     return ", ".join(parts)
 
 

@@ -11,9 +11,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from embedstore.documents import EncoderCard, HeadConfig, differing_fields, load_document
+from embedstore.documents import EncoderCard, HeadConfig, load_document
 from embedstore.errors import HeadError
 from embedstore.heads.base import build_head
+from embedstore.policies import parse_policy
+from embedstore.store.shrink import shrink_tokens
 from embedstore.stream.embed import embed_images, embed_texts
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from embedstore.encoders.base import ImageBatch
     from embedstore.heads.base import Head
     from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Feature
@@ -37,6 +40,12 @@ class FittedHead:
     module: Head
     sha256: str
     device: torch.device
+
+    @property
+    def width(self) -> int:
+        """The width of a joint embedding, all its parts together."""
+        parts = self.module.parts
+        return parts[-1].stop if parts else self.config.width
 
     def check_image(self, feature: Feature) -> None:
         """`HeadError` with the differing fields where a feature is of another image encoder."""
@@ -68,6 +77,31 @@ class FittedHead:
             device=self.device,
         )
 
+    @torch.inference_mode()
+    def embed_pictures(self, batch: ImageBatch) -> Tensor:
+        """Unit vectors `(b, e)` of pictures fresh from the image encoder, on any device.
+
+        Where the head was fitted on fewer tokens a picture (merged, pooled, the mean), these are made first.
+        """
+        tokens, prefix, pooled = self._moved(batch)
+        if self.config.image_shrink is None:
+            return self.module.embed_image(tokens, prefix, pooled)
+        policy = parse_policy(self.config.image_shrink)
+        plain = batch.tokens.float().cpu().numpy()
+        fewer, shares = shrink_tokens(policy, plain, self.config.image_card.grid)
+        weights = None if shares is None else torch.from_numpy(shares).to(self.device)
+        return self.module.embed_image(torch.from_numpy(fewer).to(self.device), prefix, pooled, weights)
+
+    @torch.inference_mode()
+    def embed_patches(self, batch: ImageBatch) -> Tensor:
+        """A unit vector for every patch, `(b, t, e)`; `HeadError` of a head without them."""
+        return self.module.embed_patches(*self._moved(batch))
+
+    def _moved(self, batch: ImageBatch) -> tuple[Tensor, Tensor | None, Tensor]:
+        prefix = None if batch.prefix is None else batch.prefix.to(self.device)
+        return batch.tokens.to(self.device), prefix, batch.pooled.to(self.device)
+
+    @torch.inference_mode()
     def embed_encoded(self, tokens: Tensor, mask: Tensor, pooled: Tensor) -> Tensor:
         """Unit vectors `(b, e)` of texts fresh from the text encoder.
 
@@ -130,13 +164,7 @@ def refuse_other_card(fitted: EncoderCard, found: EncoderCard, *, where: object)
     An augmented view is of the same encoder as the picture itself.
     """
     # A head that has learnt from augmented views is for the pictures themselves.
-    fitted, found = fitted.plain, found.plain
-    identity = fitted.identity
-    fields = {
-        name: values
-        for name, values in differing_fields(fitted, found).items()
-        if name.partition(".")[0] in identity
-    }
+    fields = fitted.plain.differences(found.plain)
     if fields:
         raise HeadError(
             "the head was fitted for another encoder",

@@ -1,0 +1,55 @@
+"""Which features of a store belong to a head: those that it reads, and those that it has made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from embedstore.documents import HeadCard
+from embedstore.errors import HeadError
+
+if TYPE_CHECKING:
+    from embedstore.documents import EncoderCard, Table
+    from embedstore.model.fitted import FittedHead
+    from embedstore.store import Feature, Store
+
+
+def feature_of_card(store: Store, name: str, card: EncoderCard) -> Feature:
+    """The store's feature with this card: the one of the head's own name first, else any other name.
+
+    An augmented view is measured only where the pictures themselves are not encoded.
+    """
+    names = sorted(
+        store.features(),
+        key=lambda found: (store.header(found).card.view is not None, found != name, found),
+    )
+    for found in names:
+        if not card.plain.differences(store.header(found).card.plain):
+            return store[found]
+    differing = ""
+    if name in names:
+        fields = card.plain.differences(store.header(name).card.plain)
+        differing = "; ".join(f"{name}.{field}: head {a!r}, store {b!r}" for field, (a, b) in fields.items())
+    raise HeadError(
+        f"the store has no feature of the {card.modality} encoder that the head was fitted for",
+        where=store.path.name,
+        found=differing or f"features {', '.join(names) or 'none'}",
+        allowed=f"a feature made by {card.model} ({card.architecture})",
+        todo=f"add it: embedstore encode SOURCE STORE --{card.modality}-encoder {name}=SPEC",
+    )
+
+
+def head_card(head: FittedHead, table: Table) -> HeadCard:
+    """What the card of a head's joint embeddings of a table says about the head."""
+    card = head.config.image_card if table == "images" else head.config.text_card
+    return HeadCard(sha256=head.sha256, encoder_sha256=card.plain.identity_sha256)
+
+
+def applied_feature(store: Store, head: FittedHead, table: Table) -> str | None:
+    """The first complete feature, by name, that holds this head's joint embeddings of a table; or none."""
+    wanted = head_card(head, table)
+    for name in store.features():
+        header = store.header(name)
+        own = header.table == table and header.card.head == wanted and header.card.view is None
+        if own and store.complete(name):
+            return name
+    return None

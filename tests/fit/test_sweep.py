@@ -1,0 +1,203 @@
+"""Many heads in one pass: each the same to the bit as by itself, whatever happens to the others."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from embedstore.errors import HeadError, UsageError
+from embedstore.fit import fit_head, fit_sweep, read_sweep
+from embedstore.fit.files import read_log
+from embedstore.fit.learner import Learner
+from embedstore.model import load_head
+from embedstore.stream.pairs import PairStream
+from embedstore.testing.stores import write_random_store
+
+BASE = (
+    'image = "vision"\ntext = "words"\nsplit = "train"\nwidth = 16\nepochs = 3\nbatch_size = 20\nlr = 3e-3\n'
+)
+MANY = (
+    BASE
+    + """val_split = "val"
+
+[grid]
+seed = [0, 1]
+
+[[fit]]
+name = "usual"
+
+[[fit]]
+name = "short"
+epochs = 1
+lr = 1e-3
+
+[[fit]]
+name = "averaged"
+ema = 0.9
+loss = "sigmoid"
+patience = 1
+epochs = 6
+
+[[fit]]
+name = "second"
+head = "dalip"
+options = { heads = 2, reduced = 4, lambda1 = 0.5 }
+
+[[fit]]
+name = "pooled"
+head = "sail"
+
+[[fit]]
+name = "masked"
+mask_duplicates = true
+clip_norm = 0.1
+"""
+)
+FILES = ("head.safetensors", "head.json", "fit.json")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return write_random_store(tmp_path_factory.mktemp("sweep") / "store", images=100)
+
+
+def members(tmp_path, text, **options):
+    file = tmp_path / "grid.toml"
+    file.write_text(text, encoding="utf-8")
+    return read_sweep(file, **options)
+
+
+def same_as_alone(store, tmp_path, found, out):
+    for member in found:
+        alone = fit_head(store, member.config, tmp_path / "alone" / member.name, device="cpu")
+        for file in FILES:
+            assert (out / member.name / file).read_bytes() == (alone.out / file).read_bytes(), member.name
+        ours, theirs = read_log(out / member.name), read_log(alone.out)
+        assert [line.get("loss") for line in ours] == [line.get("loss") for line in theirs]
+
+
+def test_every_member_equals_the_same_fit_alone(store, tmp_path):
+    found = members(tmp_path, MANY)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    result = fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    same_as_alone(store, tmp_path, found, tmp_path / "out")
+    assert [m.name for m in result.members] == [m.name for m in found]
+    assert {m.status for m in result.members} == {"fitted"}
+    # Two seeds, and pooled texts are read by one head: four streams.
+    assert sorted(len(each.names) for each in result.passes) == [1, 1, 5, 5]
+    assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == result.to_dict()
+    best = max(result.members, key=lambda m: m.mean_recall)
+    assert result.ranked[0].mean_recall == best.mean_recall
+
+
+def test_large_steps_are_taken_in_parts_by_each(store, tmp_path):
+    text = (
+        BASE.replace("epochs = 3", "epochs = 2\nmicro_batch = 7\ncaptions = 2")
+        + """
+[[fit]]
+name = "token"
+[[fit]]
+name = "second"
+head = "dalip"
+options = { heads = 2, reduced = 4 }
+[[fit]]
+name = "light"
+head = "dinotxt"
+"""
+    )
+    found = members(tmp_path, text)
+    result = fit_sweep(store, found, tmp_path / "out", device="cpu")
+    same_as_alone(store, tmp_path, found, tmp_path / "out")
+    assert len(result.passes) == 1
+
+
+def test_tokens_are_read_once_for_all(store, tmp_path, monkeypatch):
+    read = []
+    usual = PairStream._read
+    monkeypatch.setattr(
+        PairStream, "_read", lambda self, unit, *rest: read.append(len(unit.rows)) or usual(self, unit, *rest)
+    )
+    found = members(tmp_path, BASE + "[grid]\nlr = [1e-3, 2e-3, 3e-3]\ndropout = [0.0, 0.1]\n")
+    assert len(found) == 6
+    fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert sum(read) == 3 * 80
+
+
+def test_one_that_fails_leaves_the_others_as_they_are(store, tmp_path, monkeypatch):
+    text = BASE + '[[fit]]\nname = "a"\n[[fit]]\nname = "bad"\nlr = 4e-3\n[[fit]]\nname = "big"\nlr = 5e-3\n'
+    found = members(tmp_path, text + '[[fit]]\nname = "z"\nlr = 2e-3\n')
+    usual = Learner.learn
+
+    def learn(self, batch):
+        if self.config.lr == 4e-3 and self.step == 5:
+            raise HeadError("the loss is not finite")
+        if self.config.lr == 5e-3:
+            raise torch.OutOfMemoryError("no room")
+        return usual(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "learn", learn)
+        result = fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert {m.name: m.error for m in result.failed} == {"bad": "the loss is not finite", "big": "no room"}
+    assert [m.name for m in result.ranked] == ["a", "z", "bad", "big"]
+    assert not (tmp_path / "out" / "bad" / "head.json").exists()
+    assert read_log(tmp_path / "out" / "bad")[-1]["kind"] == "failed"
+    same_as_alone(store, tmp_path, [found[0], found[3]], tmp_path / "out")
+    again = fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert {m.name: m.status for m in again.members} == {
+        "a": "kept", "bad": "fitted", "big": "fitted", "z": "kept",
+    }  # fmt: skip
+    same_as_alone(store, tmp_path / "b", found, tmp_path / "out")
+
+
+def test_a_failure_within_a_step_in_parts_costs_the_next_head_nothing(store, tmp_path, monkeypatch):
+    text = BASE.replace("epochs = 3", "epochs = 1\nmicro_batch = 7")
+    found = members(tmp_path, text + '[[fit]]\nname = "bad"\nlr = 9e-3\n[[fit]]\nname = "good"\n')
+    usual = Learner._finite
+
+    def finite(self, value):
+        return usual(self, float("nan") if self.config.lr == 9e-3 and self.step == 1 else value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "_finite", finite)
+        result = fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert "epoch 1, step 2 of 4: the loss is not finite" in result.failed[0].error
+    same_as_alone(store, tmp_path, found[1:], tmp_path / "out")
+
+
+def test_what_is_finished_is_not_fitted_again(store, tmp_path):
+    found = members(tmp_path, BASE + "[grid]\nlr = [1e-3, 2e-3]\n")
+    first = fit_sweep(store, found[:1], tmp_path / "out", device="cpu")
+    second = fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert [m.status for m in second.members] == ["kept", "fitted"]
+    assert second.members[0].loss == first.members[0].loss
+    assert second.passes[0].names == ("lr=0.002",)
+    third = fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert not third.passes
+    assert load_head(tmp_path / "out" / "lr=0.001").config.width == 16
+    other = members(tmp_path, BASE + "[grid]\nlr = [1e-3]\n", epochs=1)
+    with pytest.raises(UsageError, match=r"another configuration or store is already here"):
+        fit_sweep(store, other, tmp_path / "out", device="cpu")
+    assert fit_sweep(store, other, tmp_path / "out", device="cpu", overwrite=True).members[0].epochs == 1
+
+
+def test_what_no_fit_could_do_is_refused_before_any(store, tmp_path):
+    found = members(tmp_path, BASE + '[grid]\nhead = ["token", "sial"]\n')
+    with pytest.raises(UsageError, match=r"head=sial: .*'sial'(?s:.*)did you mean 'sail'"):
+        fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_progress_tells_passes_heads_and_steps(store, tmp_path):
+    seen = []
+    found = members(tmp_path, BASE + "[grid]\nseed = [0, 1]\nepochs = [1, 2]\n")
+    fit_sweep(store, found, tmp_path / "out", device="cpu", on_progress=seen.append)
+    assert [(p.number, p.passes, p.heads, p.step) for p in seen[:8]] == [
+        (1, 2, 2, 1), (1, 2, 2, 2), (1, 2, 2, 3), (1, 2, 2, 4),
+        (1, 2, 1, 5), (1, 2, 1, 6), (1, 2, 1, 7), (1, 2, 1, 8),
+    ]  # fmt: skip
+    assert (seen[-1].number, seen[-1].step, seen[-1].steps) == (2, 8, 8)
