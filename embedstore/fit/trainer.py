@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from embedstore import __version__
 from embedstore.encoders.device import pick_device
 from embedstore.fit.checkpoint import MINUTES, Checkpoints, Identity, Snapshot
 from embedstore.fit.config import check_config
@@ -85,7 +84,7 @@ def fit_head(
     opened = open_store(store) if isinstance(store, str | Path) else store
     place = pick_device(device) if world is None else world.device
     if world is not None:
-        world.refuse_other(f"{__version__} {torch.__version__} {opened.fingerprint} {config.to_json()}")
+        world.refuse_other(f"{torch.__version__} {opened.fingerprint} {config.to_json()}")
     record = head_record(opened, config)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         streamed, validation = training_data(

@@ -113,7 +113,7 @@ class World:
         if len(set(found)) > 1:
             raise UsageError(
                 "the processes were told to fit different heads",
-                found=f"{len(set(found))} different configurations, stores or versions",
+                found=f"{len(set(found))} different configurations, stores or versions of torch",
                 todo="start all of them with the same command",
             )
 
