@@ -16,6 +16,7 @@ EmbedstoreError
 │   ├── StorageValueError   NaN, infinity, overflow, a wrong shape or dtype
 │   ├── DiskFullError       no space is left; what is finished stays
 │   └── RemoteError         a URL that cannot be reached, read or written
+├── HubError                a model hub that cannot be reached, or that refuses
 ├── HeadError               a head that does not fit its features or its config
 ├── TooManyFailedError      more rows quarantined than `--max-failed` allows
 └── EngineError             workers of a run that die, or that cannot be had
@@ -113,6 +114,10 @@ class RemoteError(StoreError):
 
 class HeadError(EmbedstoreError):
     """A head that does not fit its features or its configuration."""
+
+
+class HubError(EmbedstoreError):
+    """A model hub that cannot be reached or that refuses; what is there stays as it is."""
 
 
 class TooManyFailedError(EmbedstoreError):

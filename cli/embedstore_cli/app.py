@@ -22,7 +22,9 @@ from embedstore_cli.commands import (
     fit,
     import_,
     info,
+    onnx,
     paper_tables,
+    push,
     recode,
     search,
     verify,
@@ -53,6 +55,8 @@ app.command("verify")(verify.verify)
 app.command("compact")(compact.compact)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
+app.command("onnx")(onnx.onnx)
+app.command("push")(push.push)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("paper-tables", hidden=True)(paper_tables.paper_tables)

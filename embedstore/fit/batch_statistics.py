@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from embedstore.errors import HeadError
+from embedstore.heads.precision import full, wide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,11 +58,19 @@ class _SplitNorm:
         self.wave, self.count, self.centre, self.squares = -1, 0.0, None, None
 
     def forward(self, x: Tensor, shares: Tensor | None = None, count: float | None = None) -> Tensor:
-        """`x (n, c, …)` normalised by the whole batch; in the passes that measure or carry, no further."""
+        """`x (n, c, …)` normalised by the whole batch; in the passes that measure or carry, no further.
+
+        In float32 or wider.
+        """
+        with full(x.device):
+            return self._normalised(wide(x), shares, count)
+
+    def _normalised(self, x: Tensor, shares: Tensor | None, count: float | None) -> Tensor:
         flat = x.movedim(1, -1).reshape(-1, x.shape[1])
         if shares is None or count is None:
             count = float(len(flat))
             shares = flat.new_full((len(flat),), 1 / count)
+        shares = shares.to(flat.dtype)
         if self.wave < 0:
             self._add(flat.detach(), shares, count)
             raise _Enough

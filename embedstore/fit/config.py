@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -13,7 +14,6 @@ from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 
 def fit_config(file: Path | None = None, **options: Any) -> FitConfig:
@@ -60,6 +60,14 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"not valid TOML: {bad}", where=file) from None
 
 
+def without_paths(config: FitConfig) -> FitConfig:
+    """What is kept of a configuration: files of ids by their names alone, since no document holds a path."""
+    rows = config.rows if config.rows is None else Path(config.rows).name
+    return config.model_copy(
+        update={"rows": rows, "mix": {Path(name).name: share for name, share in config.mix.items()}}
+    )
+
+
 def check_config(config: FitConfig, where: object = "fit") -> None:
     """Refuse fields that contradict each other."""
     if config.val_split is not None and config.val_fraction > 0:
@@ -73,17 +81,7 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
             found=f"split and val_split are both {config.split!r}",
             todo="name another split, or hold out a share of this one with val_fraction",
         )
-    if config.rows is not None and config.mix:
-        raise UsageError(
-            "rows and mix exclude each other", where=where, todo="a mix of one part has the rows of that part"
-        )
-    if config.val_split is not None and config.split is None and not (config.rows or config.mix):
-        raise UsageError(
-            "without a split every image is fitted on, those of val_split too",
-            where=where,
-            found=f"val_split {config.val_split!r}",
-            todo="name the split to fit on, or use val_fraction",
-        )
+    _check_rows(config, where)
     if config.warmup_steps is not None and config.warmup_share is not None:
         raise UsageError(
             "warmup_steps and warmup_share exclude each other", where=where, todo="give one of them"
@@ -110,6 +108,23 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
         )
     if config.min_lr > config.lr:
         raise UsageError("min_lr is above lr", where=where, found=f"{config.min_lr} and {config.lr}")
+
+
+def _check_rows(config: FitConfig, where: object) -> None:
+    """What rows are fitted on, and beside a split that chooses the checkpoint."""
+    if config.rows is not None and config.mix:
+        raise UsageError(
+            "rows and mix exclude each other", where=where, todo="a mix of one part has the rows of that part"
+        )
+    if len({Path(name).name for name in config.mix}) < len(config.mix):
+        raise UsageError("two parts of a mix have one name", where=where, found=", ".join(config.mix))
+    if config.val_split is not None and config.split is None and not (config.rows or config.mix):
+        raise UsageError(
+            "without a split every image is fitted on, those of val_split too",
+            where=where,
+            found=f"val_split {config.val_split!r}",
+            todo="name the split to fit on, or use val_fraction",
+        )
 
 
 def _refuse_unknown(fields: Mapping[str, Any], where: str) -> None:

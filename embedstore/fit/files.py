@@ -12,6 +12,7 @@ from safetensors.torch import save
 from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.errors import EmbedstoreError, HeadError, UsageError
 from embedstore.fit.checkpoint import CHECKPOINT, unfinished
+from embedstore.fit.config import without_paths
 from embedstore.fit.tensorboard import Events
 from embedstore.model import CONFIG, WEIGHTS
 from embedstore.store import files, layout
@@ -71,7 +72,7 @@ class HeadFolder:
         except EmbedstoreError:
             return False
         learnt = {"temperature": identity.head.temperature, "weights_sha256": identity.head.weights_sha256}
-        return fit == identity.fit and head.model_copy(update=learnt) == identity.head
+        return fit == without_paths(identity.fit) and head.model_copy(update=learnt) == identity.head
 
     def finish(self, head: HeadConfig, fit: FitConfig, weights: dict[str, Tensor]) -> HeadConfig:
         """Write all but the log, each under a temporary name first; returns `head` with the weights' hash."""
@@ -79,7 +80,7 @@ class HeadFolder:
         finished = head.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
         (self.path / CONFIG).unlink(missing_ok=True)
         files.replace(self.path / WEIGHTS, content)
-        files.replace(self.path / FIT, fit.to_json().encode())
+        files.replace(self.path / FIT, without_paths(fit).to_json().encode())
         files.replace(self.path / CONFIG, finished.to_json().encode())
         files.remove(self.path / CHECKPOINT)
         self.tidy()

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from embedstore.fit.batch_statistics import SplitStatistics
+from embedstore.fit.embedding import Embedding
 from embedstore.fit.randomness import generators, seed_generators
 from embedstore.heads.keyed import by_sample
 from embedstore.losses.base import Pairing
@@ -61,8 +62,17 @@ class GradientCache:
     size of a micro-batch; a head with other randomness gets torch's generator in the same state in each pass.
     """
 
-    def __init__(self, head: Head, *, rows: int, seed: int, device: torch.device) -> None:
-        self._head, self._seed, self._device = head, seed, device
+    def __init__(
+        self,
+        head: Head,
+        *,
+        rows: int,
+        seed: int,
+        device: torch.device,
+        embedding: Embedding | None = None,
+    ) -> None:
+        self._embedding = embedding or Embedding(head, precision="float32", device=device)
+        self._seed, self._device = seed, device
         self._generators = generators(device)
         self._norms = SplitStatistics(head)
         self.micro = Micro(rows=rows, passes=2 + 2 * self._norms.waves)
@@ -133,12 +143,12 @@ class GradientCache:
         image = batch.image
         lengths = torch.full((len(image.rows),), max(1, image.tokens.shape[1]))
         with self._by_row(image.rows, epoch, lengths):
-            return self._head.embed_image(image.tokens, image.prefix, image.pooled, image.weights)
+            return self._embedding.image(image)
 
     def _text(self, batch: PairBatch, epoch: int) -> Tensor:
         text = batch.text
         with self._by_row(text.rows + _TEXTS, epoch, text.offsets.diff()):
-            return self._head.embed_text(text.tokens, text.offsets)
+            return self._embedding.text(text)
 
     def _by_row(self, rows: IntArray, epoch: int, lengths: Tensor) -> AbstractContextManager[None]:
         keys = counter_random(self._seed, epoch, rows).view(np.int64)

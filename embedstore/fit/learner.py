@@ -11,6 +11,7 @@ import torch
 from embedstore.errors import HeadError
 from embedstore.fit.average import WeightAverage
 from embedstore.fit.checkpoint import Snapshot
+from embedstore.fit.embedding import Embedding, precision_of
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.randomness import generators, seed_generators, seed_step
@@ -61,9 +62,16 @@ class Learner:
         if self.loss.compares_tokens:
             refuse_without_tokens(self.head, record, config, device)
         self.optimiser = make_optimiser(config, [self.head, self.loss], device)
+        self.embedding = Embedding(self.head, precision=precision_of(config, device), device=device)
         self.cache: GradientCache | None = None
         if config.micro_batch is not None:
-            self.cache = GradientCache(self.head, rows=config.micro_batch, seed=config.seed, device=device)
+            self.cache = GradientCache(
+                self.head,
+                rows=config.micro_batch,
+                seed=config.seed,
+                device=device,
+                embedding=self.embedding,
+            )
         self.average = None if config.ema is None else WeightAverage(self.head, config.ema)
         self.epoch_steps, self.steps = epoch_steps, config.epochs * epoch_steps
         self.warmup = warmup_steps(config, steps=self.steps, epoch=epoch_steps)
@@ -180,13 +188,12 @@ class Learner:
 
     def _loss_of_batch(self, batch: PairBatch) -> Tensor:
         moved = batch.to(self.device)
-        image = self.head.embed_image(
-            moved.image.tokens, moved.image.prefix, moved.image.pooled, moved.image.weights
-        )
-        text = self.head.embed_text(moved.text.tokens, moved.text.offsets)
+        image, text = self.embedding.image(moved.image), self.embedding.text(moved.text)
         loss = self._loss(image, text, batch.owner, batch.text.rows)
         if self.loss.compares_tokens:
-            loss = loss + self.loss.of_tokens(token_pairs(self.head, self.record, moved))
+            with self.embedding.autocast():
+                pairs = token_pairs(self.head, self.record, moved)
+            loss = loss + self.loss.of_tokens(pairs)
         return loss
 
     def _loss(self, image: Tensor, text: Tensor, owner: IntArray | None, rows: IntArray) -> Tensor:

@@ -17,7 +17,7 @@ from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.encoders.device import pick_device
 from embedstore.errors import HeadError, UsageError
 from embedstore.fit.checkpoint import MINUTES, Checkpoints, Identity
-from embedstore.fit.config import check_config
+from embedstore.fit.config import check_config, without_paths
 from embedstore.fit.data import caption_numbers, training_data
 from embedstore.fit.files import FIT, FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
@@ -137,7 +137,7 @@ def _is_finished(folder: Path, member: Member, record: HeadConfig) -> bool:
     if not (folder / CONFIG).exists():
         return False
     head = load_document(HeadConfig, folder / CONFIG)
-    same = load_document(FitConfig, folder / FIT) == member.config
+    same = load_document(FitConfig, folder / FIT) == without_paths(member.config)
     rows = (head.store_fingerprint, head.stores, head.rows)
     if same and rows == (record.store_fingerprint, record.stores, record.rows):
         return True

@@ -184,6 +184,7 @@ class Run:
         self.log.write(
             "start",
             device=str(self.learner.device),
+            precision=self.learner.embedding.precision,
             images=len(self.stream.rows),
             epoch_images=self.stream.epoch_rows,
             validation_images=len(self.validation.images) if self.validation else 0,

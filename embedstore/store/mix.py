@@ -48,13 +48,13 @@ class MixedRows:
             raise UsageError(
                 "a mix has parts, each with a share above 0", found=f"{len(self.parts)} and {self.shares}"
             )
-        if len(np.unique(together)) != len(together):
+        if (np.diff(np.sort(together, kind="stable")) == 0).any():
             raise UsageError("the parts of a mix have rows in common", allowed="each row in one part")
 
     @property
     def rows(self) -> IntArray:
         """The rows of all parts, ascending."""
-        return np.sort(np.concatenate(self.parts))
+        return np.sort(np.concatenate(self.parts), kind="stable")
 
     def within(self, rows: IntArray) -> MixedRows:
         """The same of these rows alone; `UsageError` where a part has none of them."""
@@ -110,7 +110,9 @@ class MixedRows:
         """The rows of one part that an epoch takes, as it draws them."""
         rows, count = self.parts[number], self.counts[number]
         turns = draw.places(len(rows), draw.random(_TURNS, number, epoch=0))
-        mine = np.sort(turns[(draw.epoch * count + np.arange(count, dtype=np.int64)) % len(rows)])
+        turn = np.zeros(len(rows), dtype=bool)
+        turn[turns[(draw.epoch * count + np.arange(count, dtype=np.int64)) % len(rows)]] = True
+        mine = np.flatnonzero(turn)
         return rows[mine[draw.places(count, draw.random(_PART, number))]]
 
 
@@ -163,21 +165,20 @@ class _Draw:
         sizes = np.concatenate([np.diff(even_cuts(count, steps)) for count in counts])
         cells = _cells([len(rows) for rows in left], sizes, self.random(_CELLS, phase))
         cells = cells.reshape(world, steps, len(left))
-        groups = group_cuts(steps, counts[rank], self.group)
-        rows = []
+        batches, groups = even_cuts(counts[rank], steps), group_cuts(steps, counts[rank], self.group)
+        together = np.empty(counts[rank], np.int64)
+        begin = batches[:-1].copy()
         for number, drawn in enumerate(left):
             of_ranks = _ends(cells[:, :, number].sum(axis=1))
-            mine = drawn[of_ranks[rank] : of_ranks[rank + 1]]
+            mine, ends = drawn[of_ranks[rank] : of_ranks[rank + 1]], _ends(cells[rank, :, number])
             if self.shuffle == "blocks":
-                cuts = _ends(cells[rank, :, number])[groups]
-                mine = mixed_groups(mine, cuts, self.random(_GROUPS + number, rank, phase))
-            rows.append(mine)
-        together = np.concatenate(rows)
-        step = np.concatenate([np.repeat(np.arange(steps), cells[rank, :, n]) for n in range(len(left))])
-        # Inside a batch the parts stand in no order, as whoever takes a part of it expects.
-        places = self.random(_PLACES, rank, phase).permutation(len(together))
-        order = np.argsort(step, kind="stable") if self.shuffle == "none" else np.lexsort((places, step))
-        return EpochPlan(rows=together[order], batches=even_cuts(counts[rank], steps), groups=groups)
+                mine = mixed_groups(mine, ends[groups], self.random(_GROUPS + number, rank, phase))
+            together[np.arange(len(mine)) + np.repeat(begin - ends[:-1], cells[rank, :, number])] = mine
+            begin += cells[rank, :, number]
+        if self.shuffle != "none":
+            # Inside a batch the parts stand in no order, as whoever takes a part of it expects.
+            together = mixed_groups(together, batches, self.random(_PLACES, rank, phase))
+        return EpochPlan(rows=together, batches=batches, groups=groups)
 
 
 def _ends(counts: IntArray) -> IntArray:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from embedstore.store import open_store
+from embedstore.store import create_subset, open_store
 from embedstore.testing.stores import write_random_store
 
 
@@ -112,3 +112,25 @@ def test_verify_samples_and_takes_several_stores(run, parts, tmp_path):
     code, out, err = run("verify", parts)
     assert code == 1
     assert f"{tmp_path}/b/features/vision/pooled" in err
+
+
+def test_a_subset_is_listed_checked_and_dropped(run, parts, tmp_path):
+    create_subset(parts, "gone", {"row": [3, 70]}, verb="leaks", settings={"above": 0.9})
+    code, out, _ = run("info", parts)
+    assert code == 0
+    assert "gone: 2 images by leaks, above 0.9, made of 2 stores as one" in out
+    assert json.loads(run("info", parts, "--json")[1])["subsets"][0]["kept"] == 2
+    assert json.loads(run("verify", parts, "--json")[1])["subsets"] == 1
+    code, out, err = run("compact", parts, "--drop", "gone", "--to", tmp_path / "new")
+    assert code == 0, err
+    assert "left out 2 images and 3 texts" in out
+    ids = open_store(tmp_path / "new").images(["id"])["id"].to_pylist()
+    assert len(ids) == 98
+    assert {"a000003", "b000010"}.isdisjoint(ids)
+    code, _, err = run("compact", parts, "--drop", "goon", "--to", tmp_path / "other")
+    assert code == 2
+    assert "did you mean 'gone'" in err
+    (tmp_path / "a" / "subsets" / "gone" / "rows.parquet").write_bytes(b"")
+    code, out, err = run("verify", tmp_path / "a")
+    assert code == 1
+    assert "subsets/gone: the file is not the one that the subset's card tells of" in err

@@ -80,6 +80,9 @@ def test_a_file_of_ids_chooses_as_a_subset_does(domain, tmp_path):
     named = training_rows(domain, config(rows=str(tmp_path / "ids.csv"), split="train"))
     assert named.images.tolist() == training_rows(domain, config(rows="odd", split="train")).images.tolist()
     assert named.record[0].name == "ids.csv"
+    fit_head(domain, config(rows=str(tmp_path / "ids.csv"), epochs=1), tmp_path / "head", device="cpu")
+    assert str(tmp_path) not in (tmp_path / "head" / "fit.json").read_text()
+    assert load_document(FitConfig, tmp_path / "head" / "fit.json").rows == "ids.csv"
 
 
 def test_heads_without_chosen_rows_are_written_as_ever(domain, tmp_path):
@@ -116,6 +119,8 @@ def test_names_that_choose_nothing_or_too_much(domain, options, words):
 def test_rows_and_mix_exclude_each_other():
     with pytest.raises(UsageError, match="rows and mix exclude each other"):
         config(rows="a", mix={"b": 1})
+    with pytest.raises(UsageError, match="two parts of a mix have one name"):
+        config(mix={"a/ids.txt": 1, "b/ids.txt": 1})
 
 
 def shares_of(stream, images):
@@ -273,3 +278,43 @@ def test_the_command_takes_rows_and_mixes(root, tmp_path, run):
         code, _, err = run("fit", root / "domain", "--out", tmp_path / "d", *options, "--mix", wrong)
         assert code == 2
         assert "not the parts of a mix" in err
+
+
+class StoppedError(Exception):
+    """What stands in for the end of a process."""
+
+
+@pytest.mark.parametrize("more", [{}, {"micro_batch": 7}])
+def test_a_stopped_mix_goes_on_to_the_same_head(joined, tmp_path, more):
+    mixed = config(mix={"domain": 10, "general": 3}, dropout=0.2, **more)
+
+    def stop(at):
+        if at.step == 13:
+            raise StoppedError
+
+    whole = fit_head(joined, mixed, tmp_path / "whole", device="cpu")
+    with pytest.raises(StoppedError):
+        fit_head(joined, mixed, tmp_path / "head", device="cpu", checkpoint_steps=4, on_progress=stop)
+    again = fit_head(joined, mixed, tmp_path / "head", device="cpu")
+    assert again.head.weights_sha256 == whole.head.weights_sha256
+    assert (again.steps, whole.steps) == (20, 20)
+
+
+def test_a_fit_whose_subset_has_changed_does_not_go_on(domain, tmp_path):
+    def stop(at):
+        if at.step == 3:
+            raise StoppedError
+
+    create_subset(domain, "moving", {"row": np.arange(0, 60)}, overwrite=True)
+    with pytest.raises(StoppedError):
+        fit_head(
+            domain,
+            config(rows="moving"),
+            tmp_path / "head",
+            device="cpu",
+            checkpoint_steps=1,
+            on_progress=stop,
+        )
+    create_subset(domain, "moving", {"row": np.arange(1, 61)}, overwrite=True)
+    with pytest.raises(UsageError, match="an unfinished fit with another store is here"):
+        fit_head(domain, config(rows="moving"), tmp_path / "head", device="cpu")

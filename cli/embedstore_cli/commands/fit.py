@@ -179,6 +179,12 @@ def fit(
     seed: Annotated[
         int | None, typer.Option(help="Decides everything random. \\[default: 0]", show_default=False)
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="Of large products: float32 or bfloat16. \\[default: bfloat16 on a GPU]", show_default=False
+        ),
+    ] = None,
     device: opt.Device = "auto",
     cache_on_device: Annotated[
         Literal["auto", "yes", "no"],
@@ -256,6 +262,7 @@ def fit(
         val_split=val_split,
         val_fraction=val_fraction,
         seed=seed,
+        precision=precision,
     )
     render.warn_of_idle_gpu(device)
     if isinstance(chosen, tuple):
