@@ -243,7 +243,7 @@ def _answers(
 ) -> tuple[Found, ...]:
     ids = store.images(["id"])["id"]
     if table == "images":
-        texts, images = _captions(store, rows, language), rows
+        texts, images = captions_of(store, rows, language), rows
         own = [ids[int(row)].as_py() for row in rows]
         named: list[str | None] = [None] * len(rows)
     else:
@@ -267,7 +267,7 @@ def _answers(
     )
 
 
-def _captions(store: Store, images: IntArray, language: str) -> list[tuple[str, ...]]:
+def captions_of(store: Store, images: IntArray, language: str) -> list[tuple[str, ...]]:
     """A few texts of each image: captions before long ones, those in the language first, no negatives."""
     table = store.texts(["image", "text", "language", "role"])
     places = np.flatnonzero(np.isin(table["image"].fill_null(-1).to_numpy(), images))
