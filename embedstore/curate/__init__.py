@@ -10,6 +10,7 @@ _MODULES: dict[str, str] = {
     "describe_subset": "overview",
     "list_subset": "listing",
     "sample_rows": "algebra",
+    "score_rows": "score",
     "subset_of_ids": "ids",
 }
 __all__: list[str] = []

@@ -10,7 +10,9 @@ from embedstore.testing.stores import write_random_store
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    return write_random_store(tmp_path_factory.mktemp("curate") / "store", images=40, captions=2, ids="a")
+    return write_random_store(
+        tmp_path_factory.mktemp("curate") / "store", images=40, captions=2, image_width=12, ids="a"
+    )
 
 
 @pytest.fixture

@@ -82,6 +82,8 @@ def _print_card(card: SubsetCard) -> None:
         if value is not None:
             shown = ", ".join(str(part)[:cut] for part in each)
             render.say(textwrap.fill(f"{name.replace('_', ' ')}: {shown}", **_INDENT))
+    for parent in card.parents:
+        render.say(f"  from the {parent.kind} {parent.name or parent.sha256[:16]}")
     for name, count in card.counts.items():
         render.say(f"  counted, {name.replace('_', ' ')}: {count}")
 
