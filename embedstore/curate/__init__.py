@@ -5,7 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES: dict[str, str] = {}
+_MODULES: dict[str, str] = {
+    "combine_subsets": "algebra",
+    "describe_subset": "overview",
+    "list_subset": "listing",
+    "sample_rows": "algebra",
+    "score_rows": "score",
+    "subset_of_ids": "ids",
+}
 __all__: list[str] = []
 
 

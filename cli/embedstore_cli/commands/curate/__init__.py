@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from embedstore_cli.commands.curate import algebra, score, subsets
+
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
     no_args_is_help=True,
@@ -13,3 +15,13 @@ app = typer.Typer(
 @app.callback()
 def curate() -> None:
     """Choose rows of a store as named subsets, with the reason for each; nothing is copied."""
+
+
+app.command("union")(algebra.union)
+app.command("intersect")(algebra.intersect)
+app.command("subtract")(algebra.subtract)
+app.command("sample")(algebra.sample)
+app.command("ids")(algebra.ids)
+app.command("score")(score.score)
+app.command("show")(subsets.show)
+app.command("list")(subsets.list_)
