@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from embedstore.encode import apply_head, encode_source
     from embedstore.fit import fit_head
     from embedstore.interchange import export_rows, import_feature
-    from embedstore.model import AlignedModel, load, load_head
+    from embedstore.model import AlignedModel, load, load_clip, load_head
+    from embedstore.model.onnx import export_onnx
+    from embedstore.model.publishing import push_head
     from embedstore.recipes.search import search_store
     from embedstore.store import (
         Feature,
@@ -51,12 +53,15 @@ __all__ = [
     "compact_store",
     "create_subset",
     "encode_source",
+    "export_onnx",
     "export_rows",
     "fit_head",
     "import_feature",
     "load",
+    "load_clip",
     "load_head",
     "open_store",
+    "push_head",
     "remove_subset",
     "search_store",
     "verify_store",
@@ -78,12 +83,15 @@ _LAZY = {
     "compact_store": "embedstore.store",
     "create_subset": "embedstore.store",
     "encode_source": "embedstore.encode",
+    "export_onnx": "embedstore.model.onnx",
     "export_rows": "embedstore.interchange",
     "fit_head": "embedstore.fit",
     "import_feature": "embedstore.interchange",
     "load": "embedstore.model",
+    "load_clip": "embedstore.model",
     "load_head": "embedstore.model",
     "open_store": "embedstore.store",
+    "push_head": "embedstore.model.publishing",
     "remove_subset": "embedstore.store",
     "search_store": "embedstore.recipes.search",
     "verify_store": "embedstore.store",

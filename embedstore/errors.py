@@ -16,9 +16,11 @@ EmbedstoreError
 │   ├── StorageValueError   NaN, infinity, overflow, a wrong shape or dtype
 │   ├── DiskFullError       no space is left; what is finished stays
 │   └── RemoteError         a URL that cannot be reached, read or written
+├── HubError                a model hub that cannot be reached, or that refuses
 ├── HeadError               a head that does not fit its features or its config
 ├── TooManyFailedError      more rows quarantined than `--max-failed` allows
-└── EngineError             workers of a run that die, or that cannot be had
+├── EngineError             workers of a run that die, or that cannot be had
+└── ToldError               what another process of the run has told already
 """
 
 from __future__ import annotations
@@ -115,9 +117,17 @@ class HeadError(EmbedstoreError):
     """A head that does not fit its features or its configuration."""
 
 
+class HubError(EmbedstoreError):
+    """A model hub that cannot be reached or that refuses; what is there stays as it is."""
+
+
 class TooManyFailedError(EmbedstoreError):
     """More rows were quarantined than the stated share allows."""
 
 
 class EngineError(EmbedstoreError):
     """Workers of a run die, or cannot be had; the store is as valid as before."""
+
+
+class ToldError(EmbedstoreError):
+    """Another process of the run has told what went wrong: this one ends without a word."""

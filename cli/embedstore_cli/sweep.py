@@ -25,7 +25,8 @@ def fit_many(store: str, members: tuple[Member, ...], out: Path, *, json: bool, 
         def show(at: SweepProgress) -> None:
             if at.number not in told and not json:
                 told.add(at.number)
-                bars.line(f"pass {at.number} of {at.passes}: {at.heads} heads on one stream of batches")
+                on = f", {at.resumed} go on from their checkpoints" if at.resumed else ""
+                bars.line(f"pass {at.number} of {at.passes}: {at.heads} heads on one stream of batches{on}")
             failed = f", {at.failed} failed" if at.failed else ""
             note = f"{at.heads} heads{failed}, epoch {at.epoch}, {at.samples_per_second:.0f} samples/s"
             bars.update(

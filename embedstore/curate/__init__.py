@@ -6,29 +6,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from embedstore.curate.algebra import combine_subsets, sample_rows
     from embedstore.curate.collect import Collected, collect_rows
+    from embedstore.curate.ids import subset_of_ids
+    from embedstore.curate.listing import list_subset
+    from embedstore.curate.overview import describe_subset
     from embedstore.curate.prototypes import (
         Prototypes,
         load_prototypes,
         prototypes_of_images,
         prototypes_of_texts,
     )
+    from embedstore.curate.score import score_rows
 
 _MODULES = {
     "Collected": "collect",
     "Prototypes": "prototypes",
     "collect_rows": "collect",
+    "combine_subsets": "algebra",
+    "describe_subset": "overview",
+    "list_subset": "listing",
     "load_prototypes": "prototypes",
     "prototypes_of_images": "prototypes",
     "prototypes_of_texts": "prototypes",
+    "sample_rows": "algebra",
+    "score_rows": "score",
+    "subset_of_ids": "ids",
 }
 __all__ = [
     "Collected",
     "Prototypes",
     "collect_rows",
+    "combine_subsets",
+    "describe_subset",
+    "list_subset",
     "load_prototypes",
     "prototypes_of_images",
     "prototypes_of_texts",
+    "sample_rows",
+    "score_rows",
+    "subset_of_ids",
 ]
 
 

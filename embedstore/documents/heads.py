@@ -145,3 +145,11 @@ class FitConfig(Document):
     val_split: str | None = Field(default=None, description="split the best checkpoint is chosen on")
     val_fraction: Rate = Field(default=0.0, description="share of the training rows held out instead")
     seed: Count = 0
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of large products; auto: bfloat16 on a GPU, float32 elsewhere"
+    )
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_as_ever(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = whole(self).items()
+        return {k: v for k, v in fields if k != "precision" or v != "auto"}

@@ -213,6 +213,10 @@ class Checkpoints:
         }
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
         files.replace(self.path, save(tensors, {"embedstore": json.dumps(about)}))
+        self.took(begun)
+
+    def took(self, begun: float) -> None:
+        """What was written since `begun`, here or elsewhere, is what the next one will cost."""
         self._last = self._now()
         self._cost = self._last - begun
 

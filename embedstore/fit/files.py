@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from safetensors.torch import save
@@ -13,12 +14,11 @@ from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.errors import EmbedstoreError, HeadError, UsageError
 from embedstore.fit.checkpoint import CHECKPOINT, unfinished
 from embedstore.fit.config import without_paths
+from embedstore.fit.tensorboard import Events
 from embedstore.model import CONFIG, WEIGHTS
 from embedstore.store import files, layout
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from embedstore.fit.checkpoint import Identity, Unfinished
@@ -100,18 +100,27 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 class FitLog:
     """One JSON document a line, readable while the fit runs; the log of an earlier run is replaced.
 
-    Of a run that has `begun` stays what was there at its checkpoint. `UsageError` while another process
-    writes to it.
+    Of a run that has `begun` stays what was there at its checkpoint. `tensorboard`: the same figures as
+    events beside it. Without a folder what is written goes nowhere: of several processes one logs.
+    `UsageError` while another process writes to it.
     """
 
-    def __init__(self, folder: Path, *, begun: Unfinished | None = None) -> None:
-        self._file = (folder / LOG).open("a", encoding="utf-8")
+    def __init__(
+        self, folder: Path | None, *, begun: Unfinished | None = None, tensorboard: bool = False
+    ) -> None:
+        place = Path(os.devnull) if folder is None else folder / LOG
+        self._file = place.open("a", encoding="utf-8")
+        self._events: Events | None = None
+        if folder is None:
+            return
         try:
             _lock(self._file.fileno(), folder)
         except BaseException:
             self._file.close()
             raise
         self._file.truncate(0 if begun is None else min(begun.log_bytes, self.size))
+        if tensorboard:
+            self._events = Events(folder, after=None if begun is None else begun.step)
 
     @property
     def size(self) -> int:
@@ -123,12 +132,16 @@ class FitLog:
         rounded = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in fields.items()}
         self._file.write(json.dumps({"kind": kind, **rounded}) + "\n")
         self._file.flush()
+        if self._events is not None:
+            self._events.write(kind, fields)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _lock(handle: int, folder: Path) -> None:

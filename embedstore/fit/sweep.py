@@ -5,26 +5,29 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.encoders.device import pick_device
 from embedstore.errors import HeadError, UsageError
+from embedstore.fit.checkpoint import MINUTES, Checkpoints, Identity
 from embedstore.fit.config import check_config, without_paths
 from embedstore.fit.data import caption_numbers, training_data
 from embedstore.fit.files import FIT, FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
 from embedstore.fit.grid import Member, stream_key, streams
+from embedstore.fit.interrupts import HeldSignals
 from embedstore.fit.learner import Learner
 from embedstore.fit.plots import sweep_chart, write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.sweep_report import SweepPass, SweepProgress, SweepResult, read_member
+from embedstore.fit.tensorboard import check_extra
 from embedstore.fit.trainer import Run, steps_of
 from embedstore.heads.buffers import POOL
 from embedstore.model import CONFIG
@@ -34,7 +37,7 @@ from embedstore.stream.groups import BUFFER_MB
 from embedstore.stream.micro import Micro
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from embedstore.fit.data import Validation
     from embedstore.store import Store
@@ -55,6 +58,9 @@ def fit_sweep(
     overwrite: bool = False,
     buffer_mb: float = BUFFER_MB,
     cache_on_device: CacheChoice = "auto",
+    checkpoint_minutes: float = MINUTES,
+    checkpoint_steps: int | None = None,
+    tensorboard: bool = False,
     on_progress: Callable[[SweepProgress], None] | None = None,
 ) -> SweepResult:
     """Fit every member into `out`/its name, those that read the same batches in one pass together.
@@ -62,12 +68,15 @@ def fit_sweep(
     A member's head, weights and log are those of `fit_head` with its configuration, to the bit on one CPU;
     only times differ. Members with fewer epochs, or out of patience, stop earlier. A loss that is not finite
     or memory that is not there ends that member alone. A finished head of the same configuration and store
-    is left as it is, so that the same call goes on after an interruption. `sweep.json` and `sweep.svg` in
+    is left as it is and an unfinished one goes on from its checkpoint, so that the same call goes on after an
+    interruption. `sweep.json` and `sweep.svg` in
     `out` hold the figures of all. The other arguments are those of `fit_head`.
 
     Raises what `fit_head` raises before anything is fitted, and `UsageError` for a folder with a finished
     head of another configuration (unless `overwrite`).
     """
+    if tensorboard:
+        check_extra()
     opened = open_store(store) if isinstance(store, str | Path) else store
     place, out = pick_device(device), Path(out)
     records = {}
@@ -92,7 +101,20 @@ def fit_sweep(
         left = [member for member in group if member.name not in finished]
         if not left:
             continue
-        todo = _Pass(opened, left, records, out, place, overwrite, on_progress, number, len(groups))
+        rhythm = {"minutes": checkpoint_minutes, "steps": checkpoint_steps}
+        todo = _Pass(
+            opened,
+            left,
+            records,
+            out,
+            place,
+            overwrite,
+            rhythm,
+            tensorboard,
+            on_progress,
+            number,
+            len(groups),
+        )
         passes.append(todo.run(buffer_mb, cache_on_device))
         errors |= todo.errors
     result = SweepResult(
@@ -128,12 +150,27 @@ def _is_finished(folder: Path, member: Member, record: HeadConfig) -> bool:
 
 @dataclass(slots=True)
 class _Turn:
-    """One member while its pass runs, and the seconds of its own steps."""
+    """One member while its pass runs; `left`: when it last had its turn."""
 
     member: Member
     run: Run
     folder: HeadFolder
-    busy: float = 0.0
+    checkpoints: Checkpoints
+    left: float = field(default_factory=time.perf_counter)
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.run.learner.step
+
+    @contextmanager
+    def turn(self) -> Iterator[Run]:
+        """Inside, time counts for this member; outside it does not."""
+        self.run.away(time.perf_counter() - self.left)
+        try:
+            yield self.run
+        finally:
+            self.left = time.perf_counter()
 
 
 @dataclass(slots=True)
@@ -146,14 +183,21 @@ class _Pass:
     out: Path
     device: torch.device
     overwrite: bool
+    rhythm: dict[str, Any]
+    tensorboard: bool
     on_progress: Callable[[SweepProgress], None] | None
     number: int
     passes: int
     errors: dict[str, str] = field(default_factory=dict)
     turns: list[_Turn] = field(default_factory=list)
+    signals: HeldSignals = field(default_factory=HeldSignals)
+    clock: Checkpoints | None = None
     parts_passes: int = 0
+    resumed: int = 0
+    first: int = 0
 
     def run(self, buffer_mb: float, cache_on_device: CacheChoice) -> SweepPass:
+        """All of it."""
         first = self.members[0]
         began, loading, steps = time.perf_counter(), 0.0, 0
         with ExitStack() as stack:
@@ -169,11 +213,12 @@ class _Pass:
             )
             stream = pairs_on_device(streamed, self.device, cache_on_device)
             self.enter(stack, streamed, stream, validation)
-            epoch = 0
+            stack.enter_context(self.signals)
+            self.first = min((turn.step for turn in self.turns), default=0)
             while self.turns:
-                epoch += 1
-                loading += self.one_epoch(stream, epoch, validation, began)
-                steps += stream.steps
+                at = min(turn.step for turn in self.turns)
+                loading += self.one_epoch(stream, 1 + at // stream.steps, validation, began)
+                steps += stream.steps - at % stream.steps
         POOL.clear()
         return SweepPass(
             names=tuple(member.name for member in self.members),
@@ -192,95 +237,137 @@ class _Pass:
         stream: PairStream | CachedPairs,
         validation: Validation | None,
     ) -> None:
-        """Build every member, each from its own seed."""
+        """Build every member, or bring it to where its checkpoint stands."""
         masked = any(member.config.mask_duplicates for member in self.members)
         words = caption_numbers(self.store, streamed.texts) if masked else None
         for member in self.members:
-            folder = HeadFolder(self.out / member.name, overwrite=self.overwrite)
-            log = stack.enter_context(FitLog(folder.path))
+            record = self.records[member.name]
+            identity = Identity.of(member.config, record, streamed.rows, streamed.texts)
+            folder = HeadFolder(self.out / member.name, identity, overwrite=self.overwrite)
+            checkpoints = Checkpoints(folder.path, identity, **self.rhythm)
+            self.clock = Checkpoints(self.out, identity, **self.rhythm)
+            log = stack.enter_context(FitLog(folder.path, begun=folder.begun, tensorboard=self.tensorboard))
             try:
                 learner = Learner(
-                    self.records[member.name],
+                    record,
                     member.config,
                     device=self.device,
                     epoch_steps=stream.steps,
                     words=words if member.config.mask_duplicates else None,
                 )
+                run = Run(learner, stream, validation, log, None)
+                if folder.begun is None:
+                    checkpoints.remove()
+                else:
+                    run.restore(folder.begun.snapshot())
+                    self.resumed += 1
             except _OWN_FAULTS as bad:
                 self.fail(member, log, bad)
                 continue
-            run = Run(learner, stream, validation, log, None)
             run.start()
-            self.turns.append(_Turn(member, run, folder))
+            turn = _Turn(member, run, folder, checkpoints)
+            self.turns.append(turn)
+            if learner.exhausted:
+                self.leave(turn)
 
     def one_epoch(
         self, stream: PairStream | CachedPairs, epoch: int, validation: Validation | None, began: float
     ) -> float:
-        """One pass over the tokens for all; the seconds that were waited for them."""
-        before = {turn.member.name: turn.busy for turn in self.turns}
-        for turn in self.turns:
-            turn.run.begin(epoch)
-        caches = [cache for turn in self.turns if (cache := turn.run.learner.cache) is not None]
+        """What is left of an epoch for those that are in it; the seconds that were waited for tokens."""
+        here = [turn for turn in self.turns if turn.step < epoch * stream.steps]
+        for turn in here:
+            with turn.turn() as run:
+                run.begin(epoch)
+        caches = [cache for turn in here if (cache := turn.run.learner.cache) is not None]
         self.parts_passes = sum(cache.micro.passes for cache in caches)
         micro = Micro(rows=caches[0].micro.rows, passes=self.parts_passes) if caches else None
-        with stream.epoch(epoch - 1, micro=micro) as batches:
-            for count, batch in steps_of(stream, batches, epoch, self.turns[0].run.learner):
-                self.step(count, batch)
+        at = min(turn.step for turn in here)
+        skip = at % stream.steps
+        with stream.epoch(epoch - 1, micro=micro, skip=skip) as batches:
+            for count, batch in steps_of(stream, batches, epoch, here[0].run.learner, skip=skip):
+                self.step(at, count, batch)
+                at += 1
                 if not self.turns:
                     break
-                self.report(stream, epoch, began)
-        recalls = self.validated(validation)
-        for turn, recall in zip(list(self.turns), recalls, strict=True):
-            spent = turn.busy - before[turn.member.name]
-            turn.run.end(recall, spent=spent, loading=batches.waited)
-            if epoch == turn.member.config.epochs or turn.run.learner.exhausted:
-                self.leave(turn)
+                self.report(stream, epoch, at, began)
+                if at % stream.steps:
+                    self.rest(at)
+        self.end(epoch, [turn for turn in self.turns if turn in here], validation, batches.waited)
+        self.rest(at, epoch_end=True)
         return batches.waited
 
-    def step(self, count: int, batch: PairBatch | LargeStep) -> None:
-        """A step of every member on one batch, which is moved to the device and decoded once."""
+    def step(self, at: int, count: int, batch: PairBatch | LargeStep) -> None:
+        """Step `at` of every member that stands there, on a batch that is moved and decoded once."""
+        due = [turn for turn in self.turns if turn.step == at]
         if isinstance(batch, LargeStep):
             whole = islice(batch.batches, batch.count * self.parts_passes)
-            for turn in list(self.turns):
+            for turn in due:
                 cache = turn.run.learner.cache
                 own = islice(whole, batch.count * (cache.micro.passes if cache else 0))
                 self.take(turn, count, replace(batch, batches=own))
                 deque(own, maxlen=0)
-            # What members that failed, in this step or before, have left is not the next step's.
+            # What was left, by members that failed or have taken this step before, is not the next step's.
             deque(whole, maxlen=0)
             return
         moved = batch.to(self.device)
-        for turn in list(self.turns):
+        for turn in due:
             self.take(turn, count, moved)
 
     def take(self, turn: _Turn, count: int, batch: PairBatch | LargeStep) -> None:
         """A step of one member, which is out where that fails."""
-        began = time.perf_counter()
         try:
-            turn.run.take(count, batch)
+            with turn.turn() as run:
+                run.take(count, batch)
         except _OWN_FAULTS as bad:
             self.drop(turn, bad)
-        turn.busy += time.perf_counter() - began
 
-    def validated(self, validation: Validation | None) -> list[dict[str, float] | None]:
-        """The recall of every member that is left; where they do not fit together, one by one."""
-        if validation is None or not self.turns:
-            return [None] * len(self.turns)
+    def end(self, epoch: int, here: Sequence[_Turn], validation: Validation | None, waited: float) -> None:
+        """An epoch is over: judge, and let those go that are done."""
+        spent = {turn.member.name: turn.left - turn.run.began for turn in here}
+        for turn, recall in self.judged(here, validation):
+            with turn.turn() as run:
+                run.end(recall, spent=spent[turn.member.name], loading=waited)
+            if epoch == turn.member.config.epochs or turn.run.learner.exhausted:
+                self.leave(turn)
+
+    def judged(
+        self, here: Sequence[_Turn], validation: Validation | None
+    ) -> list[tuple[_Turn, dict[str, float] | None]]:
+        """Members with their recall; one by one where they do not fit into memory together."""
+        if validation is None or not here:
+            return [(turn, None) for turn in here]
         try:
-            return [*validation.recalls([t.run.learner.judged for t in self.turns], self.device)]
+            recalls = validation.recalls([turn.run.learner.judged for turn in here], self.device)
+            return [*zip(here, recalls, strict=True)]
         except _OWN_FAULTS:
-            found: list[dict[str, float] | None] = []
-            for turn in list(self.turns):
+            found: list[tuple[_Turn, dict[str, float] | None]] = []
+            for turn in here:
                 try:
-                    found += validation.recalls([turn.run.learner.judged], self.device)
+                    found.append((turn, validation.recalls([turn.run.learner.judged], self.device)[0]))
                 except _OWN_FAULTS as bad:
                     self.drop(turn, bad)
             return found
 
+    def rest(self, at: int, *, epoch_end: bool = False) -> None:
+        """Between two steps: write checkpoints where they are due, and let a signal through."""
+        if self.clock is None:
+            return
+        stopping = self.signals.waiting is not None
+        nbytes = lambda: sum(turn.run.learner.snapshot().nbytes for turn in self.turns)  # noqa: E731
+        if self.turns and (stopping or self.clock.due(at, epoch_end=epoch_end, nbytes=nbytes)):
+            began = time.perf_counter()
+            for turn in self.turns:
+                with turn.turn() as run:
+                    snapshot = run.snapshot()
+                turn.checkpoints.write(snapshot, step=turn.step, steps=run.learner.steps)
+            self.clock.took(began)
+        self.signals.deliver()
+
     def leave(self, turn: _Turn) -> None:
         """A member is done: write its head, and let go of what it held."""
         learner = turn.run.learner
-        turn.run.stop(turn.busy)
+        with turn.turn() as run:
+            run.stop(time.perf_counter() - run.started)
         write_curves(turn.folder.path, epoch_steps=learner.epoch_steps)
         record = self.records[turn.member.name].model_copy(update={"temperature": learner.kept_temperature})
         turn.folder.finish(record, turn.member.config, {n: t.cpu() for n, t in learner.kept.items()})
@@ -298,23 +385,23 @@ class _Pass:
         self.errors[member.name] = str(bad) or type(bad).__name__
         log.write("failed", error=self.errors[member.name])
 
-    def report(self, stream: PairStream | CachedPairs, epoch: int, began: float) -> None:
+    def report(self, stream: PairStream | CachedPairs, epoch: int, at: int, began: float) -> None:
         """Tell whoever looks how far this pass is."""
         if self.on_progress is None:
             return
-        done = max(turn.run.learner.step for turn in self.turns)
-        steps = max(turn.run.learner.steps for turn in self.turns)
+        seconds = time.perf_counter() - began
         self.on_progress(
             SweepProgress(
                 number=self.number,
                 passes=self.passes,
                 heads=len(self.turns),
+                resumed=self.resumed,
                 failed=len(self.errors),
                 epoch=epoch,
-                step=done,
-                steps=steps,
-                seconds=time.perf_counter() - began,
-                samples_per_second=done / stream.steps * stream.epoch_rows / (time.perf_counter() - began),
+                step=at,
+                steps=max(turn.run.learner.steps for turn in self.turns),
+                seconds=seconds,
+                samples_per_second=(at - self.first) / stream.steps * stream.epoch_rows / seconds,
                 device=str(self.device),
             )
         )

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepProgress:
-    """Where a pass stands: `heads` learn, `failed` gave up; epochs and steps count from 1; rates per pass."""
+    """Where a pass stands: `heads` learn, `resumed` from a checkpoint, `failed` gave up.
+
+    Epochs and steps count from 1; seconds and rate are the pass's.
+    """
 
     number: int
     passes: int
     heads: int
+    resumed: int
     failed: int
     epoch: int
     step: int

@@ -8,6 +8,7 @@ import torch
 
 from embedstore.errors import HeadError, UsageError
 from embedstore.heads.image_inputs import patches_of
+from embedstore.heads.precision import wide
 from embedstore.losses.base import TokenPairs
 
 if TYPE_CHECKING:
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 def token_pairs(head: Head, record: HeadConfig, batch: PairBatch) -> TokenPairs:
     """Patches and words of a batch on the head's device, embedded one by one; `HeadError` as of the head."""
     image, text = batch.image, batch.text
-    patches = head.embed_patches(image.tokens, image.prefix, image.pooled, image.weights)
+    patches = wide(head.embed_patches(image.tokens, image.prefix, image.pooled, image.weights))
     stored = patches.shape[1]
     return TokenPairs(
         patches=patches,
-        words=head.embed_words(text.tokens, text.offsets),
+        words=wide(head.embed_words(text.tokens, text.offsets)),
         offsets=text.offsets,
         count=stored if image.weights is None else patches_of(record) or stored,
         shares=image.weights,

@@ -22,6 +22,8 @@ from embedstore.fit.learner import Learner
 from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
+from embedstore.fit.tensorboard import check_extra
+from embedstore.fit.world import for_all
 from embedstore.heads.buffers import POOL
 from embedstore.store import open_store
 from embedstore.stream.cached_pairs import CachedPairs, pairs_on_device
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from embedstore.documents import FitConfig, HeadConfig
+    from embedstore.fit.world import World
     from embedstore.store import Store
     from embedstore.stream.cached_pairs import CacheChoice
     from embedstore.stream.pairs import PairBatch
@@ -54,9 +57,11 @@ def fit_head(
     cache_on_device: CacheChoice = "auto",
     checkpoint_minutes: float = MINUTES,
     checkpoint_steps: int | None = None,
+    tensorboard: bool = False,
     make_stream: Callable[..., PairStream] = PairStream,
     on_resume: Callable[[int, int], None] | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
+    world: World | None = None,
 ) -> FitResult:
     """Fit a head on two features of a store and write its folder.
 
@@ -66,17 +71,26 @@ def fit_head(
     of the device (`auto`: on a GPU, where they fit; `yes`: or fails with the numbers). `make_stream` stands
     in for `PairStream`, to study another order.
 
+    The processes of a `world` (`torchrun_world`) call this alike, make every step together and all get the
+    result; the device is then the world's, and the first of them logs, validates and writes.
+
     A fit that was stopped goes on from the checkpoint in `out`, to the same bits; `on_resume(step, steps)`
     hears of it. One is written every `checkpoint_minutes` and where epochs end, in at most a hundredth of the
     time, or after every `checkpoint_steps`; and for SIGINT and SIGTERM, which wait for the step to end.
 
+    The folder has a log by step and epoch, a chart of it, and with `tensorboard` the same as events.
+
     Raises `UsageError` for features, splits, languages and roles that the store has not, and for an `out`
     with a finished head or the checkpoint of another fit (unless `overwrite`); `HeadError` for sides that do
-    not fit, and for a loss that is not finite.
+    not fit, and for a loss that is not finite; `MissingExtraError` for `tensorboard` without its package.
     """
     check_config(config)
+    if tensorboard:
+        check_extra()
     opened = open_store(store) if isinstance(store, str | Path) else store
-    place = pick_device(device)
+    place = pick_device(device) if world is None else world.device
+    if world is not None:
+        world.refuse_other(f"{torch.__version__} {opened.fingerprint} {config.to_json()}")
     record = head_record(opened, config)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         streamed, validation = training_data(
@@ -86,28 +100,43 @@ def fit_head(
             pin=place.type == "cuda",
             buffer_mb=buffer_mb,
             make_stream=make_stream,
+            share=None if world is None else world.share,
         )
         words = caption_numbers(opened, streamed.texts) if config.mask_duplicates else None
-        learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words)
-        identity = Identity.of(config, record, streamed.rows, streamed.texts)
-        folder = HeadFolder(Path(out), identity, overwrite=overwrite)
-        checkpoints = Checkpoints(folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps)
-        stream = pairs_on_device(streamed, place, cache_on_device)
-        with FitLog(folder.path, begun=folder.begun) as log, HeldSignals() as signals:
+        learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words, world=world)
+        folder = checkpoints = begun = None
+        if world is None or world.speaks:
+            identity = Identity.of(config, record, streamed.rows, streamed.texts)
+            folder = HeadFolder(Path(out), identity, overwrite=overwrite)
+            checkpoints = Checkpoints(
+                folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps
+            )
+            begun = folder.begun
+        stream = pairs_on_device(streamed, place, cache_on_device, epochs=config.epochs)
+        with (
+            FitLog(folder.path if folder else None, begun=begun, tensorboard=tensorboard) as log,
+            HeldSignals() as signals,
+        ):
             run = Run(learner, stream, validation, log, on_progress, checkpoints, signals)
-            if folder.begun is None:
-                checkpoints.remove()
-            else:
-                run.restore(folder.begun.snapshot())
+            standing = for_all(world, lambda: begun.snapshot() if begun else None)
+            if standing is not None:
+                run.restore(standing)
                 if on_resume is not None:
                     on_resume(learner.step, learner.steps)
+            elif checkpoints is not None:
+                checkpoints.remove()
             run.all_epochs()
-            write_curves(folder.path, epoch_steps=learner.epoch_steps)
-            weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
-            record = record.model_copy(update={"temperature": learner.kept_temperature})
-            finished = folder.finish(record, config, weights)
+            told = record.model_copy(update={"temperature": learner.kept_temperature})
+            finished = for_all(world, lambda: _finished(folder, told, config, learner))
     POOL.clear()
-    return run.result(folder.path, finished)
+    return run.result(Path(out), finished)
+
+
+def _finished(folder: HeadFolder | None, head: HeadConfig, config: FitConfig, learner: Learner) -> HeadConfig:
+    if folder is None:
+        return head
+    write_curves(folder.path, epoch_steps=learner.epoch_steps)
+    return folder.finish(head, config, {name: tensor.cpu() for name, tensor in learner.kept.items()})
 
 
 @dataclass(slots=True)
@@ -135,10 +164,10 @@ class Run:
     _seen: int = 0
     _loss: float = math.nan
     _lr: float = 0.0
-    _began: float = 0.0
+    began: float = 0.0
     _spent: float = 0.0
     _waited: float = 0.0
-    _start: float = 0.0
+    started: float = 0.0
 
     @property
     def skip(self) -> int:
@@ -149,6 +178,11 @@ class Run:
     def cached_bytes(self) -> int:
         """Bytes of tokens in the device's memory."""
         return self.stream.nbytes if isinstance(self.stream, CachedPairs) else 0
+
+    @property
+    def processes(self) -> int:
+        """How many make the steps together."""
+        return self.learner.world.size if self.learner.world else 1
 
     def rate(self, seconds: float) -> float:
         """Pictures a second so far, if it took so long."""
@@ -164,17 +198,18 @@ class Run:
             self.one_epoch(epoch)
             if epoch < learner.config.epochs and not learner.exhausted:
                 self.rest(epoch_end=True)
-        self.stop(time.perf_counter() - self._start)
+        self.stop(time.perf_counter() - self.started)
 
     def start(self) -> None:
         """The first line of the log, or a line that says from where the fit goes on."""
-        self._start = time.perf_counter() - self.seconds
+        self.started = time.perf_counter() - self.seconds
         if self.resumed_from is not None:
             self.log.write("resume", step=self.resumed_from, device=str(self.learner.device))
             return
         self.log.write(
             "start",
             device=str(self.learner.device),
+            precision=self.learner.embedding.precision,
             images=len(self.stream.rows),
             epoch_images=self.stream.epoch_rows,
             validation_images=len(self.validation.images) if self.validation else 0,
@@ -182,7 +217,13 @@ class Run:
             parameters=self.learner.parameters,
             steps=self.learner.steps,
             cached_bytes=self.cached_bytes,
+            processes=self.processes,
         )
+
+    def away(self, seconds: float) -> None:
+        """So much time has passed in which nothing was done for this fit."""
+        self.started += seconds
+        self.began += seconds
 
     def stop(self, seconds: float) -> None:
         """The last line of the log."""
@@ -200,10 +241,11 @@ class Run:
                 self._waited = waited + batches.waited
                 if self.skip:
                     self.rest()
-        spent = time.perf_counter() - self._began
+        spent = time.perf_counter() - self.began
         recall = None
-        if self.validation is not None:
-            recall = self.validation.recalls([self.learner.judged], self.learner.device)[0]
+        if (validation := self.validation) is not None:
+            learner = self.learner
+            recall = for_all(learner.world, lambda: validation.recalls([learner.judged], learner.device)[0])
         self.end(recall, spent=spent, loading=self._waited)
 
     def begin(self, epoch: int) -> None:
@@ -211,7 +253,7 @@ class Run:
         self.learner.head.train()
         if not self.skip:
             self._total, self._seen, self._spent, self._waited = 0.0, 0, 0.0, 0.0
-        self.epoch, self._began = epoch, time.perf_counter() - self._spent
+        self.epoch, self.began = epoch, time.perf_counter() - self._spent
 
     def take(self, count: int, batch: PairBatch | LargeStep) -> None:
         """One step of `count` pictures."""
@@ -229,12 +271,15 @@ class Run:
                 lr=self._lr,
             )
         if learner.step % self.stream.steps:
-            self.report(self.training_seconds + time.perf_counter() - self._began)
+            self.report(self.training_seconds + time.perf_counter() - self.began)
 
     def rest(self, *, epoch_end: bool = False) -> None:
         """Between two steps: write a checkpoint where one is due, and let a signal through."""
         checkpoints, learner = self.checkpoints, self.learner
         stopping = self.signals is not None and self.signals.waiting is not None
+        if learner.world is not None:
+            # So that all of them stop after the same step.
+            stopping = learner.world.any(stopping)
         if checkpoints is not None and (
             stopping
             or checkpoints.due(learner.step, epoch_end=epoch_end, nbytes=lambda: learner.snapshot().nbytes)
@@ -247,8 +292,8 @@ class Run:
         """Where the fit stands between two steps, with all that its learner is."""
         learner, now = self.learner.snapshot(), time.perf_counter()
         mine = {name: getattr(self, name) for name in _KEPT_NUMBERS} | {
-            "_spent": now - self._began if self.skip else 0.0,
-            "seconds": now - self._start,
+            "_spent": now - self.began if self.skip else 0.0,
+            "seconds": now - self.started,
             "log_bytes": self.log.size,
         }
         return Snapshot(tensors=learner.tensors, numbers={"learner": learner.numbers, "run": mine})
@@ -271,6 +316,7 @@ class Run:
         self.log.write(
             "epoch",
             epoch=self.epoch,
+            step=learner.step,
             loss=self.epoch_loss,
             temperature=learner.temperature,
             samples_per_second=self._seen / max(spent, 1e-9),
@@ -320,6 +366,7 @@ class Run:
             cached_bytes=self.cached_bytes,
             resumed_from=self.resumed_from,
             kept_epoch=self.learner.kept_epoch,
+            processes=self.processes,
             recall=self.learner.best,
         )
 
@@ -332,12 +379,19 @@ def steps_of(
     *,
     skip: int = 0,
 ) -> Iterator[tuple[int, PairBatch | LargeStep]]:
-    """What every step of an epoch (from 1) after the first `skip` is made of, and how many pictures."""
-    if learner.cache is None:
+    """What every step of an epoch (from 1) after the first `skip` is made of.
+
+    And of how many pictures it is, on all processes together.
+    """
+    if learner.cache is None and learner.world is None:
         yield from ((len(batch.image.rows), batch) for batch in batches)
+        return
+    counts = np.diff(stream.whole_plan(epoch - 1).after(skip).batches).tolist()
+    if learner.cache is None:
+        yield from zip(counts, batches, strict=True)
         return
     plan = stream.plan(epoch - 1).after(skip)
     each, parts = iter(batches), learner.cache.micro.counts(plan).tolist()
-    for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
-        texts = count * learner.config.captions
-        yield count, LargeStep(batches=each, count=many, pictures=count, texts=texts)
+    for count, own, many in zip(counts, np.diff(plan.batches).tolist(), parts, strict=True):
+        texts = own * learner.config.captions
+        yield count, LargeStep(batches=each, count=many, pictures=own, texts=texts)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from embedstore.heads.precision import full, wide
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -58,7 +60,8 @@ def cosine_and_map(y: Tensor, anchor: Tensor, weight: Tensor, sets: TokenSets) -
     `y (*lead, h, c)`, `anchor (b, h, c)`, `weight (r, c)`, one floating type; `lead` as in `TokenSets`. Norms
     below 1e-8 count as that. Differentiable once in all three.
     """
-    with torch.autocast(y.device.type, enabled=False):
+    with full(y.device):
+        y = wide(y)
         anchor, weight = anchor.to(y.dtype), weight.to(y.dtype)
         if not (torch.is_grad_enabled() and any(x.requires_grad for x in (y, anchor, weight))):
             # Nothing but plain operations, which other programs can take over.

@@ -96,6 +96,15 @@ class Head(nn.Module, ABC):
         `text_pooling` is 'pooled', the pooled embedding is the one token of each text.
         """
 
+    def embed_padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """As `embed_text`, of `tokens (b, l, d)` with `mask (b, l)`, True where real, at least one a text.
+
+        For graphs, which have no ragged tensors: what is exported is this one. Padding must be finite. A head
+        that does not write it anew is right, but cannot be exported.
+        """
+        offsets = functional.pad(mask.sum(dim=1).cumsum(0), (1, 0)).cpu()
+        return self.embed_text(tokens[mask], offsets)
+
     def embed_patches(
         self,
         tokens: Tensor,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from embedstore.heads.precision import full, wide
+
 MOMENTUM = 0.1
 
 
@@ -25,13 +27,20 @@ class TokenBatchNorm(nn.Module):
         self.register_buffer("running_variance", torch.ones(channels))
 
     def forward(self, x: Tensor, shares: Tensor, count: float) -> Tensor:
-        """`x (n, c)`; `shares (n,)` with sum 1: what each counts in the statistics of `count` tokens."""
+        """`x (n, c)`; `shares (n,)` with sum 1: what each counts in the statistics of `count` tokens.
+
+        In float32 or wider.
+        """
+        with full(x.device):
+            return self._normalised(wide(x), shares, count)
+
+    def _normalised(self, x: Tensor, shares: Tensor, count: float) -> Tensor:
         if not self.training:
             scale = self.weight * (self.running_variance + self.eps).rsqrt()
             return torch.addcmul(self.bias - self.running_mean * scale, x, scale)
-        mean = shares @ x
+        mean = shares.to(x.dtype) @ x
         deviation = x - mean
-        variance = shares @ deviation.square()
+        variance = shares.to(x.dtype) @ deviation.square()
         with torch.no_grad():
             self.running_mean.lerp_(mean, MOMENTUM)
             self.running_variance.lerp_(variance * (count / max(count - 1.0, 1.0)), MOMENTUM)

@@ -12,7 +12,7 @@ from embedstore.errors import HeadError
 from embedstore.heads.base import Head, Part
 from embedstore.heads.distribution import Distribution
 from embedstore.heads.image_inputs import cls_of, patch_mean, patches_of
-from embedstore.heads.segments import Runs
+from embedstore.heads.segments import Runs, masked
 from embedstore.heads.token import TokenHead
 from embedstore.heads.token_sets import TokenSets
 
@@ -112,6 +112,21 @@ class DalipHead(Head):
             return embedded(distribution, tokens, anchor, TokenSets.packed(offsets, tokens.device))
 
         return self._joint(lambda first: first.embed_text(tokens, offsets), second, self.text_second)
+
+    def embed_padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Padded `tokens (b, l, d)` with `mask (b, l)`, True where real, to unit vectors as of images."""
+
+        def second(distribution: Distribution) -> Tensor:
+            if self.text_anchor == "mean":
+                anchor = patch_mean(tokens.to(distribution.dtype), masked(mask).weights)
+            elif self.text_anchor == "first":
+                anchor = tokens[:, 0]
+            else:
+                last = (mask.sum(dim=1) - 1).view(-1, 1, 1).expand(-1, 1, tokens.shape[2])
+                anchor = tokens.gather(1, last).squeeze(1)
+            return embedded(distribution, tokens, anchor, TokenSets.masked(mask))
+
+        return self._joint(lambda first: first.embed_padded(tokens, mask), second, self.text_second)
 
     def embed_patches(
         self,

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from embedstore.documents import DinotxtOptions
 from embedstore.errors import HeadError
 from embedstore.heads.blocks import Block, log_counts_of
 from embedstore.heads.image_inputs import cls_of, patch_mean, patches_of
+from embedstore.heads.precision import unit
 from embedstore.heads.text_sides import ProjectedText
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class DinotxtHead(ProjectedText):
         """`tokens (b, t, d)`; `prefix (b, p, d)`, CLS first, or `pooled (b, d)`; to unit vectors `(b, e)`."""
         cls, patches = self._tokens(tokens, prefix, pooled, weights)
         both = torch.cat([cls, patch_mean(patches, weights)], dim=-1)
-        return functional.normalize(self.project(both), dim=-1)
+        return unit(self.project(both))
 
     def embed_patches(
         self,
@@ -83,7 +83,7 @@ class DinotxtHead(ProjectedText):
         """`normalize(W [CLS; patch])` of every patch after the blocks, `(b, t, e)`."""
         cls, patches = self._tokens(tokens, prefix, pooled, weights)
         both = torch.cat([cls.unsqueeze(1).expand_as(patches), patches], dim=-1)
-        return functional.normalize(self.project(both), dim=-1)
+        return unit(self.project(both))
 
     def _tokens(
         self, tokens: Tensor, prefix: Tensor | None, pooled: Tensor | None, weights: Tensor | None
@@ -91,8 +91,8 @@ class DinotxtHead(ProjectedText):
         """CLS `(b, d)` and the patches `(b, t, d)` after blocks and norm."""
         cls, dtype = cls_of(prefix, pooled, self.config), self.norm.weight.dtype
         registers = [] if prefix is None else [prefix[:, 1:] if self.config.image_card.has_cls else prefix]
-        first = torch.cat([cls.unsqueeze(1), *registers], dim=1)
-        x, counts = torch.cat([first.to(dtype), tokens.to(dtype)], dim=1), None
+        first = torch.cat([part.to(dtype) for part in (cls.unsqueeze(1), *registers)], dim=1)
+        x, counts = torch.cat([first, tokens.to(dtype)], dim=1), None
         if weights is not None:
             patches = patches_of(self.config) or tokens.shape[1]
             counts = log_counts_of(weights, patches, first.shape[1], dtype)

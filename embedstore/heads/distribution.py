@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from embedstore.errors import HeadError
 from embedstore.heads.anchored import cosine_and_map
 from embedstore.heads.batch_norm import TokenBatchNorm
 from embedstore.heads.dropout import dropout
+from embedstore.heads.precision import unit
 from embedstore.heads.second_order import (
     bdc_matrix,
     kspd_matrix,
@@ -79,7 +79,7 @@ class Distribution(nn.Module):
         if sets.copies is not None:
             x = x * sets.copies.to(x.dtype).sqrt()[:, :, None, None]
         embedded: Tensor = self.out(self._vector(x.transpose(1, 2), sets.count).to(self.dtype))
-        return functional.normalize(embedded, dim=-1)
+        return unit(embedded)
 
     def _reduced(self, z: Tensor, sets: TokenSets) -> Tensor:
         """Norm, ReLU and dropout of `(*lead, h, r)`; zeros where there is no token: `(b, m, h, r)`."""

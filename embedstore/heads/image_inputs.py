@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedstore.errors import HeadError
+from embedstore.heads.precision import full
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,8 @@ def patch_mean(tokens: Tensor, weights: Tensor | None) -> Tensor:
     """The mean `(b, d)` of `tokens (b, t, d)`, weighted by `weights (b, t)` where they are given."""
     if weights is None:
         return tokens.mean(dim=1)
-    return (weights.to(tokens.dtype).unsqueeze(1) @ tokens).squeeze(1)
+    with full(tokens.device):
+        return (weights.to(tokens.dtype).unsqueeze(1) @ tokens).squeeze(1)
 
 
 def patches_of(config: HeadConfig) -> int | None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from embedstore.errors import HeadError
 from embedstore.heads.buffers import POOL
@@ -39,7 +40,7 @@ class _MeanGelu(torch.autograd.Function):
             raise HeadError("a second backward pass through one graph", todo="compute the loss again")
         ctx.x = ctx.before = None
         slope = POOL.take(*before.shape, like=x)
-        g = segments.spread_mean(grad)
+        g = segments.spread_mean(grad.to(before.dtype))
         torch.ops.aten.gelu_backward.grad_input(g, before.view(g.shape), grad_input=slope.view(g.shape))
         weight_grad, bias_grad = slope.T @ x, slope.sum(0)
         POOL.give(before, slope)
@@ -50,8 +51,10 @@ def mean_gelu(x: Tensor, weight: Tensor, bias: Tensor, segments: Segments) -> Te
     """The mean of `GELU(x Wᵀ + b)` (the exact, erf one) over the tokens of each sample.
 
     `x` `(places, d)` contiguous and without gradient, `weight` `(e, d)`, `bias` `(e,)`, one floating dtype;
-    returns `(b, e)`. Differentiable once in `weight` and `bias`; a second backward pass through one graph is
-    refused, since the buffers of the first are in use again.
+    returns `(b, e)`, float32 or wider. Differentiable once in `weight` and `bias`; a second backward pass
+    through one graph is refused, since the buffers of the first are in use again.
     """
+    if torch.compiler.is_exporting():
+        return segments.mean(functional.gelu(functional.linear(x, weight, bias)))
     mean: Tensor = _MeanGelu.apply(x, weight, bias, segments)
     return mean

@@ -16,6 +16,7 @@ from torch.nn import functional
 from embedstore.heads.buffers import converted
 from embedstore.heads.dropout import drop_, dropout
 from embedstore.heads.mean_gelu import mean_gelu
+from embedstore.heads.precision import full, product_dtype
 
 if TYPE_CHECKING:
     from embedstore.documents import Projection
@@ -56,8 +57,9 @@ class TokenProjector(Projector):
         return self.dropout if self.training else 0.0
 
     def _folded(self, layer: nn.Linear, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        weight = layer.weight * (self.norm.weight * scale)
-        return weight, layer.bias + layer.weight @ self.norm.bias
+        with full(layer.weight.device):
+            weight = layer.weight * (self.norm.weight * scale)
+            return weight, layer.bias + layer.weight @ self.norm.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """`(…, d)` to `(…, e)`, with a gradient to `x` where it has one."""
@@ -71,7 +73,9 @@ class TokenProjector(Projector):
             x = functional.layer_norm(wide, wide.shape[-1:], eps=self.norm.eps)
             scale = drop_(x, self._rate)
             mean_x = segments.mean(x)
-        hidden: Tensor = self.out(mean_gelu(x, *self._folded(self.hidden, scale), segments))
+            x = x.to(product_dtype(self.hidden.weight))
+        weight, bias = (p.to(x.dtype) for p in self._folded(self.hidden, scale))
+        hidden: Tensor = self.out(mean_gelu(x, weight, bias, segments))
         return functional.linear(mean_x, *self._folded(self.linear, scale)) + hidden
 
 

@@ -12,7 +12,8 @@ from embedstore.documents import SailOptions
 from embedstore.heads.base import Head
 from embedstore.heads.dropout import dropout
 from embedstore.heads.image_inputs import cls_of, patch_mean
-from embedstore.heads.segments import Runs
+from embedstore.heads.precision import unit
+from embedstore.heads.segments import Runs, masked
 from embedstore.heads.text_sides import refuse_pooled_words
 
 if TYPE_CHECKING:
@@ -76,18 +77,23 @@ class SailHead(Head):
         """`tokens (b, t, d)`; `prefix (b, p, d)`, CLS first, or `pooled (b, w)`; to unit vectors `(b, e)`."""
         cls = cls_of(prefix, pooled, self.config).to(self._dtype)
         both = torch.cat([cls, patch_mean(tokens.to(self._dtype), weights)], dim=-1)
-        return functional.normalize(self.image(both), dim=-1)
+        return unit(self.image(both))
 
     def embed_text(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Packed `tokens (sum of l, d)`, `offsets (b+1,)` int64 on the host, to unit vectors `(b, e)`."""
         means = Runs.from_offsets(offsets, tokens.device).mean(tokens.to(self._dtype))
-        return functional.normalize(self.text(means), dim=-1)
+        return unit(self.text(means))
 
     def embed_words(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """`normalize(G_text(token))` of every token, `(sum of l, e)`, where it reads their mean."""
         refuse_pooled_words(self.config)
         Runs.from_offsets(offsets)
-        return functional.normalize(self.text(tokens), dim=-1)
+        return unit(self.text(tokens))
+
+    def embed_padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Padded `tokens (b, l, d)` with `mask (b, l)`, True where real, to unit vectors `(b, e)`."""
+        means = patch_mean(tokens.to(self._dtype), masked(mask).weights)
+        return unit(self.text(means))
 
     def embed_patches(
         self,
@@ -99,4 +105,4 @@ class SailHead(Head):
         """`normalize(G_image([CLS; patch]))` of every patch, `(b, t, e)`."""
         cls = cls_of(prefix, pooled, self.config).to(self._dtype).unsqueeze(1)
         both = torch.cat([cls.expand(-1, tokens.shape[1], -1), tokens.to(self._dtype)], dim=-1)
-        return functional.normalize(self.image(both), dim=-1)
+        return unit(self.image(both))

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from embedstore.errors import HeadError
+from embedstore.heads.precision import wide
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 BDC_EPS = 1e-5
 KSPD_EPS = 1e-3
-
-
-def wide(x: Tensor) -> Tensor:
-    """`x` in float32 or its own wider type."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def squared_distances(x: Tensor) -> Tensor:
@@ -116,6 +114,12 @@ def symmetric_log(a: Tensor) -> Tensor:
     The gradient is exact and finite for repeated eigenvalues, unlike that through the eigenvectors.
     Eigenvalues that rounding brought below half of `KSPD_EPS` are lifted to it.
     """
+    if torch.compiler.is_exporting():
+        raise HeadError(
+            "the second order 'kspd' cannot be exported",
+            found="the logarithm of a matrix, from its eigenvalues",
+            allowed="second: mbdc, bdc, mp",
+        )
     with torch.autocast(a.device.type, enabled=False):
         found: Tensor = _SymmetricLog.apply(wide(a), KSPD_EPS / 2)
     return found
@@ -124,5 +128,5 @@ def symmetric_log(a: Tensor) -> Tensor:
 def upper_triangle(a: Tensor) -> Tensor:
     """Diagonal and what is above it, row by row: `(…, r, r)` to `(…, r(r+1)/2)`."""
     r = a.shape[-1]
-    places = torch.arange(r, device=a.device)
-    return a[..., places.unsqueeze(1) <= places]
+    rows, columns = torch.triu_indices(r, r, device=a.device)
+    return a.flatten(-2).index_select(-1, rows * r + columns)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 
 from embedstore.errors import HeadError
+from embedstore.heads.precision import full, wide
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,10 +31,12 @@ class Grid:
         return self.b * self.t
 
     def mean(self, x: Tensor) -> Tensor:
-        """`(b·t, k)` to the means of each sample `(b, k)`."""
+        """`(b·t, k)` to the means of each sample `(b, k)`, float32 or wider."""
         if self.weights is not None:
-            return torch.bmm(self.weights.to(x.dtype).unsqueeze(1), x.view(self.b, self.t, -1)).squeeze(1)
-        return x.view(self.b, self.t, -1).mean(dim=1)
+            with full(x.device):
+                x = wide(x)
+                return torch.bmm(self.weights.to(x.dtype).unsqueeze(1), x.view(self.b, self.t, -1)).squeeze(1)
+        return x.view(self.b, self.t, -1).mean(dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
 
     def max(self, x: Tensor) -> Tensor:
         """`(b·t, k)` to the largest of each sample and channel `(b, k)`, tokens of weight 0 left out."""
@@ -70,12 +73,12 @@ class Runs:
         return cls(lengths.to(device) if device is not None else lengths, int(offsets[-1]))
 
     def mean(self, x: Tensor) -> Tensor:
-        """`(sum of lengths, k)` to the means of each sample `(b, k)`."""
-        return torch.segment_reduce(x, "mean", lengths=self.lengths, axis=0)
+        """`(sum of lengths, k)` to the means of each sample `(b, k)`, float32 or wider."""
+        return torch.segment_reduce(wide(x), "mean", lengths=self.lengths, axis=0)
 
     def max(self, x: Tensor) -> Tensor:
-        """`(sum of lengths, k)` to the largest of each sample and channel `(b, k)`."""
-        return torch.segment_reduce(x, "max", lengths=self.lengths, axis=0)
+        """`(sum of lengths, k)` to the largest of each sample and channel `(b, k)`, float32 or wider."""
+        return torch.segment_reduce(wide(x), "max", lengths=self.lengths, axis=0)
 
     def spread_mean(self, g: Tensor) -> Tensor:
         """Gradient `(b, k)` of `mean`'s result to that of its input, `(sum of lengths, k)`."""
@@ -83,6 +86,12 @@ class Runs:
 
 
 Segments: TypeAlias = Grid | Runs
+
+
+def masked(mask: Tensor) -> Grid:
+    """The grid of padded tokens `(b, l, d)` with `mask (b, l)`: equal shares where it is True, else none."""
+    weights = mask.float()
+    return Grid(mask.shape[0], mask.shape[1], weights / weights.sum(dim=1, keepdim=True))
 
 
 def pack(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Runs]:

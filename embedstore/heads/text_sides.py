@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from embedstore.errors import HeadError
 from embedstore.heads.base import Head
+from embedstore.heads.precision import unit
 from embedstore.heads.projectors import projector
-from embedstore.heads.segments import Runs
+from embedstore.heads.segments import Runs, masked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedstore.documents import HeadConfig
     from embedstore.heads.projectors import Projector
+    from embedstore.heads.segments import Segments
 
 
 class ProjectedText(Head):
@@ -40,15 +41,21 @@ class ProjectedText(Head):
 
     def embed_text(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """Packed `tokens (sum of l, d)`, `offsets (b+1,)` int64 on the host, to unit vectors `(b, e)`."""
-        runs = Runs.from_offsets(offsets, tokens.device)
-        return functional.normalize(self.text_global(self.text_token.mean(tokens, runs)), dim=-1)
+        return self._projected(tokens, Runs.from_offsets(offsets, tokens.device))
+
+    def embed_padded(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Padded `tokens (b, l, d)` with `mask (b, l)`, True where real, to unit vectors `(b, e)`."""
+        return self._projected(tokens.flatten(0, 1), masked(mask))
+
+    def _projected(self, tokens: Tensor, segments: Segments) -> Tensor:
+        return unit(self.text_global(self.text_token.mean(tokens, segments)))
 
     def embed_words(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         """`normalize(P_global(P_token(token)))` of every token, `(sum of l, e)`."""
         refuse_pooled_words(self.config)
         Runs.from_offsets(offsets)
         projected: Tensor = self.text_token(tokens.to(self._text_dtype))
-        return functional.normalize(self.text_global(projected), dim=-1)
+        return unit(self.text_global(projected))
 
     @property
     def _text_dtype(self) -> torch.dtype:

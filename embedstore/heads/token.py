@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.nn import functional
-
 from embedstore.errors import HeadError
 from embedstore.heads.base import Head
 from embedstore.heads.image_inputs import cls_of
+from embedstore.heads.precision import unit
 from embedstore.heads.projectors import projector
 from embedstore.heads.segments import Grid
 from embedstore.heads.text_sides import ProjectedText, refuse_other_width
@@ -59,7 +58,7 @@ class TokenHead(ProjectedText):
             parts.append(self._local(tokens, weights))
         if self.config.image_cls != "identity":
             parts.append(self._cls(prefix, pooled))
-        return functional.normalize(sum(parts[1:], parts[0]), dim=-1)
+        return unit(sum(parts[1:], parts[0]))
 
     def embed_patches(
         self,
@@ -76,7 +75,7 @@ class TokenHead(ProjectedText):
         local: Tensor = self.image_local(tokens.to(self.image_local.dtype))
         if self.config.image_cls != "identity":
             local = local + self._cls(prefix, pooled).unsqueeze(1)
-        return functional.normalize(local, dim=-1)
+        return unit(local)
 
     def _local(self, tokens: Tensor, weights: Tensor | None) -> Tensor:
         grid = Grid(tokens.shape[0], tokens.shape[1], weights)

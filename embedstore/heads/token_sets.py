@@ -37,10 +37,14 @@ class TokenSets:
         """Of `tokens (b, t, d)`; shares `(b, t)` of a picture that the encoder cut into so many patches."""
         b, m = tokens.shape[:2]
         whole = m if shares is None else patches or m
-        count = torch.full((b,), float(whole), device=tokens.device)
-        return cls(
-            b=b, m=m, count=count, total=float(b * whole), copies=None if shares is None else shares * whole
-        )
+        count = torch.full((b,), whole, dtype=torch.float32, device=tokens.device)
+        return cls(b=b, m=m, count=count, total=b * whole, copies=None if shares is None else shares * whole)
+
+    @classmethod
+    def masked(cls, mask: Tensor) -> TokenSets:
+        """Of padded tokens `(b, l, d)` with `mask (b, l)`, True where there is one."""
+        b, m = mask.shape
+        return cls(b=b, m=m, count=mask.sum(dim=1).float(), total=b * m, copies=mask.float())
 
     @classmethod
     def packed(cls, offsets: Tensor, device: torch.device) -> TokenSets:

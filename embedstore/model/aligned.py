@@ -33,8 +33,13 @@ def load(
     text_encoder: str | None = None,
     encoders: Sides = "both",
     device: str = "auto",
+    revision: str | None = None,
+    offline: bool = False,
 ) -> AlignedModel:
     """The model of a head's folder, ready to encode pictures and texts.
+
+    `place` is a folder, or `user/name` on the hub at a `revision`; a folder `user` here comes first, and
+    `hf:user/name` always means the hub. With `offline` the hub's cache alone is read.
 
     The two frozen encoders are those of the head's cards: from `image_encoder` and `text_encoder` (specs),
     else remembered on this machine, else by the model's public name; each is checked against its card.
@@ -44,7 +49,7 @@ def load(
     if encoders not in ("both", "image", "text"):
         raise UsageError("which encoders?", found=encoders, allowed="both, image, text")
     chosen = pick_device(device)
-    head = load_head(place, device=chosen)
+    head = load_head(place, device=chosen, revision=revision, offline=offline)
 
     def attached(side: Sides, card: EncoderCard, spec: str | None) -> Any:
         # A head that learnt from augmented views is for the pictures themselves.

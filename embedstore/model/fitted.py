@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,12 +13,14 @@ from safetensors.torch import load
 from embedstore.documents import EncoderCard, HeadConfig, load_document
 from embedstore.errors import HeadError
 from embedstore.heads.base import build_head
+from embedstore.model.hub import head_folder
 from embedstore.policies import parse_policy
 from embedstore.store.shrink import shrink_tokens
 from embedstore.stream.embed import embed_images, embed_texts
 
 if TYPE_CHECKING:
     from os import PathLike
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -114,13 +115,19 @@ class FittedHead:
         return self.module.embed_text(tokens[mask].to(self.device), offsets)
 
 
-def load_head(folder: str | PathLike[str], *, device: torch.device | str = "cpu") -> FittedHead:
-    """Open the folder that a fit left.
+def load_head(
+    folder: str | PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    revision: str | None = None,
+    offline: bool = False,
+) -> FittedHead:
+    """Open the folder that a fit left, or what the hub has as `user/name`; see `embedstore.model.hub`.
 
     `HeadError` where there is no finished head, where the weights are not those that the record names, and
     where they do not fit the configuration.
     """
-    path, place = Path(folder), torch.device(device)
+    path, place = head_folder(folder, revision=revision, offline=offline), torch.device(device)
     if not (path / CONFIG).is_file():
         raise HeadError(
             "no finished head here", where=path, allowed=f"a folder with {CONFIG}", todo="embedstore fit ..."

@@ -67,6 +67,18 @@ class HeadContract:
             alone = head.embed_text(own, torch.tensor([0, len(own)]))
             torch.testing.assert_close(alone[0], together[i], rtol=1e-4, atol=1e-5)
 
+    def test_padded_texts_are_embedded_as_packed_ones(self, config: HeadConfig) -> None:
+        """Whatever stands in the padding."""
+        head = build_head(config).eval()
+        _, _, words = _tokens(config)
+        lengths = OFFSETS.diff()
+        mask = torch.arange(6) < lengths.unsqueeze(1)
+        padded = torch.full((4, 6, words.shape[1]), 30.0)
+        padded[mask] = words
+        torch.testing.assert_close(
+            head.embed_padded(padded, mask), head.embed_text(words, OFFSETS), rtol=1e-4, atol=1e-5
+        )
+
     def test_a_picture_is_embedded_by_itself(self, config: HeadConfig) -> None:
         """At test time the other pictures of a batch do not change an embedding."""
         head = build_head(config).eval()

@@ -8,6 +8,7 @@ from embedstore_cli.commands.fit import fit
 
 OF_THE_COMMAND = {
     "store", "out", "config", "sweep", "device", "overwrite", "json",
+    "checkpoint_minutes", "checkpoint_steps", "tensorboard",
     # How tokens come, which changes no result.
     "buffer_mb", "cache_on_device",
 }  # fmt: skip

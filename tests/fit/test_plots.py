@@ -7,7 +7,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from embedstore.fit.plots import sweep_chart
+from embedstore.fit.files import FitLog
+from embedstore.fit.plots import sweep_chart, write_curves
 from embedstore.fit.svg import Line, Panel, _number, _ticks, chart
 from embedstore.fit.sweep_report import SweepMember
 
@@ -93,3 +94,18 @@ def test_without_a_validation_the_loss_is_shown_and_without_heads_nothing():
         sweep_chart([member("a", {"lr": 1.0}), member("b", {"lr": 2.0})], title="s")
     )
     assert "nothing to show" in words(sweep_chart([member("a", {}, status="failed")], title="s"))
+
+
+def test_a_fits_chart_marks_the_kept_epoch(tmp_path):
+    with FitLog(tmp_path) as log:
+        for epoch in (1, 2):
+            for step in (2 * epoch - 1, 2 * epoch):
+                log.write("step", epoch=epoch, step=step, loss=5.0 / step, temperature=0.07)
+            recall = {"text_to_image": 0.1 * epoch, "image_to_text": 0.2}
+            log.write("epoch", epoch=epoch, loss=4.0 / epoch, temperature=0.07, **{"recall@1": recall})
+        log.write("end", kept_epoch=1)
+    write_curves(tmp_path, epoch_steps=2)
+    svg = (tmp_path / "fit.svg").read_text()
+    assert "validation recall@1, % (kept: epoch 1)" in words(svg)
+    assert {"training loss", "temperature", "text to image", "image to text"} <= set(words(svg))
+    assert svg.count("<circle") == 2

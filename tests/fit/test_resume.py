@@ -119,7 +119,7 @@ def test_a_fit_goes_on_where_it_was_and_accounts_for_all_of_it(store, whole, tmp
     assert heard[0] == (6, 15)
     assert [p.step for p in heard[1:]] == list(range(7, 16))
     assert same_head(out, whole.out)
-    assert {p.name for p in out.iterdir()} == {*FILES, "log.jsonl"}
+    assert {p.name for p in out.iterdir()} == {*FILES, "log.jsonl", "fit.svg"}
     assert (found.resumed_from, whole.resumed_from) == (6, None)
     assert (found.loss, found.recall, found.kept_epoch) == (whole.loss, whole.recall, whole.kept_epoch)
     assert (found.epochs, found.steps) == (3, 15)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from embedstore_cli.commands.curate import collect, prototypes
+from embedstore_cli.commands.curate import algebra, collect, prototypes, score, subsets
 
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
@@ -19,3 +19,11 @@ def curate() -> None:
 
 app.command("prototypes")(prototypes.prototypes)
 app.command("collect")(collect.collect)
+app.command("union")(algebra.union)
+app.command("intersect")(algebra.intersect)
+app.command("subtract")(algebra.subtract)
+app.command("sample")(algebra.sample)
+app.command("ids")(algebra.ids)
+app.command("score")(score.score)
+app.command("show")(subsets.show)
+app.command("list")(subsets.list_)
