@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES: dict[str, str] = {}
-__all__: list[str] = []
+_MODULES = {"dedup_store": "dedup", "find_leaks": "leaks"}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import typer
 
+from embedstore_cli.commands.curate.dedup import dedup
+from embedstore_cli.commands.curate.leaks import leaks
+
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
     no_args_is_help=True,
@@ -13,3 +16,7 @@ app = typer.Typer(
 @app.callback()
 def curate() -> None:
     """Choose rows of a store as named subsets, with the reason for each; nothing is copied."""
+
+
+app.command()(dedup)
+app.command()(leaks)
