@@ -5,8 +5,17 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES = {"dedup_store": "dedup", "find_leaks": "leaks"}
-__all__ = list(_MODULES)
+_MODULES: dict[str, str] = {
+    "combine_subsets": "algebra",
+    "dedup_store": "dedup",
+    "describe_subset": "overview",
+    "find_leaks": "leaks",
+    "list_subset": "listing",
+    "sample_rows": "algebra",
+    "score_rows": "score",
+    "subset_of_ids": "ids",
+}
+__all__: list[str] = []
 
 
 def __getattr__(name: str) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from embedstore_cli.commands.curate.dedup import dedup
-from embedstore_cli.commands.curate.leaks import leaks
+from embedstore_cli.commands.curate import algebra, dedup, leaks, score, subsets
 
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
@@ -18,5 +17,13 @@ def curate() -> None:
     """Choose rows of a store as named subsets, with the reason for each; nothing is copied."""
 
 
-app.command()(dedup)
-app.command()(leaks)
+app.command("union")(algebra.union)
+app.command("intersect")(algebra.intersect)
+app.command("subtract")(algebra.subtract)
+app.command("sample")(algebra.sample)
+app.command("ids")(algebra.ids)
+app.command("dedup")(dedup.dedup)
+app.command("leaks")(leaks.leaks)
+app.command("score")(score.score)
+app.command("show")(subsets.show)
+app.command("list")(subsets.list_)
