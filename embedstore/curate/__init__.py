@@ -6,9 +6,11 @@ import importlib
 from typing import Any
 
 _MODULES: dict[str, str] = {
+    "balance_rows": "balance",
     "combine_subsets": "algebra",
     "describe_subset": "overview",
     "list_subset": "listing",
+    "mix_rows": "mixing",
     "sample_rows": "algebra",
     "score_rows": "score",
     "subset_of_ids": "ids",

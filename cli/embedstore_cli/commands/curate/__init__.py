@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from embedstore_cli.commands.curate import algebra, score, subsets
+from embedstore_cli.commands.curate import algebra, balance, mix, score, subsets
 
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
@@ -23,5 +23,7 @@ app.command("subtract")(algebra.subtract)
 app.command("sample")(algebra.sample)
 app.command("ids")(algebra.ids)
 app.command("score")(score.score)
+app.command("balance")(balance.balance)
+app.command("mix")(mix.mix)
 app.command("show")(subsets.show)
 app.command("list")(subsets.list_)
