@@ -43,6 +43,9 @@ PUBLIC = {
     "open_store",
     "search_store",
     "verify_store",
+    "export_onnx",
+    "load_clip",
+    "push_head",
 }
 
 
