@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedstore.curate.algebra import combine_subsets, sample_rows
+    from embedstore.curate.balance import balance_rows
     from embedstore.curate.collect import Collected, collect_rows
+    from embedstore.curate.dedup import dedup_store
     from embedstore.curate.ids import subset_of_ids
+    from embedstore.curate.leaks import find_leaks
     from embedstore.curate.listing import list_subset
+    from embedstore.curate.mixing import mix_rows
     from embedstore.curate.overview import describe_subset
     from embedstore.curate.prototypes import (
         Prototypes,
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Collected": "collect",
     "Prototypes": "prototypes",
+    "balance_rows": "balance",
     "collect_rows": "collect",
     "combine_subsets": "algebra",
     "dedup_store": "dedup",
@@ -29,6 +34,7 @@ _MODULES = {
     "find_leaks": "leaks",
     "list_subset": "listing",
     "load_prototypes": "prototypes",
+    "mix_rows": "mixing",
     "prototypes_of_images": "prototypes",
     "prototypes_of_texts": "prototypes",
     "sample_rows": "algebra",
@@ -38,11 +44,15 @@ _MODULES = {
 __all__ = [
     "Collected",
     "Prototypes",
+    "balance_rows",
     "collect_rows",
     "combine_subsets",
+    "dedup_store",
     "describe_subset",
+    "find_leaks",
     "list_subset",
     "load_prototypes",
+    "mix_rows",
     "prototypes_of_images",
     "prototypes_of_texts",
     "sample_rows",

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from embedstore_cli.commands.curate import algebra, collect, dedup, leaks, prototypes, score, subsets
+from embedstore_cli.commands.curate import (
+    algebra,
+    balance,
+    collect,
+    dedup,
+    leaks,
+    mix,
+    prototypes,
+    score,
+    subsets,
+)
 
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
@@ -27,5 +37,7 @@ app.command("ids")(algebra.ids)
 app.command("dedup")(dedup.dedup)
 app.command("leaks")(leaks.leaks)
 app.command("score")(score.score)
+app.command("balance")(balance.balance)
+app.command("mix")(mix.mix)
 app.command("show")(subsets.show)
 app.command("list")(subsets.list_)
