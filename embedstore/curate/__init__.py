@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_MODULES: dict[str, str] = {}
-__all__: list[str] = []
+_MODULES: dict[str, str] = {
+    "pairs_svg": "pair_plot",
+    "rank_pairs": "pairs",
+}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

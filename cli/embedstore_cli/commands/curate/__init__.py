@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from embedstore_cli.commands.curate import pairs
+
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
     no_args_is_help=True,
@@ -13,3 +15,6 @@ app = typer.Typer(
 @app.callback()
 def curate() -> None:
     """Choose rows of a store as named subsets, with the reason for each; nothing is copied."""
+
+
+app.command("pairs")(pairs.pairs)
