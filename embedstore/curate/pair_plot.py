@@ -16,23 +16,25 @@ _TITLES: dict[PairMeasure, str] = {
     "rbf": "RBF CKA",
     "knn": "mutual k-NN",
 }
-_CELL_W, _CELL_H, _LETTER, _GAP, _TOP, _LONGEST = 66, 38, 6.9, 28, 74, 28
+_CELL_W, _CELL_H, _LETTER, _GAP, _TOP, _LONGEST, _TITLE = 66, 38, 6.9, 28, 74, 28, 120
 # From paper white to the blue of the other charts: lightness falls evenly, so it also reads in grey.
 _LIGHT, _DARK = (240, 246, 252), (8, 64, 122)
+# Where white and dark figures are equally easy to read.
+_WHITE_ON = 0.65
 
 
 def pairs_svg(report: PairsReport) -> str:
-    """Image features down, text features across; the first pair of the order is framed in every panel.
+    """Image features down, text features across, best first; the first pair of the order is framed.
 
     Colours go from 0 to the largest value of their own panel.
     """
-    images = sorted({pair.image for pair in report.pairs})
-    texts = sorted({pair.text for pair in report.pairs})
+    images = list(dict.fromkeys(pair.image for pair in report.pairs))
+    texts = list(dict.fromkeys(pair.text for pair in report.pairs))
     left = 24 + min(_LONGEST, max(map(len, images))) * _LETTER
     lean = max(map(len, texts)) * _LETTER > _CELL_W - 4
     below = 22 + (0.5 * min(_LONGEST, max(map(len, texts))) * _LETTER if lean else 0)
     extra = 0.87 * max(0, min(_LONGEST, len(texts[-1])) * _LETTER - _CELL_W / 2) if lean else 0
-    across = len(texts) * _CELL_W
+    across = max(len(texts) * _CELL_W, _TITLE)
     shown: list[PairMeasure] = list(dict.fromkeys([report.by, "linear", "rbf", "knn"]))
     width = max(left + len(shown) * (across + _GAP) + extra, 560)
     height = _TOP + len(images) * _CELL_H + below + 14
@@ -82,7 +84,7 @@ def _cell(pair: PairFigures, value: float, share: float, place: tuple[float, flo
     """One square with its figure; `share` of the darkest."""
     share = min(1.0, max(0.0, share))
     colour = "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in zip(_LIGHT, _DARK, strict=True))
-    ink = "#ffffff" if share > 0.5 else "#1b1f24"
+    ink = "#ffffff" if share > _WHITE_ON else "#1b1f24"
     x, y = place
     words = f"{pair.image} and {pair.text}: {value:.3f}"
     return (
