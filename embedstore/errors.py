@@ -19,7 +19,8 @@ EmbedstoreError
 ├── HubError                a model hub that cannot be reached, or that refuses
 ├── HeadError               a head that does not fit its features or its config
 ├── TooManyFailedError      more rows quarantined than `--max-failed` allows
-└── EngineError             workers of a run that die, or that cannot be had
+├── EngineError             workers of a run that die, or that cannot be had
+└── ToldError               what another process of the run has told already
 """
 
 from __future__ import annotations
@@ -126,3 +127,7 @@ class TooManyFailedError(EmbedstoreError):
 
 class EngineError(EmbedstoreError):
     """Workers of a run die, or cannot be had; the store is as valid as before."""
+
+
+class ToldError(EmbedstoreError):
+    """Another process of the run has told what went wrong: this one ends without a word."""

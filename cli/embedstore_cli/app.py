@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from embedstore import __version__
-from embedstore.errors import EmbedstoreError, UsageError
+from embedstore.errors import EmbedstoreError, ToldError, UsageError
 from embedstore_cli.commands import (
     apply,
     bench,
@@ -98,6 +98,12 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _told(error: EmbedstoreError) -> int:
+    if not isinstance(error, ToldError):
+        fail(str(error))
+    return USAGE if isinstance(error, UsageError) else FAILED
+
+
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 usage, 130 interrupted."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -109,8 +115,7 @@ def main() -> None:
     except EmbedstoreError as error:
         if os.environ.get("EMBEDSTORE_DEBUG"):
             raise
-        fail(str(error))
-        code = USAGE if isinstance(error, UsageError) else FAILED
+        code = _told(error)
     except OSError as error:
         if os.environ.get("EMBEDSTORE_DEBUG"):
             raise

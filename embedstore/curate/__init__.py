@@ -6,8 +6,14 @@ import importlib
 from typing import Any
 
 _MODULES: dict[str, str] = {
+    "combine_subsets": "algebra",
+    "describe_subset": "overview",
+    "list_subset": "listing",
     "pairs_svg": "pair_plot",
     "rank_pairs": "pairs",
+    "sample_rows": "algebra",
+    "score_rows": "score",
+    "subset_of_ids": "ids",
 }
 __all__ = list(_MODULES)
 

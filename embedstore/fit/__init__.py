@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from embedstore.fit.sweep import fit_sweep
     from embedstore.fit.sweep_report import SweepProgress, SweepResult
     from embedstore.fit.trainer import fit_head
+    from embedstore.fit.world import World, torchrun_world
 
 _MODULES = {
     "FitProgress": "report",
@@ -20,10 +21,12 @@ _MODULES = {
     "Member": "grid",
     "SweepProgress": "sweep_report",
     "SweepResult": "sweep_report",
+    "World": "world",
     "fit_config": "config",
     "fit_head": "trainer",
     "fit_sweep": "sweep",
     "read_sweep": "grid",
+    "torchrun_world": "world",
     "unfinished": "checkpoint",
 }
 __all__ = [
@@ -32,10 +35,12 @@ __all__ = [
     "Member",
     "SweepProgress",
     "SweepResult",
+    "World",
     "fit_config",
     "fit_head",
     "fit_sweep",
     "read_sweep",
+    "torchrun_world",
     "unfinished",
 ]
 

@@ -22,6 +22,8 @@ from embedstore.heads.precision import full, wide
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from embedstore.fit.world import World
+
 
 class _Enough(Exception):  # noqa: N818 - no error: the rest of a forward pass is not needed
     """A forward pass has reached the layer that it was run for."""
@@ -90,8 +92,13 @@ class _SplitNorm:
         wide, weight = x.double(), shares.double()
         mean = weight @ wide
         squares = weight @ (wide - mean).square() * count
+        if self.centre is None:
+            self.mean = mean.to(x.dtype)
+        self._include(count, mean, squares)
+
+    def _include(self, count: float, mean: Tensor, squares: Tensor) -> None:
         if self.centre is None or self.squares is None:
-            self.centre, self.squares, self.count, self.mean = mean, squares, count, mean.to(x.dtype)
+            self.centre, self.squares, self.count = mean, squares, count
             return
         whole, apart = self.count + count, mean - self.centre
         self.centre = self.centre + apart * (count / whole)
@@ -99,38 +106,41 @@ class _SplitNorm:
         self.count = whole
 
     @torch.no_grad()
-    def measured(self, wave: int) -> None:
+    def measured(self, wave: int, world: World | None) -> None:
         """Take what the pass has seen as the batch's; the running averages learn of it as ever."""
         if self.centre is None or self.squares is None:
             return
-        if self.count < 2:
-            raise HeadError("batch normalisation needs more than one value a channel", where="batch_size")
+        if world is not None:
+            self._join(world, self.centre, self.squares)
+        refuse_single(self.count)
         like, self.wave = self.mean.dtype, wave
         self.mean = self.centre.to(like).requires_grad_()
         self.var = (self.squares / self.count).to(like).requires_grad_()
-        self._let_know(self.centre, self.squares / (self.count - 1))
+        let_know(self.layer, self.centre, self.squares / (self.count - 1))
 
-    def _let_know(self, mean: Tensor, unbiased: Tensor) -> None:
-        layer = self.layer
-        running = layer.running_var if isinstance(layer, _BatchNorm) else layer.running_variance
-        if layer.running_mean is None or running is None:
-            return
-        share = getattr(layer, "momentum", 0.1)
-        if isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None:
-            layer.num_batches_tracked += 1
-            share = 1 / float(layer.num_batches_tracked) if share is None else share
-        layer.running_mean.lerp_(mean.to(layer.running_mean), share)
-        running.lerp_(unbiased.to(running), share)
+    def _join(self, world: World, centre: Tensor, squares: Tensor) -> None:
+        """What all processes have measured, in the order of their ranks."""
+        own = torch.stack([torch.full_like(centre, self.count), centre, squares])
+        self.centre = self.squares = None
+        for count, mean, apart in world.parts(own).unbind():
+            self._include(float(count[0]), mean, apart)
+
+    def gathered_gradients(self, world: World) -> None:
+        """Sum what the mean and the variance have collected over all processes."""
+        both = torch.stack([_grad(self.mean), _grad(self.var)])
+        world.total(both)
+        self.mean.grad, self.var.grad = both.unbind()
 
 
 class SplitStatistics:
     """The batch normalisations of a module while each batch comes in parts.
 
     Each layer is used once, for pictures or for texts. `waves`: passes that measure them all, at most; as
-    many carry gradients.
+    many carry gradients. Processes of a `world` have the parts of one batch.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, world: World | None = None) -> None:
+        self._world = world
         self._norms = [_SplitNorm(m) for m in module.modules() if normalises_by_batch(m)]
         self.waves = len(self._norms)
 
@@ -150,7 +160,7 @@ class SplitStatistics:
         """A pass over the batch has ended; the layers that it reached first are measured."""
         for norm in self._norms:
             if norm.wave < 0:
-                norm.measured(wave)
+                norm.measured(wave, self._world)
 
     @contextmanager
     def carrying(self, wave: int) -> Iterator[None]:
@@ -158,6 +168,8 @@ class SplitStatistics:
         found = [norm for norm in self._norms if norm.wave == wave]
         for norm in found:
             norm.carrying = True
+            if self._world is not None:
+                norm.gathered_gradients(self._world)
         try:
             yield
         finally:
@@ -178,6 +190,26 @@ class SplitStatistics:
                 norm.carried = None
             return True
         return False
+
+
+def refuse_single(count: float) -> None:
+    """`HeadError` for a batch whose variance nobody knows."""
+    if count < 2:
+        raise HeadError("batch normalisation needs more than one value a channel", where="batch_size")
+
+
+@torch.no_grad()
+def let_know(layer: Any, mean: Tensor, unbiased: Tensor) -> None:
+    """Take a batch's mean and unbiased variance into the running ones of a layer, as it would itself."""
+    running = layer.running_var if isinstance(layer, _BatchNorm) else layer.running_variance
+    if layer.running_mean is None or running is None:
+        return
+    share = getattr(layer, "momentum", 0.1)
+    if isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked += 1
+        share = 1 / float(layer.num_batches_tracked) if share is None else share
+    layer.running_mean.lerp_(mean.to(layer.running_mean), share)
+    running.lerp_(unbiased.to(running), share)
 
 
 def _grad(leaf: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from embedstore.heads.base import Head
     from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Feature, Store
+    from embedstore.stream.share import Share
 
 _AT_ONCE = 65536
 
@@ -123,10 +124,12 @@ def training_data(
     pin: bool = False,
     buffer_mb: float = BUFFER_MB,
     make_stream: Callable[..., PairStream] = PairStream,
+    share: Share | None = None,
 ) -> tuple[PairStream, Validation | None]:
     """The stream to learn from and, where the configuration names one, what chooses the checkpoint.
 
-    `pooled_texts`: read the pooled embedding of each text in place of its tokens.
+    `pooled_texts`: read the pooled embedding of each text in place of its tokens. `share`: this process's
+    part of the batches to learn from.
     """
 
     def stream(rows: IntArray, make: Callable[..., PairStream] = PairStream, **more: Any) -> PairStream:
@@ -149,7 +152,7 @@ def training_data(
     chosen = training_rows(store, config)
     rows, texts, mix = chosen.images, chosen.texts, chosen.mix
     # Of rows that were chosen alone: what stands in for `PairStream` need not know of choices.
-    own = {k: v for k, v in {"texts": texts, "mix": mix}.items() if v is not None}
+    own = {k: v for k, v in {"texts": texts, "mix": mix, "share": share}.items() if v is not None}
     if config.val_split is not None:
         chosen_on = stream(split_rows(store, config.val_split))
         return stream(rows, make_stream, **own), Validation.build(chosen_on)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from safetensors.torch import save
@@ -18,8 +19,6 @@ from embedstore.model import CONFIG, WEIGHTS
 from embedstore.store import files, layout
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor
 
     from embedstore.fit.checkpoint import Identity, Unfinished
@@ -102,18 +101,24 @@ class FitLog:
     """One JSON document a line, readable while the fit runs; the log of an earlier run is replaced.
 
     Of a run that has `begun` stays what was there at its checkpoint. `tensorboard`: the same figures as
-    events beside it. `UsageError` while another process writes to it.
+    events beside it. Without a folder what is written goes nowhere: of several processes one logs.
+    `UsageError` while another process writes to it.
     """
 
-    def __init__(self, folder: Path, *, begun: Unfinished | None = None, tensorboard: bool = False) -> None:
-        self._file = (folder / LOG).open("a", encoding="utf-8")
+    def __init__(
+        self, folder: Path | None, *, begun: Unfinished | None = None, tensorboard: bool = False
+    ) -> None:
+        place = Path(os.devnull) if folder is None else folder / LOG
+        self._file = place.open("a", encoding="utf-8")
+        self._events: Events | None = None
+        if folder is None:
+            return
         try:
             _lock(self._file.fileno(), folder)
         except BaseException:
             self._file.close()
             raise
         self._file.truncate(0 if begun is None else min(begun.log_bytes, self.size))
-        self._events: Events | None = None
         if tensorboard:
             self._events = Events(folder, after=None if begun is None else begun.step)
 

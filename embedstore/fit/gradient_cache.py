@@ -19,23 +19,19 @@ import torch
 
 from embedstore.fit.batch_statistics import SplitStatistics
 from embedstore.fit.embedding import Embedding
-from embedstore.fit.randomness import generators, seed_generators
-from embedstore.heads.keyed import by_sample
+from embedstore.fit.row_keys import RowKeys
 from embedstore.losses.base import Pairing
-from embedstore.stream.choice import counter_random
 from embedstore.stream.micro import Micro
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
+    from embedstore.fit.world import World
     from embedstore.heads.base import Head
     from embedstore.shapes import IntArray
     from embedstore.stream.pairs import PairBatch
-
-_TEXTS = 1 << 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +56,7 @@ class GradientCache:
 
     Dropout is drawn by row, from (`seed`, epoch, row), so that it is the same in every pass and for every
     size of a micro-batch; a head with other randomness gets torch's generator in the same state in each pass.
+    Processes of a `world` have a part of each step each, and the gradient that comes through it.
     """
 
     def __init__(
@@ -70,11 +67,11 @@ class GradientCache:
         seed: int,
         device: torch.device,
         embedding: Embedding | None = None,
+        world: World | None = None,
     ) -> None:
         self._embedding = embedding or Embedding(head, precision="float32", device=device)
-        self._seed, self._device = seed, device
-        self._generators = generators(device)
-        self._norms = SplitStatistics(head)
+        self._keys, self._device = RowKeys(seed, device), device
+        self._norms = SplitStatistics(head, world)
         self.micro = Micro(rows=rows, passes=2 + 2 * self._norms.waves)
 
     def backward(
@@ -141,19 +138,13 @@ class GradientCache:
 
     def _image(self, batch: PairBatch, epoch: int) -> Tensor:
         image = batch.image
-        lengths = torch.full((len(image.rows),), max(1, image.tokens.shape[1]))
-        with self._by_row(image.rows, epoch, lengths):
+        with self._keys.image(image, epoch):
             return self._embedding.image(image)
 
     def _text(self, batch: PairBatch, epoch: int) -> Tensor:
         text = batch.text
-        with self._by_row(text.rows + _TEXTS, epoch, text.offsets.diff()):
+        with self._keys.text(text, epoch):
             return self._embedding.text(text)
-
-    def _by_row(self, rows: IntArray, epoch: int, lengths: Tensor) -> AbstractContextManager[None]:
-        keys = counter_random(self._seed, epoch, rows).view(np.int64)
-        seed_generators(self._generators, int(keys[0]))
-        return by_sample(torch.from_numpy(keys), lengths)
 
 
 class _Gathered:

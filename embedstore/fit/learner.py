@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,9 @@ from embedstore.fit.embedding import Embedding, precision_of
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
 from embedstore.fit.randomness import generators, seed_generators, seed_step
+from embedstore.fit.row_keys import RowKeys
 from embedstore.fit.schedule import learning_rate, make_optimiser, warmup_steps
+from embedstore.fit.synced_norm import SyncedStatistics
 from embedstore.fit.token_pairs import refuse_without_tokens, token_pairs
 from embedstore.heads.base import build_head
 from embedstore.losses.base import build_loss
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from embedstore.documents import FitConfig, HeadConfig
+    from embedstore.fit.world import World
     from embedstore.heads.base import Head
     from embedstore.shapes import IntArray
     from embedstore.stream.pairs import PairBatch
@@ -35,7 +39,8 @@ class Learner:
     The first weights, and what is drawn at random in each step, follow from the configuration's seed and the
     step: torch's default generators are set anew each time, so several may learn side by side. `epoch_steps`:
     steps of an epoch, for the schedule. `words` (m,): a number for each text row, equal for equal captions,
-    where these are not to be negatives of each other.
+    where these are not to be negatives of each other. The processes of a `world` make each step together, of
+    a part of the batch each: they have the same loss and weights, those of the whole.
     """
 
     def __init__(
@@ -46,8 +51,10 @@ class Learner:
         device: torch.device,
         epoch_steps: int,
         words: IntArray | None = None,
+        world: World | None = None,
     ) -> None:
         self.record, self.config, self.device, self.words = record, config, device, words
+        self.world = world
         self._generators = generators(device)
         seed_generators(self._generators, config.seed)
         self.head: Head = build_head(record).to(device)
@@ -61,6 +68,9 @@ class Learner:
         ).to(device)
         if self.loss.compares_tokens:
             refuse_without_tokens(self.head, record, config, device)
+        if world is not None:
+            world.start_alike(self.head)
+            self._keys, self._norms = RowKeys(config.seed, device), SyncedStatistics(self.head, world)
         self.optimiser = make_optimiser(config, [self.head, self.loss], device)
         self.embedding = Embedding(self.head, precision=precision_of(config, device), device=device)
         self.cache: GradientCache | None = None
@@ -71,6 +81,7 @@ class Learner:
                 seed=config.seed,
                 device=device,
                 embedding=self.embedding,
+                world=world,
             )
         self.average = None if config.ema is None else WeightAverage(self.head, config.ema)
         self.epoch_steps, self.steps = epoch_steps, config.epochs * epoch_steps
@@ -123,6 +134,8 @@ class Learner:
             loss = self._loss_of_batch(batch)
             value = self._finite(loss.item())
             torch.autograd.backward([loss])
+        if self.world is not None:
+            self.world.sum_gradients(self.head.parameters(), self.loss.parameters())
         if self.config.clip_norm is not None:
             weights = [p for group in self.optimiser.param_groups for p in group["params"]]
             torch.nn.utils.clip_grad_norm_(weights, self.config.clip_norm)
@@ -187,8 +200,15 @@ class Learner:
         self.kept_temperature, self.kept_epoch = self.temperature, epoch
 
     def _loss_of_batch(self, batch: PairBatch) -> Tensor:
-        moved = batch.to(self.device)
-        image, text = self.embedding.image(moved.image), self.embedding.text(moved.text)
+        moved, epoch = batch.to(self.device), self.step // self.epoch_steps
+        with ExitStack() as inside:
+            if self.world is not None:
+                inside.enter_context(self._norms.synced())
+                inside.enter_context(self._keys.image(batch.image, epoch))
+            image = self.embedding.image(moved.image)
+            if self.world is not None:
+                inside.enter_context(self._keys.text(batch.text, epoch))
+            text = self.embedding.text(moved.text)
         loss = self._loss(image, text, batch.owner, batch.text.rows)
         if self.loss.compares_tokens:
             with self.embedding.autocast():
@@ -199,6 +219,14 @@ class Learner:
     def _loss(self, image: Tensor, text: Tensor, owner: IntArray | None, rows: IntArray) -> Tensor:
         """Of embeddings `(b, e)` and `(m, e)`; `owner`, `rows` (m,) the picture and the row of each text."""
         words = None if self.words is None else self.words[rows]
+        if self.world is None:
+            return self._loss_of_all(image, text, owner, words)
+        with self.world.whole_batch(image, text, owner, words) as whole:
+            return self._loss_of_all(whole.image, whole.text, whole.owner, whole.words)
+
+    def _loss_of_all(
+        self, image: Tensor, text: Tensor, owner: IntArray | None, words: IntArray | None
+    ) -> Tensor:
         pairing = pairing_of(owner, words, len(image), self.device)
         beside = {} if pairing is None else {"pairing": pairing}
         return loss_of_parts(self.loss, self.head.parts, image, text, **beside)

@@ -38,7 +38,8 @@ class FitResult:
     `epochs` and `steps` are those that were run, fewer than configured where `patience` stopped it.
 
     `cached_bytes`: tokens kept in the memory of the device; 0 where they were streamed. `resumed_from`: the
-    step from which the last process went on; none where one did all.
+    step from which the last process went on; none where one did all. `processes` that made the steps
+    together; times and bytes are the first one's.
     """
 
     out: Path
@@ -56,6 +57,7 @@ class FitResult:
     skipped: dict[str, int]
     cached_bytes: int
     kept_epoch: int
+    processes: int = 1
     resumed_from: int | None = None
     recall: dict[str, float] | None = None
 

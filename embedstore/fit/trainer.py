@@ -23,6 +23,7 @@ from embedstore.fit.plots import write_curves
 from embedstore.fit.record import head_record
 from embedstore.fit.report import FitProgress, FitResult
 from embedstore.fit.tensorboard import check_extra
+from embedstore.fit.world import for_all
 from embedstore.heads.buffers import POOL
 from embedstore.store import open_store
 from embedstore.stream.cached_pairs import CachedPairs, pairs_on_device
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from embedstore.documents import FitConfig, HeadConfig
+    from embedstore.fit.world import World
     from embedstore.store import Store
     from embedstore.stream.cached_pairs import CacheChoice
     from embedstore.stream.pairs import PairBatch
@@ -59,6 +61,7 @@ def fit_head(
     make_stream: Callable[..., PairStream] = PairStream,
     on_resume: Callable[[int, int], None] | None = None,
     on_progress: Callable[[FitProgress], None] | None = None,
+    world: World | None = None,
 ) -> FitResult:
     """Fit a head on two features of a store and write its folder.
 
@@ -67,6 +70,9 @@ def fit_head(
     `buffer_mb` (MiB) bounds what is read ahead; `cache_on_device` reads all once and keeps them in the memory
     of the device (`auto`: on a GPU, where they fit; `yes`: or fails with the numbers). `make_stream` stands
     in for `PairStream`, to study another order.
+
+    The processes of a `world` (`torchrun_world`) call this alike, make every step together and all get the
+    result; the device is then the world's, and the first of them logs, validates and writes.
 
     A fit that was stopped goes on from the checkpoint in `out`, to the same bits; `on_resume(step, steps)`
     hears of it. One is written every `checkpoint_minutes` and where epochs end, in at most a hundredth of the
@@ -82,7 +88,9 @@ def fit_head(
     if tensorboard:
         check_extra()
     opened = open_store(store) if isinstance(store, str | Path) else store
-    place = pick_device(device)
+    place = pick_device(device) if world is None else world.device
+    if world is not None:
+        world.refuse_other(f"{torch.__version__} {opened.fingerprint} {config.to_json()}")
     record = head_record(opened, config)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         streamed, validation = training_data(
@@ -92,31 +100,43 @@ def fit_head(
             pin=place.type == "cuda",
             buffer_mb=buffer_mb,
             make_stream=make_stream,
+            share=None if world is None else world.share,
         )
         words = caption_numbers(opened, streamed.texts) if config.mask_duplicates else None
-        learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words)
-        identity = Identity.of(config, record, streamed.rows, streamed.texts)
-        folder = HeadFolder(Path(out), identity, overwrite=overwrite)
-        checkpoints = Checkpoints(folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps)
-        stream = pairs_on_device(streamed, place, cache_on_device)
+        learner = Learner(record, config, device=place, epoch_steps=streamed.steps, words=words, world=world)
+        folder = checkpoints = begun = None
+        if world is None or world.speaks:
+            identity = Identity.of(config, record, streamed.rows, streamed.texts)
+            folder = HeadFolder(Path(out), identity, overwrite=overwrite)
+            checkpoints = Checkpoints(
+                folder.path, identity, minutes=checkpoint_minutes, steps=checkpoint_steps
+            )
+            begun = folder.begun
+        stream = pairs_on_device(streamed, place, cache_on_device, epochs=config.epochs)
         with (
-            FitLog(folder.path, begun=folder.begun, tensorboard=tensorboard) as log,
+            FitLog(folder.path if folder else None, begun=begun, tensorboard=tensorboard) as log,
             HeldSignals() as signals,
         ):
             run = Run(learner, stream, validation, log, on_progress, checkpoints, signals)
-            if folder.begun is None:
-                checkpoints.remove()
-            else:
-                run.restore(folder.begun.snapshot())
+            standing = for_all(world, lambda: begun.snapshot() if begun else None)
+            if standing is not None:
+                run.restore(standing)
                 if on_resume is not None:
                     on_resume(learner.step, learner.steps)
+            elif checkpoints is not None:
+                checkpoints.remove()
             run.all_epochs()
-            weights = {name: tensor.cpu() for name, tensor in learner.kept.items()}
-            record = record.model_copy(update={"temperature": learner.kept_temperature})
-            write_curves(folder.path, epoch_steps=learner.epoch_steps)
-            finished = folder.finish(record, config, weights)
+            told = record.model_copy(update={"temperature": learner.kept_temperature})
+            finished = for_all(world, lambda: _finished(folder, told, config, learner))
     POOL.clear()
-    return run.result(folder.path, finished)
+    return run.result(Path(out), finished)
+
+
+def _finished(folder: HeadFolder | None, head: HeadConfig, config: FitConfig, learner: Learner) -> HeadConfig:
+    if folder is None:
+        return head
+    write_curves(folder.path, epoch_steps=learner.epoch_steps)
+    return folder.finish(head, config, {name: tensor.cpu() for name, tensor in learner.kept.items()})
 
 
 @dataclass(slots=True)
@@ -159,6 +179,11 @@ class Run:
         """Bytes of tokens in the device's memory."""
         return self.stream.nbytes if isinstance(self.stream, CachedPairs) else 0
 
+    @property
+    def processes(self) -> int:
+        """How many make the steps together."""
+        return self.learner.world.size if self.learner.world else 1
+
     def rate(self, seconds: float) -> float:
         """Pictures a second so far, if it took so long."""
         return self.learner.step / self.stream.steps * self.stream.epoch_rows / max(seconds, 1e-9)
@@ -192,6 +217,7 @@ class Run:
             parameters=self.learner.parameters,
             steps=self.learner.steps,
             cached_bytes=self.cached_bytes,
+            processes=self.processes,
         )
 
     def away(self, seconds: float) -> None:
@@ -217,8 +243,9 @@ class Run:
                     self.rest()
         spent = time.perf_counter() - self.began
         recall = None
-        if self.validation is not None:
-            recall = self.validation.recalls([self.learner.judged], self.learner.device)[0]
+        if (validation := self.validation) is not None:
+            learner = self.learner
+            recall = for_all(learner.world, lambda: validation.recalls([learner.judged], learner.device)[0])
         self.end(recall, spent=spent, loading=self._waited)
 
     def begin(self, epoch: int) -> None:
@@ -250,6 +277,9 @@ class Run:
         """Between two steps: write a checkpoint where one is due, and let a signal through."""
         checkpoints, learner = self.checkpoints, self.learner
         stopping = self.signals is not None and self.signals.waiting is not None
+        if learner.world is not None:
+            # So that all of them stop after the same step.
+            stopping = learner.world.any(stopping)
         if checkpoints is not None and (
             stopping
             or checkpoints.due(learner.step, epoch_end=epoch_end, nbytes=lambda: learner.snapshot().nbytes)
@@ -336,6 +366,7 @@ class Run:
             cached_bytes=self.cached_bytes,
             resumed_from=self.resumed_from,
             kept_epoch=self.learner.kept_epoch,
+            processes=self.processes,
             recall=self.learner.best,
         )
 
@@ -348,12 +379,19 @@ def steps_of(
     *,
     skip: int = 0,
 ) -> Iterator[tuple[int, PairBatch | LargeStep]]:
-    """What every step of an epoch (from 1) after the first `skip` is made of, and how many pictures."""
-    if learner.cache is None:
+    """What every step of an epoch (from 1) after the first `skip` is made of.
+
+    And of how many pictures it is, on all processes together.
+    """
+    if learner.cache is None and learner.world is None:
         yield from ((len(batch.image.rows), batch) for batch in batches)
+        return
+    counts = np.diff(stream.whole_plan(epoch - 1).after(skip).batches).tolist()
+    if learner.cache is None:
+        yield from zip(counts, batches, strict=True)
         return
     plan = stream.plan(epoch - 1).after(skip)
     each, parts = iter(batches), learner.cache.micro.counts(plan).tolist()
-    for count, many in zip(np.diff(plan.batches).tolist(), parts, strict=True):
-        texts = count * learner.config.captions
-        yield count, LargeStep(batches=each, count=many, pictures=count, texts=texts)
+    for count, own, many in zip(counts, np.diff(plan.batches).tolist(), parts, strict=True):
+        texts = own * learner.config.captions
+        yield count, LargeStep(batches=each, count=many, pictures=own, texts=texts)

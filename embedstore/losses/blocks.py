@@ -1,7 +1,8 @@
 """Sums over all negatives of a batch, block of pictures by block, so that no matrix of logits is held.
 
 Each is a small autograd function: its backward pass makes the blocks again. Peak memory is a few blocks
-beside the embeddings, whatever the batch.
+beside the embeddings, whatever the batch. Where several processes evaluate a loss (`losses.shared`) each
+makes the blocks of its own pictures.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from embedstore.losses.shared import total_of, workers_now
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from embedstore.losses.base import Pairing
+    from embedstore.losses.shared import Workers
 
 BLOCK_CPU = 1 << 22
 BLOCK_GPU = 1 << 26
@@ -31,6 +35,7 @@ class Negatives:
     words: Tensor | None
     different: int
     rows: int
+    workers: Workers | None = None
 
     @classmethod
     def of(cls, image: Tensor, text: Tensor, pairing: Pairing | None, rows: int | None = None) -> Negatives:
@@ -41,16 +46,33 @@ class Negatives:
         if pairing is not None and pairing.words is not None:
             found, words = torch.unique(pairing.words, return_inverse=True)
             different = len(found)
-        return cls(owner=owner, words=words, different=different, rows=rows or max(1, most // len(text)))
+        return cls(
+            owner=owner,
+            words=words,
+            different=different,
+            rows=rows or max(1, most // len(text)),
+            workers=workers_now(),
+        )
 
     def blocks(self, pictures: int) -> Iterator[slice]:
-        """The pictures block by block."""
-        return (slice(i, min(i + self.rows, pictures)) for i in range(0, pictures, self.rows))
+        """The pictures of this process block by block."""
+        first, last = (0, pictures) if self.workers is None else (self.workers.first, self.workers.last)
+        return (slice(i, min(i + self.rows, last)) for i in range(first, last, self.rows))
 
     def rooms(self, image: Tensor, text: Tensor, count: int = 1) -> list[Tensor]:
         """Room for the logits of a block, used again for every block: allocators keep what they give back."""
         rows = min(self.rows, len(image))
         return [image.new_empty(rows, len(text)) for _ in range(count)]
+
+    def room_of(self, image: Tensor) -> Tensor:
+        """Room for the pictures' gradient, zeros where other processes have it."""
+        return torch.empty_like(image) if self.workers is None else torch.zeros_like(image)
+
+    def shared_gradients(self, text: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
+        """Sum the texts' gradient over all processes, in place, and scalars too: these."""
+        if self.workers is not None:
+            self.workers.total(text)
+        return total_of(self.workers, *numbers)
 
     def strike(self, logits: Tensor, first: int) -> Tensor:
         """Set what is no negative to minus infinity, in place; how many that are, as a number on the device.
@@ -92,6 +114,8 @@ class _NegativeLse(torch.autograd.Function):
             negatives.strike(logits, part.start)
             torch.logsumexp(logits, 1, out=rows[part])
             columns = torch.logaddexp(columns, torch.logsumexp(logits, 0))
+        if negatives.workers is not None:
+            rows, columns = negatives.workers.log_sums(rows, columns)
         ctx.save_for_backward(image, text, scale, rows, columns)
         ctx.negatives = negatives
         return rows, columns
@@ -102,7 +126,7 @@ class _NegativeLse(torch.autograd.Function):
         image, text, scale, rows, columns = ctx.saved_tensors
         # Where there is no negative both the logits and their sum are minus infinity; the weight is 0.
         rows, columns = rows.nan_to_num(neginf=0.0), columns.nan_to_num(neginf=0.0)
-        image_grad, text_grad = torch.empty_like(image), torch.zeros_like(text)
+        image_grad, text_grad = ctx.negatives.room_of(image), torch.zeros_like(text)
         room, other = ctx.negatives.rooms(image, text, 2)
         for part in ctx.negatives.blocks(len(image)):
             logits = product(image[part], text, room).mul_(scale)
@@ -112,8 +136,8 @@ class _NegativeLse(torch.autograd.Function):
             weights += logits.sub_(columns).exp_().mul_(of_columns)
             torch.mm(weights, text, out=image_grad[part])
             text_grad.addmm_(weights.T, image[part])
-        scale_grad = inner(image, image_grad).to(scale)
-        return image_grad.mul_(scale), text_grad.mul_(scale), scale_grad, None
+        (scale_grad,) = ctx.negatives.shared_gradients(text_grad, inner(image, image_grad))
+        return image_grad.mul_(scale), text_grad.mul_(scale), scale_grad.to(scale), None
 
 
 def negative_lse(image: Tensor, text: Tensor, scale: Tensor, negatives: Negatives) -> tuple[Tensor, Tensor]:
@@ -137,7 +161,8 @@ class _NegativeSoftplus(torch.autograd.Function):
             logits = product(image[part], text, room).mul_(scale).add_(bias)
             struck += negatives.strike(logits, part.start)
             total += functional.softplus(logits).sum(1).sum(dtype=torch.float64)
-        count = len(image) * len(text) - struck
+        total, struck = total_of(negatives.workers, total, struck)
+        count = len(image) * len(text) - struck.long()
         ctx.save_for_backward(image, text, scale, bias)
         ctx.negatives = negatives
         ctx.mark_non_differentiable(count)
@@ -147,7 +172,7 @@ class _NegativeSoftplus(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_total: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
         image, text, scale, bias = ctx.saved_tensors
-        image_grad, text_grad = torch.empty_like(image), torch.zeros_like(text)
+        image_grad, text_grad = ctx.negatives.room_of(image), torch.zeros_like(text)
         bias_grad = torch.zeros((), dtype=torch.float64, device=image.device)
         (room,) = ctx.negatives.rooms(image, text)
         for part in ctx.negatives.blocks(len(image)):
@@ -157,7 +182,8 @@ class _NegativeSoftplus(torch.autograd.Function):
             bias_grad += weights.sum(1).sum(dtype=torch.float64)
             torch.mm(weights, text, out=image_grad[part])
             text_grad.addmm_(weights.T, image[part])
-        scale_grad, whole = inner(image, image_grad), of_total * scale
+        scale_grad, bias_grad = ctx.negatives.shared_gradients(text_grad, inner(image, image_grad), bias_grad)
+        whole = of_total * scale
         return (
             image_grad.mul_(whole),
             text_grad.mul_(whole),

@@ -53,10 +53,7 @@ def _section(table: Table, rows: Sequence[Row], figures: Figures) -> list[str]:
             f"| {label} | text to image | image to text | mean | order here | order there | {table.paper} |",
             "|---|---|---|---|---|---|---|",
         ]
-        extra = [
-            f" {place} | {row.paper:.2f} |".replace(".00 |", " |")
-            for place, row in zip(theirs, known, strict=True)
-        ]
+        extra = [f" {place} | {row.paper:g} |" for place, row in zip(theirs, known, strict=True)]
     else:
         lines += [f"| {label} | text to image | image to text | mean | order here |", "|---|---|---|---|---|"]
         extra = [""] * len(known)
@@ -84,12 +81,11 @@ def _verdict(table: Table, rows: Sequence[Row], figures: Figures) -> list[str]:
         gap = _mean(figures[worse.name]) - _mean(figures[better.name])
         if gap >= 0:
             noise = (_deviation(figures[better.name]) ** 2 + _deviation(figures[worse.name]) ** 2) ** 0.5
-            size = (
-                "clearly" if gap > 2 * noise and noise else "within the noise" if gap <= noise else "somewhat"
-            )
+            size = "clearly" if gap > 2 * noise else "within the noise" if gap <= noise else "somewhat"
+            size = size if noise else "one seed"
             wrong.append(
                 f"- {_named(table, worse)} is above {_named(table, better)} here, by {100 * gap:.1f} points"
-                f" ({size}); there it is {(better.paper or 0) - (worse.paper or 0):.2f} below."
+                f" ({size}); there it is {(better.paper or 0) - (worse.paper or 0):.4g} below."
             )
     kept = len(pairs) - len(wrong)
     head = f"{kept} of {len(pairs)} pairs stand in the paper's order"

@@ -112,7 +112,7 @@ def tables(configs: Path, recipe: Recipe) -> tuple[Table, ...]:
             beside=("row-7",),
             rows=tuple(
                 Row(name=f"loss-{loss}", label=f"`{loss}`", fields={"loss": loss})
-                for loss in ("sigmoid", "sigmoid-sum")
+                for loss in ("sigmoid", "sigmoid-sum", "sparc")
             ),
         ),
     )

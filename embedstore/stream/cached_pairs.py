@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 from embedstore.errors import UsageError
 from embedstore.stream.cache import DeviceCache, cache_bytes, refuse_too_large, room_for
 from embedstore.stream.pairs import PairBatch
+from embedstore.stream.share import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,35 +24,40 @@ CacheChoice: TypeAlias = Literal["auto", "yes", "no"]
 
 
 def pairs_on_device(
-    stream: PairStream, device: torch.device, choice: CacheChoice = "auto"
+    stream: PairStream, device: torch.device, choice: CacheChoice = "auto", *, epochs: int = 1
 ) -> PairStream | CachedPairs:
     """The stream out of the device's memory, or itself.
 
-    `yes`: `UsageError` where its tokens do not fit. `auto`: on a GPU where they fit, else `no`.
+    `yes`: `UsageError` where its tokens do not fit. `auto`: on a GPU where they fit, else `no`. Of a stream
+    with a `share` only what this share meets in so many `epochs` is held.
     """
     if choice not in ("auto", "yes", "no"):
         raise UsageError("bad choice of a device cache", found=choice, allowed="auto, yes, no")
     if choice == "no" or (choice == "auto" and device.type != "cuda"):
         return stream
     image, text = stream.features
-    needed = cache_bytes(image, stream.rows) + cache_bytes(text, stream.texts)
+    rows = stream.rows
+    if stream.share is not None:
+        rows = rows_of(stream.plan(epoch) for epoch in range(epochs))
+    needed = cache_bytes(image, rows) + cache_bytes(text, stream.texts_of(rows))
     if choice == "auto" and needed > room_for(device):
         return stream
     refuse_too_large(needed, device, where=f"{image.name} and {text.name}")
-    return CachedPairs(stream, device)
+    return CachedPairs(stream, device, rows)
 
 
 class CachedPairs:
     """Reads pictures and all their usable captions into device memory once; then epochs as `stream` has them.
 
-    Every batch is on the device, decoded, and equal to the bit to what `stream` gives after `to(device)`.
+    `rows`: the pictures that these epochs bring, ascending; none: all of the stream. Every batch is on the
+    device, decoded, and equal to the bit to what `stream` gives after `to(device)`.
     """
 
-    def __init__(self, stream: PairStream, device: torch.device) -> None:
-        self._stream = stream
+    def __init__(self, stream: PairStream, device: torch.device, rows: IntArray | None = None) -> None:
+        self._stream, held = stream, stream.rows if rows is None else rows
         image, text = stream.features
-        self._images = DeviceCache(image, device, rows=stream.rows, share=1.0)
-        self._texts = DeviceCache(text, device, rows=stream.texts, share=1.0)
+        self._images = DeviceCache(image, device, rows=held, share=1.0)
+        self._texts = DeviceCache(text, device, rows=stream.texts_of(held), share=1.0)
 
     @property
     def steps(self) -> int:
@@ -79,8 +85,12 @@ class CachedPairs:
         return self._images.nbytes + self._texts.nbytes
 
     def plan(self, epoch: int) -> EpochPlan:
-        """The rows and batches of an epoch."""
+        """The rows and batches of an epoch, of this share."""
         return self._stream.plan(epoch)
+
+    def whole_plan(self, epoch: int) -> EpochPlan:
+        """The same of all shares together."""
+        return self._stream.whole_plan(epoch)
 
     def epoch(self, epoch: int, micro: Micro | None = None, skip: int = 0) -> CachedBatches:
         """The batches of one epoch after its first `skip`, or micro-batches as a `PairStream` has them."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from embedstore.store import EpochPlan
     from embedstore.store.mix import MixedRows
     from embedstore.stream.micro import Micro
+    from embedstore.stream.share import Share
 
 Buffers = TypeVar("Buffers")
 Batch = TypeVar("Batch")
@@ -118,9 +119,9 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
 
     `rows` ascending, those of all parts of a `mix`. `buffer_mb` bounds the buffers of all units in flight
     together, in MiB; at least two batches are held. `threads` read. `rank` and `world` share an epoch among
-    processes. `shuffle` as in `store.order`. `direct_io`: read pictures past the system's page cache; none:
-    where an epoch takes more than the memory that is free, so that nothing would be found in the cache again.
-    Raises `UsageError`.
+    processes, each with batches of its own; `share` gives a process its part of every batch. `shuffle` as in
+    `store.order`. `direct_io`: read pictures past the system's page cache; none: where an epoch takes more
+    than the memory that is free, so that nothing would be found in the cache again. Raises `UsageError`.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         rank: int = 0,
         world: int = 1,
         shuffle: Shuffle = "blocks",
+        share: Share | None = None,
         mix: MixedRows | None = None,
         buffer_mb: float = BUFFER_MB,
         threads: int | None = None,
@@ -146,7 +148,7 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
             raise UsageError("bad batch size or rank", found=f"batch {batch_size}, rank {rank} of {world}")
         if not buffer_mb > 0:
             raise UsageError("buffers must hold something", found=f"buffer_mb {buffer_mb}", allowed="above 0")
-        self.rows, self.batch_size, self.seed, self.mix = rows, batch_size, seed, mix
+        self.rows, self.batch_size, self.seed, self.mix, self.share = rows, batch_size, seed, mix, share
         self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
         self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))
         block = block_rows(place_bytes)
@@ -170,7 +172,12 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
         return epoch_steps(self.epoch_rows, world=self.world, batch=self.batch_size, least=self._least)
 
     def plan(self, epoch: int, done: Sequence[Done] = ()) -> EpochPlan:
-        """What this rank reads in an epoch, after the parts of it that are `done`."""
+        """What this rank, or share, reads in an epoch, after the parts of it that are `done`."""
+        whole = self.whole_plan(epoch, done)
+        return whole if self.share is None else self.share.of(whole)
+
+    def whole_plan(self, epoch: int, done: Sequence[Done] = ()) -> EpochPlan:
+        """The same for all shares of this rank together."""
         order = partial(epoch_plan, self.rows) if self.mix is None else self.mix.plan
         return order(
             seed=self.seed,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from embedstore.store import Feature, Store
     from embedstore.store.mix import MixedRows
     from embedstore.store.order import Shuffle
+    from embedstore.stream.share import Share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,9 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     `batch_size` 2 and an odd number, one batch has three.) With a `mix`, of which `rows` are then those of
     all parts, an epoch and each batch have its shares, and an epoch is as long as they allow.
     The order is `store.order.epoch_plan` of (rows, seed, epoch, rank, world); captions are drawn by a
-    `CaptionTable` from (seed, epoch, row). Reads groups of blocks ahead within `buffer_mb`.
+    `CaptionTable` from (seed, epoch, row). With a `share` the batches are the parts of these that one of
+    several processes takes; `rows` and `texts` are still those of all. Reads groups of blocks ahead within
+    `buffer_mb`.
     `UsageError` where fewer than two pictures a rank are left.
     """
 
@@ -88,6 +91,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
         rank: int = 0,
         world: int = 1,
         shuffle: Shuffle = "blocks",
+        share: Share | None = None,
         texts: Bools | None = None,
         mix: MixedRows | None = None,
         buffer_mb: float = BUFFER_MB,
@@ -136,6 +140,7 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
             rank=rank,
             world=world,
             shuffle=shuffle,
+            share=share,
             mix=mixed,
             buffer_mb=buffer_mb,
             threads=threads,
@@ -150,8 +155,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
     @property
     def texts(self) -> IntArray:
         """Every text row that an epoch may bring, ascending."""
-        counts = self.captions.counts(self.rows)
-        first = np.repeat(self.captions.starts[self.rows] - np.cumsum(counts) + counts, counts)
+        return self.texts_of(self.rows)
+
+    def texts_of(self, rows: IntArray) -> IntArray:
+        """Every text row that an epoch may bring with these pictures, ascending."""
+        counts = self.captions.counts(rows)
+        first = np.repeat(self.captions.starts[rows] - np.cumsum(counts) + counts, counts)
         found: IntArray = np.sort(self.captions.texts[first + np.arange(len(first))])
         return found
 

@@ -48,6 +48,11 @@ head = "dalip"
 options = { heads = 2, reduced = 4, lambda1 = 0.5 }
 
 [[fit]]
+name = "half"
+precision = "bfloat16"
+epochs = 1
+
+[[fit]]
 name = "pooled"
 head = "sail"
 
@@ -93,7 +98,7 @@ def test_every_member_equals_the_same_fit_alone(store, tmp_path):
     assert [m.name for m in result.members] == [m.name for m in found]
     assert {m.status for m in result.members} == {"fitted"}
     # Another seed has another order, and pooled texts are read by one head: three streams.
-    assert [len(each.names) for each in result.passes] == [5, 1, 1]
+    assert [len(each.names) for each in result.passes] == [6, 1, 1]
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == result.to_dict()
     best = max(result.members, key=lambda m: m.mean_recall)
     assert result.ranked[0].mean_recall == best.mean_recall
@@ -224,7 +229,7 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(store, tmp_path, monk
         patched.setattr(Learner, "learn", learn)
         with pytest.raises(KeyboardInterrupt):
             fit_sweep(store, found, out, device="cpu", checkpoint_steps=3)
-    assert {m.name for m in found if (out / m.name / "head.json").exists()} == {"short"}
+    assert {m.name for m in found if (out / m.name / "head.json").exists()} == {"short", "half"}
     left = {m.name for m in found if (out / m.name / "checkpoint.safetensors").exists()}
     assert left == {"usual", "averaged", "second", "masked"}
     # One that lost its checkpoint begins anew beside those that have theirs.
@@ -232,6 +237,6 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_bits(store, tmp_path, monk
     seen = []
     result = fit_sweep(store, found, out, device="cpu", on_progress=seen.append)
     assert (seen[0].resumed, seen[0].step) == (3, 1)
-    assert [m.status for m in result.members].count("kept") == 1
+    assert [m.status for m in result.members].count("kept") == 2
     same_as_alone(store, tmp_path, found, out)
     assert not list(out.glob("*/checkpoint.safetensors"))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from embedstore.errors import UsageError
 from embedstore_cli import options as opt
 from embedstore_cli import render
 from embedstore_cli.sweep import fit_many
@@ -214,87 +215,68 @@ def fit(
     The last checkpoint is kept unless --val-split or --val-fraction chooses the best one. A fit that was
     stopped goes on when the same command is run again.
     """
-    from embedstore.fit import fit_config, fit_head, read_sweep
+    from embedstore.fit import fit_config, fit_head, read_sweep, torchrun_world
 
-    read = fit_config if sweep is None else partial(read_sweep, sweep)
-    chosen = read(
-        config,
-        head=head,
-        options=opt.settings(options or []),
-        loss=loss,
-        image=image,
-        text=text,
-        split=split,
-        rows=rows,
-        mix=opt.shares(mix) if mix else None,
-        language=language,
-        role=role,
-        width=width,
-        image_local=image_local,
-        image_cls=image_cls,
-        text_token=text_token,
-        text_global=text_global,
-        image_pooling=image_pooling,
-        text_pooling=text_pooling,
-        dropout=dropout,
-        epochs=epochs,
-        batch_size=batch_size,
-        micro_batch=micro_batch,
-        lr=lr,
-        min_lr=min_lr,
-        weight_decay=weight_decay,
-        warmup_epochs=warmup_epochs,
-        warmup_steps=warmup_steps,
-        warmup_share=warmup_share,
-        optimiser=optimiser,
-        beta1=beta1,
-        beta2=beta2,
-        clip_norm=clip_norm,
-        ema=ema,
-        patience=patience,
-        temperature=temperature,
-        bias=bias,
-        captions=captions,
-        positives=positives,
-        global_weight=global_weight,
-        local_weight=local_weight,
-        mask_duplicates=mask_duplicates,
-        val_split=val_split,
-        val_fraction=val_fraction,
-        seed=seed,
-        precision=precision,
-    )
-    render.warn_of_idle_gpu(device)
-    if isinstance(chosen, tuple):
-        fit_many(
-            store,
-            chosen,
-            out,
-            json=json,
-            device=device,
-            overwrite=overwrite,
-            buffer_mb=buffer_mb,
-            cache_on_device=cache_on_device,
-            checkpoint_minutes=checkpoint_minutes,
-            checkpoint_steps=checkpoint_steps,
-            tensorboard=tensorboard,
+    with torchrun_world(device) as world:
+        speaks = world is None or world.speaks
+        read = fit_config if sweep is None else partial(read_sweep, sweep)
+        chosen = read(
+            config,
+            head=head,
+            options=opt.settings(options or []),
+            loss=loss,
+            image=image,
+            text=text,
+            split=split,
+            rows=rows,
+            mix=opt.shares(mix) if mix else None,
+            language=language,
+            role=role,
+            width=width,
+            image_local=image_local,
+            image_cls=image_cls,
+            text_token=text_token,
+            text_global=text_global,
+            image_pooling=image_pooling,
+            text_pooling=text_pooling,
+            dropout=dropout,
+            epochs=epochs,
+            batch_size=batch_size,
+            micro_batch=micro_batch,
+            lr=lr,
+            min_lr=min_lr,
+            weight_decay=weight_decay,
+            warmup_epochs=warmup_epochs,
+            warmup_steps=warmup_steps,
+            warmup_share=warmup_share,
+            optimiser=optimiser,
+            beta1=beta1,
+            beta2=beta2,
+            clip_norm=clip_norm,
+            ema=ema,
+            patience=patience,
+            temperature=temperature,
+            bias=bias,
+            captions=captions,
+            positives=positives,
+            global_weight=global_weight,
+            local_weight=local_weight,
+            mask_duplicates=mask_duplicates,
+            val_split=val_split,
+            val_fraction=val_fraction,
+            seed=seed,
+            precision=precision,
         )
-        return
-    with render.bars(quiet=json) as bars:
-
-        def show(at: FitProgress) -> None:
-            recall = "" if at.recall is None else f", recall@1 {100 * at.recall:.1f} %"
-            note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
-            bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
-
-        def resumed(step: int, steps: int) -> None:
-            render.note(f"going on from step {step} of {steps}")
-
-        try:
-            result = fit_head(
+        if speaks:
+            render.warn_of_idle_gpu(device)
+        if isinstance(chosen, tuple):
+            if world is not None:
+                raise UsageError("a sweep is fitted by one process", todo="start it without torchrun")
+            fit_many(
                 store,
                 chosen,
                 out,
+                json=json,
                 device=device,
                 overwrite=overwrite,
                 buffer_mb=buffer_mb,
@@ -302,13 +284,41 @@ def fit(
                 checkpoint_minutes=checkpoint_minutes,
                 checkpoint_steps=checkpoint_steps,
                 tensorboard=tensorboard,
-                on_resume=resumed,
-                on_progress=show,
             )
-        except KeyboardInterrupt:
-            _say_what_remains(out)
-            raise
-    render.print_json(result.to_dict()) if json else _show(result)
+            return
+        with render.bars(quiet=json or not speaks) as bars:
+
+            def show(at: FitProgress) -> None:
+                recall = "" if at.recall is None else f", recall@1 {100 * at.recall:.1f} %"
+                note = f"epoch {at.epoch}, loss {at.loss:.3f}, {at.samples_per_second:.0f} samples/s{recall}"
+                bars.update(f"fit ({at.device})", done=at.step, total=at.steps, note=note)
+
+            def resumed(step: int, steps: int) -> None:
+                if speaks:
+                    render.note(f"going on from step {step} of {steps}")
+
+            try:
+                result = fit_head(
+                    store,
+                    chosen,
+                    out,
+                    device=device,
+                    overwrite=overwrite,
+                    buffer_mb=buffer_mb,
+                    cache_on_device=cache_on_device,
+                    checkpoint_minutes=checkpoint_minutes,
+                    checkpoint_steps=checkpoint_steps,
+                    tensorboard=tensorboard,
+                    on_resume=resumed,
+                    on_progress=show,
+                    world=world,
+                )
+            except KeyboardInterrupt:
+                if speaks:
+                    _say_what_remains(out)
+                raise
+    if speaks:
+        render.print_json(result.to_dict()) if json else _show(result)
 
 
 def _say_what_remains(out: Path) -> None:
@@ -326,7 +336,7 @@ def _show(result: FitResult) -> None:
     render.say(
         f"fitted on {result.images} images in {render.duration(result.seconds)}: {result.epochs} epochs, "
         f"{result.steps} steps, {result.samples_per_second:.0f} samples/s, "
-        f"{result.parameters:,} parameters ({result.device})"
+        f"{result.parameters:,} parameters ({result.device}{_together(result.processes)})"
     )
     for rows in result.head.rows:
         share = "" if rows.share is None else f", share {rows.share:g}"
@@ -345,3 +355,7 @@ def _show(result: FitResult) -> None:
         if count:
             render.warn(f"{count} images left out: {reason}")
     render.say(f"head: {result.out}")
+
+
+def _together(processes: int) -> str:
+    return f", {processes} processes" if processes > 1 else ""

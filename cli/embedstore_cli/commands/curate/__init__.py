@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from embedstore_cli.commands.curate import pairs
+from embedstore_cli.commands.curate import algebra, pairs, score, subsets
 
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
@@ -17,4 +17,12 @@ def curate() -> None:
     """Choose rows of a store as named subsets, with the reason for each; nothing is copied."""
 
 
+app.command("union")(algebra.union)
+app.command("intersect")(algebra.intersect)
+app.command("subtract")(algebra.subtract)
+app.command("sample")(algebra.sample)
+app.command("ids")(algebra.ids)
 app.command("pairs")(pairs.pairs)
+app.command("score")(score.score)
+app.command("show")(subsets.show)
+app.command("list")(subsets.list_)
