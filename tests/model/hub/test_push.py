@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +132,30 @@ def test_a_report_of_another_head_and_half_a_head_are_refused(made, tmp_path):
 def test_which_places_are_on_the_hub(text, name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert hub_name(text) == name
+    assert hub_name(Path(text)) is None
+
+
+def test_a_path_with_a_dot_is_a_folder_to_every_command(run, hub, head, monkeypatch, tmp_path):
+    """Also where it is not there: the hub is not asked."""
+    push(head, "ann/head")
+    monkeypatch.chdir(tmp_path)
+    asked = len(hub.asked)
+    for command in (
+        ("apply", "./ann/head", "store", "--as", "joint"),
+        ("bench", "retrieval", "store", "--head", "./ann/head"),
+        ("bench", "zeroshot", "store", "--head", "./ann/head"),
+        ("search", "store", "words", "--head", "./ann/head"),
+        ("onnx", "./ann/head", "--out", "out"),
+        ("push", "./ann/head", "--to", "./out"),
+    ):
+        store = head.parent / "store"
+        code, _, err = run(*(store if word == "store" else word for word in command))
+        assert code == 1
+        assert "no finished head here" in err
+    assert len(hub.asked) == asked
+    code, _, err = run("push", "ann/head", "--to", "./copy")
+    assert code == 0, err
+    assert load_head("./copy").sha256 == load_head(head).sha256
 
 
 @pytest.mark.parametrize(
@@ -203,7 +228,9 @@ def test_a_folder_of_this_name_comes_first(hub, head, tmp_path):
 
 def test_nobody_is_logged_in(hub, head, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match=r"(?s)ann/head: nobody is logged in.*hf auth login, or set HF_TOKEN"):
+    with pytest.raises(
+        HubError, match=r"(?s)ann/head: nobody is logged in.*HF_TOKEN; a folder is .*\./ann/head"
+    ):
         push(head, "ann/head")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(HubError, match="does not accept the token"):
