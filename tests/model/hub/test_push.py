@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from embedstore.errors import HeadError, HubError, UsageError
 from embedstore.fit import fit_config, fit_head
 from embedstore.model import load_head
 from embedstore.model.hub import hub_name
+from embedstore.model.model_card import model_card
 from embedstore.model.publishing import push_head as push
 from embedstore.testing.stores import write_random_store
 
@@ -81,6 +83,33 @@ def test_a_folder_holds_the_head_its_card_and_no_place_of_this_machine(run, made
     found, wanted = load_head(out), load_head(head)
     feature = embedstore.open_store(place / "store")["vision"]
     assert np.array_equal(found.embed_images(feature, rows), wanted.embed_images(feature, rows))
+
+
+def test_the_card_tells_which_rows_were_fitted_on_and_measured(made, tmp_path):
+    place, _, _ = made
+    store = embedstore.open_store(place / "store")
+    ids = store.images(["id"])["id"].to_pylist()
+    for name, some in (("a", ids[:20]), ("b", ids[20:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(some))
+    a, b = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    chosen = fit_config(image="vision", text="words", width=8, epochs=1, batch_size=10, rows=a)
+    head = fit_head(store, chosen, tmp_path / "head", device="cpu").out
+    write_report(bench_retrieval(store, head, split=None, device="cpu", rows=b), tmp_path / "r.json")
+    push(head, tmp_path / "out", reports=[tmp_path / "r.json"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- of these only: `a.txt` (20 images)" in card
+    assert ", all rows, of these only `b.txt` (10 images), store" in card
+    assert str(tmp_path) not in card
+
+
+def test_the_card_names_no_place_for_encoders_that_are_in_the_package(made):
+    head = load_head(made[1])
+    own = head.config.image_card.model_copy(update={"library": "transformers", "model": "vit-scenes"})
+    other = own.model_copy(update={"model": "my-vit"})
+    for card, lines in ((own, 0), (other, 1)):
+        config = head.config.model_copy(update={"image_card": card})
+        told = model_card(replace(head, config=config), None, [])
+        assert told.count('image_encoder="hf:FOLDER"') == lines
 
 
 def test_a_folder_with_other_files_is_replaced_only_on_request(made, tmp_path):
