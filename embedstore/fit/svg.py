@@ -33,12 +33,13 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One pair of axes; x values are counts, or with `names` the numbers of these, from 0."""
+    """One pair of axes; x values are whole numbers or any; with `names` the numbers of these, from 0."""
 
     title: str
     x: str
     lines: Sequence[Line]
     names: Sequence[str] = ()
+    whole: bool = True
 
 
 def chart(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
@@ -120,7 +121,7 @@ def _x_ticks(
 ) -> list[str]:
     """Numbers below the axis, or names, which lean where they are long."""
     if not panel.names:
-        ticks = [x for x in _ticks(first, last, 1.0) if first <= x <= last]
+        ticks = [x for x in _ticks(first, last, 1.0 if panel.whole else 0.0) if first <= x <= last]
         return [_text(at(x, 0)[0], bottom + 16, _number(x, ticks)) for x in ticks]
     short = [name if len(name) <= _SHORT else name[: _SHORT - 1] + "…" for name in panel.names]
     room = (_WIDTH - _LEFT - _RIGHT) / len(short)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from embedstore.fit.batch_statistics import let_know, normalises_by_batch, refuse_single
+from embedstore.heads.precision import full, wide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ class SyncedStatistics:
     def synced(self) -> Iterator[None]:
         """Inside, the layers normalise by the whole batch."""
         for layer in self._norms:
-            layer.forward = partial(_normalised, layer, self._world)
+            layer.forward = partial(_forward, layer, self._world)
         try:
             yield
         finally:
@@ -40,15 +41,20 @@ class SyncedStatistics:
                 del layer.forward
 
 
-def _normalised(
+def _forward(
     layer: Any, world: World, x: Tensor, shares: Tensor | None = None, count: float | None = None
 ) -> Tensor:
-    """`x (n, c, …)` as of `batch_statistics.normalises_by_batch`."""
+    """`x (n, c, …)` as of `batch_statistics.normalises_by_batch`, in float32 or wider."""
+    with full(x.device):
+        return _normalised(layer, world, wide(x), shares, count)
+
+
+def _normalised(layer: Any, world: World, x: Tensor, shares: Tensor | None, count: float | None) -> Tensor:
     flat = x.movedim(1, -1).reshape(-1, x.shape[1])
     if shares is None or count is None:
         count = float(len(flat))
         shares = flat.new_full((len(flat),), 1 / count)
-    counts = shares * count
+    counts = shares.to(flat.dtype) * count
     sums = world.total_with_gradient(torch.cat([counts @ flat, flat.new_full((1,), count)]))
     total = float(sums[-1].detach())
     refuse_single(total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from embedstore.model.aligned import AlignedModel, load
 from embedstore.model.clip import load_clip
-from embedstore.model.features import applied_feature, feature_of_card, head_card
+from embedstore.model.features import applied_feature, feature_of_card, feature_of_head, head_card
 from embedstore.model.fitted import CONFIG, WEIGHTS, FittedHead, load_head, refuse_other_card
 from embedstore.model.stored import StoredEmbeddings, stored_vectors
 
@@ -16,6 +16,7 @@ __all__ = [
     "StoredEmbeddings",
     "applied_feature",
     "feature_of_card",
+    "feature_of_head",
     "head_card",
     "load",
     "load_clip",

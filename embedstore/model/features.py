@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from embedstore.documents import HeadCard
-from embedstore.errors import HeadError
+from embedstore.errors import HeadError, UsageError
 
 if TYPE_CHECKING:
     from embedstore.documents import EncoderCard, Table
@@ -53,3 +53,36 @@ def applied_feature(store: Store, head: FittedHead, table: Table) -> str | None:
         if own and store.complete(name):
             return name
     return None
+
+
+def feature_of_head(
+    store: Store, head: FittedHead, table: Table, name: str | None, *, option: str = "--feature"
+) -> Feature:
+    """The feature of a table from which a head's joint embeddings come: what it has made, or what it reads.
+
+    By `name`; without one those that it has made where they are there, else that of its encoder's card;
+    `feature.card.head` tells which. `UsageError` for a feature of the other table (where:
+    `option`), `HeadError` for one of another head or encoder.
+    """
+    config = head.config
+    own, card = (
+        (config.image_feature, config.image_card)
+        if table == "images"
+        else (config.text_feature, config.text_card)
+    )
+    name = name or applied_feature(store, head, table)
+    found = feature_of_card(store, own, card) if name is None else store[name]
+    if found.table != table:
+        raise UsageError(
+            f"{found.name!r} is a feature of {found.table}", where=option, allowed=f"one of {table}"
+        )
+    if found.card.head is None:
+        (head.check_image if table == "images" else head.check_text)(found)
+    elif found.card.head != head_card(head, table):
+        raise HeadError(
+            "these are the joint embeddings of another head",
+            where=found.name,
+            found=found.card.head.sha256[:16],
+            allowed=head.sha256[:16],
+        )
+    return found

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from embedstore.errors import HeadError, UnreadableImage, UsageError
+from embedstore.errors import UnreadableImage, UsageError
 from embedstore.index.topk import TopK
-from embedstore.model import (
-    AlignedModel,
-    applied_feature,
-    feature_of_card,
-    head_card,
-    load,
-    stored_vectors,
-)
+from embedstore.model import AlignedModel, feature_of_head, load, stored_vectors
 from embedstore.sources.pictures import open_picture, thumbnail
 from embedstore.store import Store, open_store
 from embedstore.store.choosing import choose_rows
@@ -141,7 +134,7 @@ def search_store(
             text_encoder=text_encoder,
             device=device,
         )
-    source = _feature(opened, model, kind, feature)
+    source = feature_of_head(opened, model.head, kind, feature)
     chosen = None if rows is None else choose_rows(opened, rows)
     meant, left_out = _rows(opened, source, split, chosen)
     vector, jpeg = _asked(model, query)
@@ -160,31 +153,6 @@ def search_store(
         answers=_answers(opened, kind, near.rows[0], near.scores[0], language),
         jpeg=jpeg,
     )
-
-
-def _feature(store: Store, model: AlignedModel, table: Table, name: str | None) -> Feature:
-    head, config = model.head, model.config
-    own, card = (
-        (config.image_feature, config.image_card)
-        if table == "images"
-        else (config.text_feature, config.text_card)
-    )
-    name = name or applied_feature(store, head, table)
-    found = feature_of_card(store, own, card) if name is None else store[name]
-    if found.table != table:
-        raise UsageError(
-            f"{found.name!r} is a feature of {found.table}", where="--feature", allowed=f"one of {table}"
-        )
-    if found.card.head is None:
-        (head.check_image if table == "images" else head.check_text)(found)
-    elif found.card.head != head_card(head, table):
-        raise HeadError(
-            "these are the joint embeddings of another head",
-            where=found.name,
-            found=found.card.head.sha256[:16],
-            allowed=head.sha256[:16],
-        )
-    return found
 
 
 def _rows(
@@ -243,7 +211,7 @@ def _answers(
 ) -> tuple[Found, ...]:
     ids = store.images(["id"])["id"]
     if table == "images":
-        texts, images = _captions(store, rows, language), rows
+        texts, images = captions_of(store, rows, language), rows
         own = [ids[int(row)].as_py() for row in rows]
         named: list[str | None] = [None] * len(rows)
     else:
@@ -267,7 +235,7 @@ def _answers(
     )
 
 
-def _captions(store: Store, images: IntArray, language: str) -> list[tuple[str, ...]]:
+def captions_of(store: Store, images: IntArray, language: str) -> list[tuple[str, ...]]:
     """A few texts of each image: captions before long ones, those in the language first, no negatives."""
     table = store.texts(["image", "text", "language", "role"])
     places = np.flatnonzero(np.isin(table["image"].fill_null(-1).to_numpy(), images))

@@ -13,6 +13,8 @@ from embedstore.fit.data import training_data
 from embedstore.fit.embedding import precision_of
 from embedstore.fit.learner import Learner
 from embedstore.fit.record import head_record
+from embedstore.fit.synced_norm import SyncedStatistics
+from embedstore.heads.batch_norm import TokenBatchNorm
 from embedstore.testing.stores import write_random_store
 
 CPU = torch.device("cpu")
@@ -85,6 +87,27 @@ def test_a_whole_fit_in_bfloat16_ends_near_that_in_float32(store, tmp_path, opti
         assert load_document(FitConfig, out / "fit.json").precision == precision
     assert np.isfinite(found["bfloat16"].loss)
     assert found["bfloat16"].loss == pytest.approx(found["float32"].loss, rel=0.05)
+
+
+class OneProcess:
+    """What processes exchange, of a single one."""
+
+    def total_with_gradient(self, x):
+        return x
+
+
+def test_several_processes_take_batch_statistics_in_float32_too():
+    torch.manual_seed(3)
+    ours, plain = TokenBatchNorm(6), TokenBatchNorm(6)
+    x, shares = (3 + torch.randn(50, 6)).bfloat16(), torch.full((50,), 1 / 50)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = plain(x, shares, 50.0)
+        with SyncedStatistics(ours, OneProcess()).synced():
+            found = ours(x, shares, 50.0)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(ours.running_mean, plain.running_mean)
+    torch.testing.assert_close(ours.running_variance, plain.running_variance)
 
 
 def test_by_default_the_device_decides_and_nothing_is_said_of_it(store, tmp_path):
