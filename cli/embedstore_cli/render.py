@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,18 @@ def warn(message: str) -> None:
 def note(message: str) -> None:
     """Something worth knowing while a command runs, on standard error."""
     _err.print(_text(message), soft_wrap=True)
+
+
+@contextmanager
+def told_warnings() -> Iterator[None]:
+    """Inside, what the library warns of looks like every other warning."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        warn(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def warn_of_idle_gpu(device: str) -> None:

@@ -148,8 +148,11 @@ class FitConfig(Document):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="of large products; auto: bfloat16 on a GPU, float32 elsewhere"
     )
+    compile: bool = Field(
+        default=False, description="whether a step's embeddings are made by torch.compile; up to rounding"
+    )
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_as_ever(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = whole(self).items()
-        return {k: v for k, v in fields if k != "precision" or v != "auto"}
+        return {k: v for k, v in fields if (k, v) not in (("precision", "auto"), ("compile", False))}

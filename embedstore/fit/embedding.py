@@ -1,4 +1,4 @@
-"""How a fit evaluates its head: in which precision."""
+"""How a fit evaluates its head: in which precision, and whether compiled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedstore.fit.compiled import any_length, compiled
 from embedstore.heads.precision import wide
+from embedstore.heads.segments import Runs
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -31,22 +33,29 @@ class Embedding:
     """A head's two sides for tokens on its device; embeddings are float32 or wider.
 
     With `bfloat16` the large products are taken in it, by autocast; weights and their gradients stay float32,
-    and so do norms, statistics of batches and all of the second order.
+    and so do norms, statistics of batches and all of the second order. `compile`: the sides that the head
+    lets be compiled are.
     """
 
-    def __init__(self, head: Head, *, precision: str, device: torch.device) -> None:
-        self._head, self.precision, self._device = head, precision, device
+    def __init__(self, head: Head, *, precision: str, device: torch.device, compile: bool = False) -> None:  # noqa: A002 - torch's own word
+        self.precision, self._device = precision, device
+        self.compiled = head.compiled_sides if compile else frozenset()
+        self._image = compiled(head.embed_image) if "image" in self.compiled else head.embed_image
+        self._text = compiled(head.embed_text) if "text" in self.compiled else head.embed_text
 
     def image(self, image: ImageTokens) -> Tensor:
         """Of pictures `(b, e)`."""
         with self.autocast():
-            found = self._head.embed_image(image.tokens, image.prefix, image.pooled, image.weights)
+            found = self._image(image.tokens, image.prefix, image.pooled, image.weights)
         return wide(found)
 
     def text(self, text: TextTokens) -> Tensor:
         """Of texts `(m, e)`."""
+        if "text" in self.compiled:
+            Runs.from_offsets(text.offsets)
+            any_length(text.tokens, text.offsets)
         with self.autocast():
-            found = self._head.embed_text(text.tokens, text.offsets)
+            found = self._text(text.tokens, text.offsets)
         return wide(found)
 
     def autocast(self) -> AbstractContextManager[object]:

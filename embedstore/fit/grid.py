@@ -23,6 +23,7 @@ OF_THE_HEAD = frozenset({
     "text_pooling", "dropout", "options", "epochs", "lr", "min_lr", "weight_decay", "warmup_epochs",
     "warmup_steps", "warmup_share", "optimiser", "beta1", "beta2", "clip_norm", "ema", "patience",
     "temperature", "bias", "positives", "mask_duplicates", "global_weight", "local_weight", "precision",
+    "compile",
 })  # fmt: skip
 _LONGEST_NAME = 120
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*")

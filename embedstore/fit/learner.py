@@ -12,6 +12,7 @@ import torch
 from embedstore.errors import HeadError
 from embedstore.fit.average import WeightAverage
 from embedstore.fit.checkpoint import Snapshot
+from embedstore.fit.compiled import compiles
 from embedstore.fit.embedding import Embedding, precision_of
 from embedstore.fit.gradient_cache import GradientCache, LargeStep, pairing_of
 from embedstore.fit.parts import loss_of_parts
@@ -72,7 +73,12 @@ class Learner:
             world.start_alike(self.head)
             self._keys, self._norms = RowKeys(config.seed, device), SyncedStatistics(self.head, world)
         self.optimiser = make_optimiser(config, [self.head, self.loss], device)
-        self.embedding = Embedding(self.head, precision=precision_of(config, device), device=device)
+        self.embedding = Embedding(
+            self.head,
+            precision=precision_of(config, device),
+            device=device,
+            compile=compiles(config, self.head, device, world),
+        )
         self.cache: GradientCache | None = None
         if config.micro_batch is not None:
             self.cache = GradientCache(

@@ -210,6 +210,7 @@ class Run:
             "start",
             device=str(self.learner.device),
             precision=self.learner.embedding.precision,
+            compiled=sorted(self.learner.embedding.compiled),
             images=len(self.stream.rows),
             epoch_images=self.stream.epoch_rows,
             validation_images=len(self.validation.images) if self.validation else 0,

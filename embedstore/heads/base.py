@@ -56,7 +56,8 @@ class Head(nn.Module, ABC):
     A subclass with options of its own names their document in `options_type` and reads them by `options_of`.
     `reads` are the fields of a fit's configuration, of `SIDES`, that make a difference to it (none: all);
     `needs_tokens` the tables of whose features it must have tokens; `text_pooling` what its text side reads
-    unless a configuration says otherwise.
+    unless a configuration says otherwise; `compiled_sides` those of which `torch.compile` can make one
+    program for batches of every size.
     """
 
     SIDES: ClassVar[tuple[str, ...]] = (
@@ -66,6 +67,7 @@ class Head(nn.Module, ABC):
     reads: ClassVar[frozenset[str] | None] = None
     needs_tokens: ClassVar[frozenset[str]] = frozenset()
     text_pooling: ClassVar[Literal["mean", "pooled"]] = "mean"
+    compiled_sides: frozenset[str] = frozenset({"image", "text"})
 
     @property
     def parts(self) -> tuple[Part, ...]:

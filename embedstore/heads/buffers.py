@@ -65,7 +65,7 @@ POOL = BufferPool()
 @contextmanager
 def converted(tokens: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """`tokens` themselves where they have this type, else a copy that is gone when the block ends."""
-    if tokens.dtype == dtype or torch.compiler.is_exporting():
+    if tokens.dtype == dtype or torch.compiler.is_compiling():
         yield tokens.to(dtype)
         return
     buffer = POOL.take(*tokens.shape, like=tokens, dtype=dtype)

@@ -47,6 +47,9 @@ class DalipHead(Head):
         self.weights = {"first": options.lambda1, "second": 1.0 - options.lambda1}
         self.first = TokenHead(config) if options.lambda1 > 0 else None
         self.image_second = self.text_second = None
+        if options.lambda1 < 1:
+            # How long the longest text is decides the size of what is made of them.
+            self.compiled_sides = frozenset({"image"})
         if options.score == "first" and self.first is None:
             raise HeadError("there is no first order to compare", found="score 'first', lambda1 0")
         if options.lambda1 < 1:

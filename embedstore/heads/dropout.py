@@ -16,12 +16,35 @@ STEPS = 1 << 16
 
 def drop_mask(x: torch.Tensor, rate: float) -> torch.Tensor:
     """Which values of `x` are dropped, bool of its shape, from torch's default generator of its device."""
+    if torch.compiler.is_compiling():
+        found: torch.Tensor = _drawn_in_order(x.detach(), rate, _DRAWS)
+        return found
+    return _drawn(x, rate)
+
+
+def _drawn(x: torch.Tensor, rate: float) -> torch.Tensor:
     threshold = round(rate * STEPS) - STEPS // 2
     if (bits := keyed.bits(x)) is not None:
         return bits < threshold
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None)
     return words.view(torch.int16)[: x.numel()].view(x.shape) < threshold
+
+
+# A compiled function may do in any order what does not depend on each other. But layers draw in theirs, so
+# each draw changes what the next one reads.
+_DRAWS = torch.zeros((), dtype=torch.int64)
+
+
+@torch.library.custom_op("embedstore::drop_mask", mutates_args={"draws"})
+def _drawn_in_order(x: torch.Tensor, rate: float, draws: torch.Tensor) -> torch.Tensor:
+    draws.add_(1)
+    return _drawn(x, rate)
+
+
+@_drawn_in_order.register_fake
+def _(x: torch.Tensor, rate: float, draws: torch.Tensor) -> torch.Tensor:  # noqa: ARG001 - as of the operator
+    return torch.empty_like(x, dtype=torch.bool, memory_format=torch.contiguous_format)
 
 
 def dropout(x: torch.Tensor, rate: float) -> torch.Tensor:

@@ -54,7 +54,7 @@ def mean_gelu(x: Tensor, weight: Tensor, bias: Tensor, segments: Segments) -> Te
     returns `(b, e)`, float32 or wider. Differentiable once in `weight` and `bias`; a second backward pass
     through one graph is refused, since the buffers of the first are in use again.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_compiling():
         return segments.mean(functional.gelu(functional.linear(x, weight, bias)))
     mean: Tensor = _MeanGelu.apply(x, weight, bias, segments)
     return mean

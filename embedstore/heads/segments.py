@@ -54,15 +54,23 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Packed tokens: sample i owns the next `lengths[i]`; `lengths (b,)` int64 on the tokens' device."""
+    """Packed tokens: sample i owns the next `lengths[i]`; `lengths (b,)` int64 on the tokens' device.
+
+    `places`: their sum, None inside a compiled function, which knows no values.
+    """
 
     lengths: Tensor
-    places: int
+    places: int | None
 
     @classmethod
     def from_offsets(cls, offsets: Tensor, device: torch.device | str | None = None) -> Runs:
-        """Runs `offsets[i]..offsets[i+1]`; `offsets (b+1,)` int64 on the host, rising from 0."""
+        """Runs `offsets[i]..offsets[i+1]`; `offsets (b+1,)` int64 on the host, rising from 0.
+
+        Whoever calls a compiled function has them checked here before.
+        """
         lengths = offsets.diff()
+        if torch.compiler.is_compiling():
+            return cls(lengths.to(device) if device is not None else lengths, None)
         if len(offsets) < 2 or int(offsets[0]) != 0 or int(lengths.min()) < 1:
             raise HeadError(
                 "bad offsets of packed tokens",

@@ -186,6 +186,14 @@ def fit(
             help="Of large products: float32 or bfloat16. \\[default: bfloat16 on a GPU]", show_default=False
         ),
     ] = None,
+    compile_: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Make programs of the head with torch.compile first: docs/fitting.md. \\[default: no]",
+            show_default=False,
+        ),
+    ] = None,
     device: opt.Device = "auto",
     cache_on_device: Annotated[
         Literal["auto", "yes", "no"],
@@ -217,7 +225,7 @@ def fit(
     """
     from embedstore.fit import fit_config, fit_head, read_sweep, torchrun_world
 
-    with torchrun_world(device) as world:
+    with render.told_warnings(), torchrun_world(device) as world:
         speaks = world is None or world.speaks
         read = fit_config if sweep is None else partial(read_sweep, sweep)
         chosen = read(
@@ -266,6 +274,7 @@ def fit(
             val_fraction=val_fraction,
             seed=seed,
             precision=precision,
+            compile=compile_,
         )
         if speaks:
             render.warn_of_idle_gpu(device)
