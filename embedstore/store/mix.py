@@ -64,7 +64,7 @@ class MixedRows:
                 raise UsageError(
                     f"nothing is left of part {number + 1} of {len(parts)} of the mix",
                     found=f"0 of {len(self.parts[number])} rows",
-                    todo="look at the split, the role and the language, and at what is quarantined",
+                    todo="look at the split, the role and the language, at what is quarantined and held out",
                 )
         return MixedRows(parts, self.shares)
 
@@ -123,8 +123,13 @@ def mix_counts(sizes: Sequence[int], shares: Sequence[Fraction]) -> tuple[int, .
     """
     whole = sum(shares)
     total = int(min(size * whole / share for size, share in zip(sizes, shares, strict=True)))
-    wanted = [total * share / whole for share in shares]
-    return tuple(_rounded(wanted, total))
+    return share_counts(total, shares)
+
+
+def share_counts(total: int, shares: Sequence[Fraction]) -> tuple[int, ...]:
+    """A total in these shares: each is total times share, rounded down or up, and they add up to it."""
+    whole = sum(shares)
+    return tuple(_rounded([total * share / whole for share in shares], total))
 
 
 def _rounded(wanted: Sequence[Fraction], total: int) -> list[int]:
