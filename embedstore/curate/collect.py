@@ -18,6 +18,7 @@ from embedstore.curate.pool import Embedded, chosen_rows, embedded, name_of_rows
 from embedstore.curate.prototypes import Prototypes, load_prototypes
 from embedstore.curate.shards import best_on_ray
 from embedstore.documents import SubsetParent
+from embedstore.encoders.device import pick_device
 from embedstore.errors import UsageError
 from embedstore.index.screen import BLOCK, best_of
 from embedstore.store import Store, choose_rows, create_subset, open_store
@@ -143,7 +144,7 @@ def collect_rows(
             keep,
             block=block,
             threads=threads,
-            device=device,
+            device=str(pick_device(device)),
             on_progress=lambda done: told(done, len(pool)),
         )
     if not best.positions.shape[1]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedstore.curate.pool import Embedded, embedded
+from embedstore.encoders.device import pick_device
 from embedstore.errors import EngineError, MissingExtraError
 from embedstore.index.screen import Best, best_of, merged
 from embedstore.store import open_store
@@ -84,7 +85,13 @@ def best_of_shard(
     place, table, feature, head = named
     source = embedded(open_store(place), table, feature=feature, head=head, device=device)
     best = best_of(
-        queries, lambda at: source.vectors(rows[at]), len(rows), keep, block=block, threads=1, device=device
+        queries,
+        lambda at: source.vectors(rows[at]),
+        len(rows),
+        keep,
+        block=block,
+        threads=1,
+        device=str(pick_device(device)),
     )
     return best.positions.astype(np.int64), best.scores
 

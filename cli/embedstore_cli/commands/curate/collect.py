@@ -76,6 +76,7 @@ def collect(
     """Collect a concept-balanced subset: the rows nearest to each prototype, rarest concept first."""
     from embedstore.curate import collect_rows
 
+    render.warn_of_idle_gpu(device)
     with render.bars(quiet=json) as bars:
         found = collect_rows(
             store,
