@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.curate.meant import feature_parent, meant_rows, subset_parent
+from embedstore.curate.operands import refuse_empty
 from embedstore.curate.references import other_store, same_store
 from embedstore.curate.vectors import BLOCK, pooled_feature, unit_blocks
 from embedstore.errors import UsageError
@@ -120,6 +121,7 @@ def find_leaks(
     near = _nearest(source, ours, looked, cosine, report)
     best = near.best
     leaks = best > cosine
+    refuse_empty(near.rows[~leaks], f"{int(leaks.sum())} of {len(ours)} rows are leaks")
     lines = _lines(source, near, looked, neighbours)
     figures = tuple(_figures(each, near, lines, k) for k, each in enumerate(looked))
     pairs = _pairs(opened, source, lines, looked)
