@@ -121,9 +121,14 @@ def sample_rows(
 
 def drawn(pool: IntArray, count: int, seed: int) -> IntArray:
     """`count` of the rows, ascending: those with the smallest draws, which depend on (seed, row) only."""
-    order = np.lexsort((pool, counter_random(seed, 0, pool)))
+    order = np.lexsort((pool, counter_random(seed_bits(seed), 0, pool)))
     found: IntArray = np.sort(pool[order[:count]])
     return found
+
+
+def seed_bits(seed: int) -> int:
+    """Any whole number as 64 bits."""
+    return seed & (2**64 - 1)
 
 
 def rows_told(store: Store, rows: str) -> str:

@@ -18,6 +18,7 @@ from embedstore.errors import UsageError
 from embedstore.store import Store, create_subset, open_store
 from embedstore.store.choosing import choose_rows
 from embedstore.store.ids import ids_at
+from embedstore.store.subset_writer import refuse_subset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,7 @@ def dedup_store(
     `scores` defaults to the subset `rows`. Raises `UsageError`, and `StoreError` for unknown names.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    refuse_subset(opened, name, overwrite=overwrite)
     _refuse_bad(method, eps, probes, clusters)
     chosen = None if rows is None else choose_rows(opened, rows)
     kind = _table(opened, table, feature)

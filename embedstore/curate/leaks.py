@@ -19,6 +19,7 @@ from embedstore.index.clusters import sample_places
 from embedstore.store import Store, create_subset, open_store
 from embedstore.store.choosing import choose_rows
 from embedstore.store.ids import ids_at
+from embedstore.store.subset_writer import refuse_subset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -100,6 +101,7 @@ def find_leaks(
     cards, `StoreError` for unknown names.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    refuse_subset(opened, name, overwrite=overwrite)
     report = on_progress or (lambda *_: None)
     if not -1 <= cosine < 1 or neighbours < 1:
         raise UsageError(

@@ -123,8 +123,13 @@ def mix_counts(sizes: Sequence[int], shares: Sequence[Fraction]) -> tuple[int, .
     """
     whole = sum(shares)
     total = int(min(size * whole / share for size, share in zip(sizes, shares, strict=True)))
-    wanted = [total * share / whole for share in shares]
-    return tuple(_rounded(wanted, total))
+    return share_counts(total, shares)
+
+
+def share_counts(total: int, shares: Sequence[Fraction]) -> tuple[int, ...]:
+    """A total in these shares: each is total times share, rounded down or up, and they add up to it."""
+    whole = sum(shares)
+    return tuple(_rounded([total * share / whole for share in shares], total))
 
 
 def _rounded(wanted: Sequence[Fraction], total: int) -> list[int]:

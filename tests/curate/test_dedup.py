@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embedstore.curate import dedup_store
 from embedstore.curate.vectors import unit
-from embedstore.errors import UsageError
+from embedstore.errors import StoreError, UsageError
 from embedstore.store import create_subset, open_store
 from embedstore.testing.stores import write_random_store
 from embedstore.testing.vectors import write_vector_store
@@ -261,6 +261,16 @@ def test_what_cannot_be_meant_is_refused(world, options, words):
     with pytest.raises(UsageError, match=words):
         dedup_store(world[0], "refused", **options)
     assert "refused" not in world[0].subsets()
+
+
+def test_a_taken_name_is_refused_before_any_work(world, monkeypatch):
+    store = world[0]
+    create_subset(store, "taken", {"row": [0]}, overwrite=True)
+    monkeypatch.setattr("embedstore.curate.dedup.pooled_feature", None)
+    with pytest.raises(UsageError, match="a subset 'taken' already"):
+        dedup_store(store, "taken")
+    with pytest.raises(StoreError, match="not/a name"):
+        dedup_store(store, "not/a name")
 
 
 def test_several_features_must_be_chosen_from(tmp_path):
