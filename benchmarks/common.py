@@ -33,6 +33,7 @@ Meaning: TypeAlias = Literal[
     "relative error",
     "share of an epoch",
     "share of the peak",
+    "share of pairs",
 ]
 
 

@@ -2,6 +2,7 @@
 
 The pool is synthetic: directions around a thousand centres, float16, in memory. Every side reads the same
 pool, in blocks of the same size, with the same threads. The machine may be shared: ratios are of CPU time.
+`curate_dedup.py` says what the rows on duplicates are.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from common import Row, main, seconds
+from curate_dedup import dedup_rows
 from store_data import anonymous_mb
 
 from embedstore.curate.collecting import balanced
@@ -194,4 +196,4 @@ def _against_faiss(pool: AnyArray, prototypes: Float32Array) -> Row:
 
 
 if __name__ == "__main__":
-    main(measure, description=__doc__.splitlines()[0])
+    main(lambda quick: [*measure(quick), *dedup_rows(quick=quick)], description=__doc__.splitlines()[0])

@@ -10,6 +10,7 @@ import numpy as np
 from embedstore.curate.contents import contents
 from embedstore.curate.greedy import greedy_twins
 from embedstore.curate.meant import feature_parent, meant_rows, subset_parent
+from embedstore.curate.operands import refuse_empty
 from embedstore.curate.preference import preference
 from embedstore.curate.semdedup import Meetings, meet
 from embedstore.curate.vectors import pooled_feature, unit_vectors
@@ -17,6 +18,7 @@ from embedstore.errors import UsageError
 from embedstore.store import Store, create_subset, open_store
 from embedstore.store.choosing import choose_rows
 from embedstore.store.ids import ids_at
+from embedstore.store.subset_writer import refuse_subset
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,6 +79,7 @@ def dedup_store(
     `scores` defaults to the subset `rows`. Raises `UsageError`, and `StoreError` for unknown names.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    refuse_subset(opened, name, overwrite=overwrite)
     _refuse_bad(method, eps, probes, clusters)
     chosen = None if rows is None else choose_rows(opened, rows)
     kind = _table(opened, table, feature)
@@ -92,6 +95,7 @@ def dedup_store(
         near = _Near(method, eps, clusters, probes, seed, device, memory_mb)
         found = task.near(feature, near)
     kept, gone = np.flatnonzero(found.twin < 0), np.flatnonzero(found.twin >= 0)
+    refuse_empty(kept, f"none of {len(meant)} rows has an embedding that can be compared")
     reasons = sorted(set(found.unusable.values()))
     scored = subset_parent(opened, None if scores is None or scores == rows else choose_rows(opened, scores))
     return create_subset(

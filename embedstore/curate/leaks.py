@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.curate.meant import feature_parent, meant_rows, subset_parent
+from embedstore.curate.operands import refuse_empty
 from embedstore.curate.references import other_store, same_store
 from embedstore.curate.vectors import BLOCK, pooled_feature, unit_blocks
 from embedstore.errors import UsageError
@@ -18,6 +19,7 @@ from embedstore.index.clusters import sample_places
 from embedstore.store import Store, create_subset, open_store
 from embedstore.store.choosing import choose_rows
 from embedstore.store.ids import ids_at
+from embedstore.store.subset_writer import refuse_subset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +101,7 @@ def find_leaks(
     cards, `StoreError` for unknown names.
     """
     opened = store if isinstance(store, Store) else open_store(store)
+    refuse_subset(opened, name, overwrite=overwrite)
     report = on_progress or (lambda *_: None)
     if not -1 <= cosine < 1 or neighbours < 1:
         raise UsageError(
@@ -120,6 +123,7 @@ def find_leaks(
     near = _nearest(source, ours, looked, cosine, report)
     best = near.best
     leaks = best > cosine
+    refuse_empty(near.rows[~leaks], f"{int(leaks.sum())} of {len(ours)} rows are leaks")
     lines = _lines(source, near, looked, neighbours)
     figures = tuple(_figures(each, near, lines, k) for k, each in enumerate(looked))
     pairs = _pairs(opened, source, lines, looked)

@@ -89,6 +89,15 @@ def create_subset(
     return open_subset(opened, name)
 
 
+def refuse_subset(store: Store, name: str, *, overwrite: bool = False) -> None:
+    """What `create_subset` would refuse before any work is done: a bad or taken name, a read-only store."""
+    home = store.parts[0].path
+    layout.subset(home, name)
+    if is_mirrored(home):
+        mirror_of(home).remote.refuse_read_only("making a subset")
+    _refuse_taken(name, overwrite=overwrite, taken=name in layout.subset_names(home))
+
+
 def remove_subset(store: Store | str | PathLike[str], name: str) -> None:
     """Take a subset out of the store that it lies in; `StoreError` for an unknown name.
 

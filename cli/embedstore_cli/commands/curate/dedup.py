@@ -61,7 +61,7 @@ def dedup(
     ] = 4,
     seed: opt.Seed = 0,
     memory_mb: common.MemoryMB = 4096,
-    device: opt.Device = "cpu",
+    device: opt.Device = "auto",
     overwrite: common.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
@@ -69,6 +69,7 @@ def dedup(
     from embedstore.curate import dedup_store
     from embedstore.encoders.device import pick_device
 
+    render.warn_of_idle_gpu(device)
     with common.progress(quiet=json) as report:
         subset = dedup_store(
             store,

@@ -53,7 +53,7 @@ def leaks(
     ] = None,
     seed: opt.Seed = 0,
     memory_mb: common.MemoryMB = 4096,
-    device: opt.Device = "cpu",
+    device: opt.Device = "auto",
     overwrite: common.Overwrite = False,
     json: opt.Json = False,
 ) -> None:
@@ -64,6 +64,7 @@ def leaks(
 
     if out is not None:
         check_pair_file(out)
+    render.warn_of_idle_gpu(device)
     with common.progress(quiet=json) as report:
         found = find_leaks(
             store,
