@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from embedstore.curate.algebra import rows_told, seed_bits
 from embedstore.curate.matching import Matcher, read_entries
-from embedstore.curate.operands import opened, refuse_empty
+from embedstore.curate.operands import opened, refuse_empty, refuse_taken
 from embedstore.errors import UsageError
 from embedstore.store import choose_rows, create_subset, layout, tables
 from embedstore.store.selection import equal
@@ -86,6 +86,9 @@ def balance_rows(
         raise UsageError("an entry keeps one row at least", where="--cap", found=cap)
     kind: Table = "texts" if table == "texts" else "images"
     here = opened(store)
+    refuse_taken(here, name, overwrite=overwrite)
+    if kind == "images" and not here.plan.images:
+        raise UsageError("the store has no images", where=here.place, todo="balance its texts: --table texts")
     matcher = Matcher(_entries(here, entries), case=case)
     chosen = None if rows is None else choose_rows(here, rows)
     row, entry, considered = _matches(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from embedstore.errors import UsageError
 from embedstore_cli import options as opt
 from embedstore_cli import render
 from embedstore_cli.commands.curate import common
@@ -53,6 +54,8 @@ def score(
     """Keep the rows whose image and text agree most: cosine through a head, or of stored embeddings."""
     from embedstore.curate.score import score_rows
 
+    if plot is not None and (plot.is_dir() or not plot.parent.is_dir()):
+        raise UsageError("cannot write the plot", where=plot, todo="name a file in a folder that is there")
     if head is not None:
         render.warn_of_idle_gpu(device)
     with render.bars(quiet=json) as bars:
