@@ -32,6 +32,7 @@ from embedstore.documents.head_options import (
     SailOptions,
 )
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
+from embedstore.documents.prototypes import PrototypesCard
 from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
 from embedstore.documents.stores import (
     ArrayName,
@@ -63,6 +64,7 @@ PUBLISHED: tuple[type[Document], ...] = (
     FeatureManifest,
     UnitRecord,
     SubsetCard,
+    PrototypesCard,
     HeadConfig,
     FitConfig,
     BenchReport,
@@ -95,6 +97,7 @@ __all__ = [
     "PolicyName",
     "ProcessorCard",
     "Projection",
+    "PrototypesCard",
     "QuarantinedRow",
     "RowsRecord",
     "SailOptions",

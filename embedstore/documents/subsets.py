@@ -16,7 +16,7 @@ SubsetColumn: TypeAlias = Literal["reason", "concept", "rank", "score", "twin", 
 class SubsetParent(Document):
     """Something that a subset was made from or compared with."""
 
-    kind: Literal["subset", "store", "feature", "head"]
+    kind: Literal["subset", "store", "feature", "head", "prototypes"]
     name: str | None = Field(default=None, max_length=200, description="never a path")
     sha256: Sha256 = Field(description="fingerprint of its card, plan, manifest or configuration")
 

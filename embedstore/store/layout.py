@@ -33,6 +33,9 @@ SUBSETS = "subsets"
 SUBSET_CARD = "subset.json"
 SUBSET_ROWS = "rows.parquet"
 SUBSET_DROPPED = "dropped.parquet"
+PROTOTYPES = "prototypes"
+PROTOTYPES_CARD = "prototypes.json"
+PROTOTYPES_VECTORS = "prototypes.safetensors"
 
 # Called with store and path before a file or the folder of a table is read, which a mirror then brings.
 on_need: list[Callable[[Path, Path], None]] = []
@@ -148,6 +151,19 @@ def unfinished_subsets(store: Path) -> tuple[str, ...]:
     """Names of folders of subsets without a card: a writer was stopped, or is at work."""
     named = (p for p in _listed(store / SUBSETS) if p.is_dir())
     return tuple(p.name for p in named if not (p / SUBSET_CARD).is_file())
+
+
+def prototypes(store: Path, name: str) -> Path:
+    """Folder of concept prototypes; a name that could leave the store is refused."""
+    if not re.match(NAME_PATTERN, name) or len(name) > 200:
+        raise StoreError("bad name of prototypes", found=name, allowed="letters, digits, '_', '.', '-'")
+    return store / PROTOTYPES / name
+
+
+def prototype_names(store: Path) -> tuple[str, ...]:
+    """Names of all prototypes, sorted; a folder without a card is none."""
+    named = (p for p in _listed(store / PROTOTYPES) if re.match(NAME_PATTERN, p.name))
+    return tuple(p.name for p in named if (p / PROTOTYPES_CARD).is_file())
 
 
 def record(feature: Path, unit: int) -> Path:

@@ -105,6 +105,17 @@ EXAMPLES = {
         "columns": ["concept", "score"],
         "rows_file": {"nbytes": 100, "crc32c": 7},
     },
+    "PrototypesCard": {
+        "name": "birds",
+        "made_of": "images",
+        "concepts": ["kea", "kiwi"],
+        "counts": [128, 7],
+        "width": 384,
+        "card": IMAGE_CARD,
+        "store_fingerprint": SHA,
+        "settings": {"shots": 128, "split": None},
+        "vectors_sha256": SHA,
+    },
     "HeadConfig": {
         "head": "token",
         "width": 256,
@@ -164,6 +175,8 @@ SPOILED_VALUES = [
     ("SubsetCard", "columns", ["colour"]),
     ("SubsetCard", "settings", {"k": [[1]]}),
     ("SubsetCard", "rows_file", None),
+    ("PrototypesCard", "made_of", "sounds"),
+    ("PrototypesCard", "concepts", []),
 ]
 
 

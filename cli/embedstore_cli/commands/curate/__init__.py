@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from embedstore_cli.commands.curate import algebra, balance, mix, score, subsets
+from embedstore_cli.commands.curate import (
+    algebra,
+    balance,
+    collect,
+    dedup,
+    leaks,
+    mix,
+    prototypes,
+    score,
+    subsets,
+)
 
 app = typer.Typer(
     help="Choose rows of a store as named subsets, with the reason for each; nothing is copied.",
@@ -17,11 +27,15 @@ def curate() -> None:
     """Choose rows of a store as named subsets, with the reason for each; nothing is copied."""
 
 
+app.command("prototypes")(prototypes.prototypes)
+app.command("collect")(collect.collect)
 app.command("union")(algebra.union)
 app.command("intersect")(algebra.intersect)
 app.command("subtract")(algebra.subtract)
 app.command("sample")(algebra.sample)
 app.command("ids")(algebra.ids)
+app.command("dedup")(dedup.dedup)
+app.command("leaks")(leaks.leaks)
 app.command("score")(score.score)
 app.command("balance")(balance.balance)
 app.command("mix")(mix.mix)

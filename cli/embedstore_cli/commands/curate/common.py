@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +11,11 @@ import typer
 from embedstore_cli import render
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from embedstore.store import Subset
+
+QUIET_SECONDS = 2.0
 
 SubsetName = Annotated[
     str, typer.Option("--name", metavar="SUBSET", help="Name of the subset that is made.", show_default=False)
@@ -23,6 +29,33 @@ Rows = Annotated[
         show_default=False,
     ),
 ]
+PooledFeature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Feature whose pooled embeddings are compared; needed where several could be meant.",
+        show_default=False,
+    ),
+]
+OneSplit = Annotated[
+    str | None, typer.Option("--split", metavar="SPLIT", help="Only rows of this split.", show_default=False)
+]
+MemoryMB = Annotated[
+    int, typer.Option("--memory-mb", min=0, help="More embeddings than this lie in a temporary file.")
+]
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of a verb, from its second second on."""
+    begun = time.monotonic()
+    with render.bars(quiet=quiet) as bars:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if time.monotonic() - begun > QUIET_SECONDS:
+                bars.update(stage, done=done, total=total)
+
+        yield report
 
 
 def finish(subset: Subset, lines: list[str], *, json: bool) -> None:
