@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -58,7 +59,7 @@ def score(
         raise UsageError("cannot write the plot", where=plot, todo="name a file in a folder that is there")
     if head is not None:
         render.warn_of_idle_gpu(device)
-    with render.bars(quiet=json) as bars:
+    with common.progress(quiet=json) as report:
         found = score_rows(
             store,
             name=name,
@@ -75,7 +76,7 @@ def score(
             rows=rows,
             overwrite=overwrite,
             device=device,
-            on_progress=lambda done, total: bars.update("images scored", done=done, total=total),
+            on_progress=partial(report, "images scored"),
         )
     if plot is not None:
         from embedstore.bench.report import write_text
