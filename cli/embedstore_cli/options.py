@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -61,11 +60,12 @@ def settings(pairs: list[str]) -> dict[str, bool | int | float | str]:
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Seed = Annotated[int, typer.Option(help="Decides everything random.")]
-HeadDir = Annotated[
-    Path, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
-]
+# Text, since `./user/name`, which is a folder, and `user/name`, perhaps one of the hub's, are the same path.
+_FITTED = "Folder that fit wrote, or user/name on the hub."
+Head = Annotated[str, typer.Argument(metavar="HEAD", help=_FITTED, show_default=False)]
+HeadDir = Annotated[str, typer.Option("--head", metavar="DIR|user/name", help=_FITTED, show_default=False)]
 AnyHeadDir = Annotated[
-    Path | None, typer.Option("--head", metavar="DIR", help="Folder that fit wrote.", show_default=False)
+    str | None, typer.Option("--head", metavar="DIR|user/name", help=_FITTED, show_default=False)
 ]
 ImageFeature = Annotated[
     str | None,

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from embedstore.documents import NOT_SHARES
 
@@ -29,20 +29,34 @@ if TYPE_CHECKING:
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
+# What moves a cursor or changes a terminal, and halves of characters, which no output can encode.
+_UNSEEN = [*(set(range(0x20)) - {*b"\t\n"}), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]
+_SHOWN = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _UNSEEN}
+_SHOWN_IN_JSON = {code: f"\\u{code:04x}" for code in _UNSEEN}
+
+
+def _plain(message: object) -> str:
+    return str(message).translate(_SHOWN)
+
+
+def _text(message: object, style: str = "") -> Text:
+    """As it is, control characters spelt out; no markup, no emojis by name. Captions come from strangers."""
+    return Text(_plain(message), style)
+
 
 def fail(message: str) -> None:
     """One clear message on standard error."""
-    _err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    _err.print(Text.assemble(("error:", "bold red"), " ", _text(message)), soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Something the user must see, on standard error."""
-    _err.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=True)
+    _err.print(Text.assemble(("warning:", "bold yellow"), " ", _text(message)), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Something worth knowing while a command runs, on standard error."""
-    _err.print(escape(message), soft_wrap=True)
+    _err.print(_text(message), soft_wrap=True)
 
 
 def warn_of_idle_gpu(device: str) -> None:
@@ -56,30 +70,37 @@ def warn_of_idle_gpu(device: str) -> None:
 
 def say(message: str = "") -> None:
     """A line of the result, on standard output."""
-    _out.print(escape(message), soft_wrap=True)
+    _out.print(_text(message), soft_wrap=True)
 
 
 def heading(message: str) -> None:
     """A heading line of the result."""
-    _out.print(f"[bold]{escape(message)}[/]", soft_wrap=True)
+    _out.print(_text(message, "bold"), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """A JSON document on standard output, and nothing else."""
-    print(value.rstrip("\n") if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201
+    text = value.rstrip("\n") if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    print(text.translate(_SHOWN_IN_JSON))  # noqa: T201
 
 
 def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, words: Sequence[str] = ()
 ) -> None:
     """A narrow table; columns after the first are figures, but for those named in `words`."""
-    shown = Table(title=title or None, title_justify="left", title_style="bold", pad_edge=False, box=None)
+    shown = Table(
+        title=_text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        box=None,
+    )
     for k, column in enumerate(columns):
         shown.add_column(
-            escape(column), justify="left" if k == 0 or column in words else "right", overflow="fold"
+            _text(column), justify="left" if k == 0 or column in words else "right", overflow="fold"
         )
     for row in rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
+        shown.add_row(*(_text(cell) for cell in row))
     _out.print(shown)
 
 
@@ -122,23 +143,23 @@ class Bars:
         if name not in self._tasks:
             # Work that an earlier run did must not count into this run's rate.
             self._tasks[name] = self._progress.add_task(
-                escape(name), total=total, completed=int(done), note=""
+                _plain(name), total=total, completed=int(done), note=""
             )
-        self._progress.update(self._tasks[name], completed=done, total=total, note=escape(note))
+        self._progress.update(self._tasks[name], completed=done, total=total, note=_plain(note))
 
     def line(self, message: str) -> None:
         """A line above the bars, which stays."""
-        self._progress.console.print(escape(message), soft_wrap=True)
+        self._progress.console.print(_text(message), soft_wrap=True)
 
 
 @contextmanager
 def bars(*, quiet: bool = False) -> Iterator[Bars]:
     """Progress bars on standard error; silent where nobody watches or `quiet`."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_err, disable=quiet) as progress:

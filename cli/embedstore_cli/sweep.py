@@ -25,15 +25,21 @@ def fit_many(store: str, members: tuple[Member, ...], out: Path, *, json: bool, 
         def show(at: SweepProgress) -> None:
             if at.number not in told and not json:
                 told.add(at.number)
-                on = f", {at.resumed} go on from their checkpoints" if at.resumed else ""
-                bars.line(f"pass {at.number} of {at.passes}: {at.heads} heads on one stream of batches{on}")
+                on = f", {at.resumed} of them from a checkpoint" if at.resumed else ""
+                bars.line(f"pass {at.number} of {at.passes}: {_heads(at.heads)} on one stream of batches{on}")
             failed = f", {at.failed} failed" if at.failed else ""
-            note = f"{at.heads} heads{failed}, epoch {at.epoch}, {at.samples_per_second:.0f} samples/s"
+            note = f"{_heads(at.heads)}{failed}, epoch {at.epoch}, {at.samples_per_second:.0f} samples/s"
             bars.update(
                 f"pass {at.number} of {at.passes} ({at.device})", done=at.step, total=at.steps, note=note
             )
 
-        result = fit_sweep(store, members, out, on_progress=show, **how)
+        try:
+            result = fit_sweep(store, members, out, on_progress=show, **how)
+        except KeyboardInterrupt:
+            render.warn(
+                f"stopped; finished heads and checkpoints are kept in {out}: run the same command again"
+            )
+            raise
     render.print_json(result.to_dict()) if json else _show(result)
     for member in result.failed:
         render.fail(f"{member.name}: {member.error}")
@@ -47,7 +53,7 @@ def _show(result: SweepResult) -> None:
     before = f"; {kept} were there" if kept else ""
     passes, took = len(result.passes), render.duration(result.seconds)
     counted = f"{passes} pass{'es' if passes != 1 else ''}"
-    render.say(f"{fitted} heads in {counted}, {took} ({result.device}){before}")
+    render.say(f"{_heads(fitted)} in {counted}, {took} ({result.device}){before}")
     judged = any(member.recall for member in result.members)
     columns = ["head", "loss", *(["t→i", "i→t", "kept"] if judged else []), "params", "s"]
     render.table(
@@ -59,6 +65,10 @@ def _show(result: SweepResult) -> None:
         if count:
             render.warn(f"{count} images left out: {reason}")
     render.say(f"heads, sweep.json and sweep.svg: {result.out}")
+
+
+def _heads(count: int) -> str:
+    return f"{count} head{'s' if count != 1 else ''}"
 
 
 def _cells(member: SweepMember, *, judged: bool) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedstore.encoders.device import device_kind, pick_device
@@ -78,7 +77,7 @@ def open_setting(
     `HeadError` where the store has no feature of one of the head's cards, or a chosen one is of another.
     """
     opened = store if isinstance(store, Store) else open_store(store)
-    head = load_head(Path(head_dir), device=pick_device(device))
+    head = load_head(head_dir, device=pick_device(device))
     images, texts = (
         feature_of_card(opened, own, card) if chosen is None else opened[chosen]
         for chosen, own, card in (

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from embedstore.curate.listing import list_subset
     from embedstore.curate.mixing import mix_rows
     from embedstore.curate.overview import describe_subset
+    from embedstore.curate.pair_plot import pairs_svg
+    from embedstore.curate.pairs import rank_pairs
     from embedstore.curate.prototypes import (
         Prototypes,
         load_prototypes,
@@ -35,8 +37,10 @@ _MODULES = {
     "list_subset": "listing",
     "load_prototypes": "prototypes",
     "mix_rows": "mixing",
+    "pairs_svg": "pair_plot",
     "prototypes_of_images": "prototypes",
     "prototypes_of_texts": "prototypes",
+    "rank_pairs": "pairs",
     "sample_rows": "algebra",
     "score_rows": "score",
     "subset_of_ids": "ids",
@@ -53,8 +57,10 @@ __all__ = [
     "list_subset",
     "load_prototypes",
     "mix_rows",
+    "pairs_svg",
     "prototypes_of_images",
     "prototypes_of_texts",
+    "rank_pairs",
     "sample_rows",
     "score_rows",
     "subset_of_ids",

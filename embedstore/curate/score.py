@@ -152,7 +152,7 @@ def ranked(
     rank = np.empty(len(rows), np.int64)
     rank[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes) + 1
     if keep is None:
-        return rank, scores >= (-1.0 if min_score is None else min_score)
+        return rank, scores >= (-np.inf if min_score is None else min_score)
     share = Fraction(str(keep))
     most = -(-sizes * share.numerator // share.denominator)
     return rank, rank <= most[group]

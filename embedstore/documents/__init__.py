@@ -32,6 +32,7 @@ from embedstore.documents.head_options import (
     SailOptions,
 )
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
+from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
 from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
 from embedstore.documents.stores import (
@@ -68,6 +69,7 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
+    PairsReport,
 )
 
 __all__ = [
@@ -93,6 +95,9 @@ __all__ = [
     "NoOptions",
     "OptionValue",
     "Origin",
+    "PairFigures",
+    "PairMeasure",
+    "PairsReport",
     "Plan",
     "PolicyName",
     "ProcessorCard",
@@ -111,6 +116,7 @@ __all__ = [
     "Table",
     "TokenizerCard",
     "UnitRecord",
+    "VectorKind",
     "ViewCard",
     "differing_fields",
     "load_document",

@@ -67,13 +67,16 @@ _EXACTLY: ContextVar[bool] = ContextVar("_EXACTLY", default=False)
 
 @contextlib.contextmanager
 def frozen_forward(device: torch.device, dtype: ComputeType) -> Iterator[None]:
-    """Inference mode, with autocast where the precision is a half one; the weights stay float32."""
-    with torch.inference_mode():
-        if dtype == "float32" or _EXACTLY.get():
-            yield
-        else:
-            with torch.autocast(device.type, dtype=_DTYPES[dtype]):
-                yield
+    """Inference mode, with autocast where the precision is a half one; the weights stay float32.
+
+    Also inside an autocast of the caller's: cards say in which precision an encoder runs.
+    """
+    half = dtype != "float32" and not _EXACTLY.get()
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype=_DTYPES[dtype] if half else None, enabled=half),
+    ):
+        yield
 
 
 @contextlib.contextmanager

@@ -107,7 +107,14 @@ def check_config(config: FitConfig, where: object = "fit") -> None:
             found=f"micro_batch {config.micro_batch}, batch_size {config.batch_size}",
         )
     if config.min_lr > config.lr:
-        raise UsageError("min_lr is above lr", where=where, found=f"{config.min_lr} and {config.lr}")
+        raise UsageError(
+            "min_lr is above lr",
+            where=where,
+            found=f"min_lr {config.min_lr:g}, lr {config.lr:g}",
+            todo="lower min_lr too",
+        )
+    if config.seed >= 2**64:
+        raise UsageError("a seed has 64 bits", where=where, found=config.seed, allowed="0 to 2^64 - 1")
 
 
 def _check_rows(config: FitConfig, where: object) -> None:

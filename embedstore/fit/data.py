@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from embedstore.errors import UsageError
 from embedstore.fit.rows import training_rows
 from embedstore.index.exact import ranks_of_positives
 from embedstore.metrics.recall import Positives, recall_at_k
@@ -32,9 +33,16 @@ _AT_ONCE = 65536
 
 
 def hold_out(rows: IntArray, share: float, seed: int) -> tuple[IntArray, IntArray]:
-    """A seeded share of the images, at least two, and the others; both ascending."""
+    """A seeded share of the images, at least two, and the others, at least two; both ascending."""
     random = np.random.Generator(np.random.Philox(key=[seed, 0x686F6C64]))
     count = max(2, round(len(rows) * share))
+    if len(rows) - count < 2:
+        raise UsageError(
+            "too few pictures are left to fit on",
+            where="val_fraction",
+            found=f"{count} of {len(rows)} pictures held out",
+            allowed="two or more left",
+        )
     drawn = random.permutation(len(rows))
     return np.sort(rows[drawn[:count]]), np.sort(rows[drawn[count:]])
 

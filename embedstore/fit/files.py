@@ -14,7 +14,7 @@ from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.errors import EmbedstoreError, HeadError, UsageError
 from embedstore.fit.checkpoint import CHECKPOINT, unfinished
 from embedstore.fit.config import without_paths
-from embedstore.fit.tensorboard import Events
+from embedstore.fit.tensorboard import Events, remove_events
 from embedstore.model import CONFIG, WEIGHTS
 from embedstore.store import files, layout
 
@@ -98,7 +98,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 class FitLog:
-    """One JSON document a line, readable while the fit runs; the log of an earlier run is replaced.
+    """One JSON document a line, readable while the fit runs; log and events of an earlier run are replaced.
 
     Of a run that has `begun` stays what was there at its checkpoint. `tensorboard`: the same figures as
     events beside it. Without a folder what is written goes nowhere: of several processes one logs.
@@ -119,6 +119,8 @@ class FitLog:
             self._file.close()
             raise
         self._file.truncate(0 if begun is None else min(begun.log_bytes, self.size))
+        if begun is None:
+            remove_events(folder)
         if tensorboard:
             self._events = Events(folder, after=None if begun is None else begun.step)
 

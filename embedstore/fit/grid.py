@@ -98,7 +98,7 @@ def _fits(tables: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if tables is None:
         yield "", {}
         return
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError("fit is not a list of tables", where=where, todo="write [[fit]], with two brackets")
     for table in tables:
         name = table.get("name")
@@ -154,6 +154,8 @@ def _refuse_given(given: Mapping[str, Any], varied: list[str], where: str) -> No
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{name}={share}" for name, share in value.items())
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

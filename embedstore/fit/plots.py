@@ -80,7 +80,7 @@ def sweep_chart(members: Sequence[SweepMember], *, title: str) -> str:
                 end = next(
                     e for e in member.curve if e["epoch"] == (member.kept_epoch if recall else member.epochs)
                 )
-                found.setdefault(member.varied[name], []).append(value(end))
+                found.setdefault(_known(member.varied[name]), []).append(value(end))
         if not 2 <= len(found) <= _MOST_NAMES:
             continue
         numbers = all(isinstance(v, int | float) for v in found)
@@ -90,3 +90,8 @@ def sweep_chart(members: Sequence[SweepMember], *, title: str) -> str:
         line = Line(name="mean of the heads with a value", points=means if numbers else (), dots=dots)
         panels.append(Panel(title=figure, x=name, lines=[line], names=[str(v) for v in ordered]))
     return chart(panels, title=title)
+
+
+def _known(value: Any) -> Any:
+    """A varied value as a key: numbers and words are theirs, the shares of a mix are their words."""
+    return ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import deque
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from embedstore.documents import FitConfig, HeadConfig, load_document
 from embedstore.encoders.device import pick_device
-from embedstore.errors import HeadError, UsageError
+from embedstore.errors import HeadError
 from embedstore.fit.checkpoint import MINUTES, Checkpoints, Identity
-from embedstore.fit.config import check_config, without_paths
 from embedstore.fit.data import caption_numbers, training_data
-from embedstore.fit.files import FIT, FitLog, HeadFolder
+from embedstore.fit.files import FitLog, HeadFolder
 from embedstore.fit.gradient_cache import LargeStep
 from embedstore.fit.grid import Member, stream_key, streams
 from embedstore.fit.interrupts import HeldSignals
 from embedstore.fit.learner import Learner
 from embedstore.fit.plots import sweep_chart, write_curves
-from embedstore.fit.record import head_record
+from embedstore.fit.sweep_check import (
+    checked_records,
+    is_finished,
+    refuse_another_begun,
+    refuse_unread,
+)
 from embedstore.fit.sweep_report import SweepPass, SweepProgress, SweepResult, read_member
 from embedstore.fit.tensorboard import check_extra
 from embedstore.fit.trainer import Run, steps_of
 from embedstore.heads.buffers import POOL
-from embedstore.model import CONFIG
 from embedstore.store import files, open_store
 from embedstore.stream.cached_pairs import pairs_on_device
 from embedstore.stream.groups import BUFFER_MB
@@ -39,6 +41,7 @@ from embedstore.stream.micro import Micro
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from embedstore.documents import HeadConfig
     from embedstore.fit.data import Validation
     from embedstore.store import Store
     from embedstore.stream.cached_pairs import CacheChoice, CachedPairs
@@ -69,8 +72,8 @@ def fit_sweep(
     only times differ. Members with fewer epochs, or out of patience, stop earlier. A loss that is not finite
     or memory that is not there ends that member alone. A finished head of the same configuration and store
     is left as it is and an unfinished one goes on from its checkpoint, so that the same call goes on after an
-    interruption. `sweep.json` and `sweep.svg` in
-    `out` hold the figures of all. The other arguments are those of `fit_head`.
+    interruption. `sweep.json` and `sweep.svg` in `out` hold the figures of all. The other arguments are those
+    of `fit_head`.
 
     Raises what `fit_head` raises before anything is fitted, and `UsageError` for a folder with a finished
     head of another configuration (unless `overwrite`).
@@ -79,32 +82,24 @@ def fit_sweep(
         check_extra()
     opened = open_store(store) if isinstance(store, str | Path) else store
     place, out = pick_device(device), Path(out)
-    records = {}
-    for member in members:
-        try:
-            check_config(member.config)
-            records[member.name] = head_record(opened, member.config)
-        except (UsageError, HeadError) as bad:
-            raise type(bad)(
-                f"{member.name}: {bad.problem}",
-                where=bad.where,
-                found=bad.found,
-                allowed=bad.allowed,
-                todo=bad.todo,
-            ) from None
-    finished = {m.name for m in members if not overwrite and _is_finished(out / m.name, m, records[m.name])}
+    records = checked_records(opened, members)
+    finished = {m.name for m in members if not overwrite and is_finished(out / m.name, m, records[m.name])}
     groups = streams(tuple(members), {n: r.text_pooling == "pooled" for n, r in records.items()})
+    left = [[member for member in group if member.name not in finished] for group in groups]
+    refuse_unread(opened, [group for group in left if group], records)
+    if not overwrite:
+        for member in itertools.chain(*left):
+            refuse_another_begun(out / member.name, member, records[member.name])
     began = time.perf_counter()
     passes: list[SweepPass] = []
     errors: dict[str, str] = {}
-    for number, group in enumerate(groups, 1):
-        left = [member for member in group if member.name not in finished]
-        if not left:
+    for number, group in enumerate(left, 1):
+        if not group:
             continue
         rhythm = {"minutes": checkpoint_minutes, "steps": checkpoint_steps}
         todo = _Pass(
             opened,
-            left,
+            group,
             records,
             out,
             place,
@@ -130,22 +125,6 @@ def fit_sweep(
     files.replace(out / SWEEP, (json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n").encode())
     files.replace(out / CHART, sweep_chart(result.members, title=out.name).encode())
     return result
-
-
-def _is_finished(folder: Path, member: Member, record: HeadConfig) -> bool:
-    """Whether this very head lies there; `UsageError` where it is another one."""
-    if not (folder / CONFIG).exists():
-        return False
-    head = load_document(HeadConfig, folder / CONFIG)
-    same = load_document(FitConfig, folder / FIT) == without_paths(member.config)
-    rows = (head.store_fingerprint, head.stores, head.rows)
-    if same and rows == (record.store_fingerprint, record.stores, record.rows):
-        return True
-    raise UsageError(
-        "a finished head of another configuration or store is already here",
-        where=folder,
-        todo="name another folder, or replace it with --overwrite",
-    )
 
 
 @dataclass(slots=True)
@@ -300,10 +279,10 @@ class _Pass:
         """Step `at` of every member that stands there, on a batch that is moved and decoded once."""
         due = [turn for turn in self.turns if turn.step == at]
         if isinstance(batch, LargeStep):
-            whole = islice(batch.batches, batch.count * self.parts_passes)
+            whole = itertools.islice(batch.batches, batch.count * self.parts_passes)
             for turn in due:
                 cache = turn.run.learner.cache
-                own = islice(whole, batch.count * (cache.micro.passes if cache else 0))
+                own = itertools.islice(whole, batch.count * (cache.micro.passes if cache else 0))
                 self.take(turn, count, replace(batch, batches=own))
                 deque(own, maxlen=0)
             # What was left, by members that failed or have taken this step before, is not the next step's.

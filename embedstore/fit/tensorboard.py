@@ -24,21 +24,24 @@ def check_extra() -> None:
         )
 
 
+def remove_events(folder: Path) -> None:
+    """Those that an earlier fit has left."""
+    for old in folder.glob(_EVENTS):
+        old.unlink(missing_ok=True)
+
+
 class Events:
     """Scalars in `folder` by step: `step/loss`, `epoch/loss`, `validation/recall_at_1/text_to_image`….
 
-    A fit that goes on after step `after` hides what was written past it; one that begins removes what an
-    earlier one has left.
+    A fit that goes on after step `after` hides what was written past it.
     """
 
     def __init__(self, folder: Path, *, after: int | None = None) -> None:
         check_extra()
         from tensorboardX import SummaryWriter
 
-        if after is None:
-            for old in folder.glob(_EVENTS):
-                old.unlink()
-        self._writer = SummaryWriter(logdir=str(folder), purge_step=None if after is None else after + 1)
+        more = {} if after is None else {"purge_step": after + 1, "filename_suffix": f".{after}"}
+        self._writer = SummaryWriter(logdir=str(folder), **more)
 
     def write(self, kind: str, fields: dict[str, Any]) -> None:
         """The figures of one line of the log."""

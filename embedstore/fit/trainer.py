@@ -261,7 +261,7 @@ class Run:
         self._lr = learner.lr
         self._loss = learner.learn(batch)
         self._total, self._seen = self._total + self._loss * count, self._seen + count
-        if (learner.step - 1) % max(1, self.stream.steps // LOG_LINES_AN_EPOCH) == 0:
+        if (learner.step - 1) % math.ceil(self.stream.steps / LOG_LINES_AN_EPOCH) == 0:
             self.log.write(
                 "step",
                 epoch=self.epoch,

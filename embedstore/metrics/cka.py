@@ -95,7 +95,7 @@ class Moments:
         return Hsic(biased=whole, unbiased=whole - n / (n - 2) * self.fourth + squares)
 
     def row_parts(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """What rows `(m, d1)`, `(m, d2)` of the stream add to the unbiased HSIC, without themselves `(m,)`."""
+        """What rows `(m, d1)`, `(m, d2)` of the stream add to the unbiased HSIC beside themselves `(m,)`."""
         left, right = x - self.mean_x, y - self.mean_y
         own = np.einsum("ij,ij->i", left, left) * np.einsum("ij,ij->i", right, right)
         parts: FloatArray = np.einsum("ij,ij->i", left @ self.cross, right) - own
@@ -182,7 +182,7 @@ def cka_influence(xx: Moments, yy: Moments, xy: Moments, *, x: FloatArray, y: Fl
 
 
 def linear_cka(x: FloatArray, y: FloatArray) -> Cka:
-    """Linear CKA of `(n, d1)` and `(n, d2)` held in memory, by the cheaper of `d × d` and `n × n` matrices."""
+    """Linear CKA of `(n, d1)` and `(n, d2)` in memory, by the cheaper of `d × d` and `n × n` matrices."""
     _check(x, y)
     if len(x) < min(x.shape[1], y.shape[1]) and _varies(x) and _varies(y):
         k, m = linear_kernel(x), linear_kernel(y)

@@ -1,4 +1,4 @@
-"""Mutual nearest neighbours: do two encoders find the same rows alike? (Huh et al. 2024, section 3)"""
+"""Mutual nearest neighbours: whether two encoders find the same rows alike (Huh et al. 2024, section 3)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def others_only(rows: IntArray) -> IntArray:
     """
     own = rows == np.arange(len(rows))[:, None]
     own[~own.any(axis=1), -1] = True
-    return rows[~own].reshape(len(rows), rows.shape[1] - 1)
+    others: IntArray = rows[~own].reshape(len(rows), rows.shape[1] - 1)
+    return others
 
 
 def mutual_overlap(left: IntArray, right: IntArray) -> FloatArray:

@@ -41,9 +41,12 @@ def hub_name(place: str | os.PathLike[str]) -> str | None:
     """`user/name` where a place means the hub, or none where it means a folder.
 
     `hf:user/name` is always the hub. `user/name` is, unless there is a folder `user` here: what lies on this
-    machine comes first. `UsageError` for a name that no hub could have.
+    machine comes first. A `Path` is always a folder, since it does not keep the dot of `./user/name`.
+    `UsageError` for a name that no hub could have.
     """
-    text = os.fspath(place)
+    if not isinstance(place, str):
+        return None
+    text = place
     if text.startswith(PREFIX):
         return _checked(text.removeprefix(PREFIX))
     if text.count("/") != 1 or not _NAME.fullmatch(text) or Path(text.partition("/")[0]).exists():
@@ -109,7 +112,9 @@ def upload(
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
     if get_token() is None:
-        raise HubError("nobody is logged in to the hub", where=name, todo=_LOGIN)
+        raise HubError(
+            "nobody is logged in to the hub", where=name, todo=f"{_LOGIN}; a folder is named ./{name}"
+        )
     api = HfApi(endpoint=_endpoint(), library_name="embedstore")
     try:
         api.create_repo(name, private=private or None, exist_ok=True)

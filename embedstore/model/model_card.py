@@ -7,12 +7,13 @@ import re
 from typing import TYPE_CHECKING
 
 from embedstore.documents import NOT_SHARES
+from embedstore.encoders.demo import MODELS
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embedstore.documents import BenchReport, EncoderCard, FitConfig
+    from embedstore.documents import BenchReport, EncoderCard, FitConfig, RowsRecord
     from embedstore.model.fitted import FittedHead
 
 README = "README.md"
@@ -87,6 +88,7 @@ def _snippet(fitted: FittedHead, name: str | None) -> str:
         f'    {side}_encoder="{kind}:FOLDER",  # {_plain(card.model)}'
         for side, card in (("image", fitted.config.image_card), ("text", fitted.config.text_card))
         if not _is_public(card)
+        and card.model not in MODELS
         and (kind := {"transformers": "hf", "sentence-transformers": "st"}.get(card.library))
     ]
     place = json.dumps(name or "FOLDER")
@@ -127,6 +129,9 @@ def _fitted(fitted: FittedHead, fit: FitConfig | None) -> list[str]:
     stores = config.stores or ((config.store_fingerprint,) if config.store_fingerprint else ())
     shown = ", ".join(f"`{store[:12]}`" for store in stores)
     lines = [f"on cached tokens, {split} of store{'s' if len(stores) > 1 else ''} {shown or 'unknown'}"]
+    mixed = " in these shares" if any(record.share for record in config.rows) else ""
+    if config.rows:
+        lines.append(f"of these only{mixed}: {'; '.join(map(_rows, config.rows))}")
     if fit is not None:
         lines.append(
             f"{fit.epochs} epochs, batches of {fit.batch_size}, loss {fit.loss}, {fit.optimiser}, "
@@ -141,6 +146,11 @@ def _fitted(fitted: FittedHead, fit: FitConfig | None) -> list[str]:
     return lines
 
 
+def _rows(record: RowsRecord) -> str:
+    share = "" if record.share is None else f", share {record.share:g}"
+    return f"`{_plain(record.name)}` ({record.rows} {record.table}{share})"
+
+
 def _figures(report: BenchReport) -> str:
     counted = ", ".join(
         f"{count} {what}"
@@ -148,6 +158,7 @@ def _figures(report: BenchReport) -> str:
         if count
     )
     where = f"split {report.split}" if report.split else "all rows"
+    where += f", of these only {_rows(report.rows)}" if report.rows else ""
     rows = []
     for direction, figures in report.metrics.items():
         for metric, figure in figures.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from embedstore.documents import BenchReport, FitConfig, load_document
 from embedstore.errors import HeadError, UsageError
 from embedstore.model.fitted import CONFIG, WEIGHTS, load_head
-from embedstore.model.hub import Pushed, hub_name, upload
+from embedstore.model.hub import Pushed, head_folder, hub_name, upload
 from embedstore.model.model_card import README, licence_of, model_card
 from embedstore.store import files as safe
 
@@ -65,7 +65,7 @@ def contents(
     name: str | None = None,
 ) -> dict[str, bytes]:
     """Every file of the folder by its path there, head.json last; the weights are checked first."""
-    folder = Path(head)
+    folder = head_folder(head)
     fitted = load_head(folder)
     fit = load_document(FitConfig, folder / FIT, HeadError) if (folder / FIT).is_file() else None
     found: dict[str, BenchReport] = {}

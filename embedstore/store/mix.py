@@ -64,7 +64,7 @@ class MixedRows:
                 raise UsageError(
                     f"nothing is left of part {number + 1} of {len(parts)} of the mix",
                     found=f"0 of {len(self.parts[number])} rows",
-                    todo="look at the split, the role and the language, and at what is quarantined",
+                    todo="look at the split, the role and the language, at what is quarantined and held out",
                 )
         return MixedRows(parts, self.shares)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
@@ -146,8 +147,12 @@ class GroupStream(ABC, Generic[Buffers, Batch]):
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world:
             raise UsageError("bad batch size or rank", found=f"batch {batch_size}, rank {rank} of {world}")
-        if not buffer_mb > 0:
-            raise UsageError("buffers must hold something", found=f"buffer_mb {buffer_mb}", allowed="above 0")
+        if not 0 < buffer_mb < math.inf:
+            raise UsageError(
+                "buffers must hold something, and not everything",
+                found=f"buffer_mb {buffer_mb}",
+                allowed="above 0, a finite number",
+            )
         self.rows, self.batch_size, self.seed, self.mix, self.share = rows, batch_size, seed, mix, share
         self.rank, self.world, self.shuffle, self._least = rank, world, shuffle, least
         self.unit_rows = max(1, int(buffer_mb * 2**20 / _SETS / max(1.0, row_bytes)))

@@ -125,6 +125,12 @@ class PairStream(GroupStream[PairBuffers, PairBatch]):
                 found=f"{count} of {len(rows)} pictures; {_counted(self.skipped)}",
                 allowed="two or more on each rank",
             )
+        if mixed is not None and not min(mixed.counts):
+            raise UsageError(
+                f"part {mixed.counts.index(0) + 1} of {len(mixed.counts)} of the mix gives no epoch a row",
+                found=f"{count} rows an epoch, shares {', '.join(f'{float(s):g}' for s in mixed.shares)}",
+                todo="raise its share",
+            )
         each = np.minimum(self.captions.counts(kept), captions).mean()
         self._tokens = float(self._texts.lengths(self.captions.texts).mean() * each)
         size, first = self._images.row_bytes, self._images.feature.array(self._images.names[0])

@@ -80,6 +80,19 @@ def test_other_kernels_and_precisions_are_the_same_encoder(modality, name, check
     assert encoder_for_card(half, spec, device="cpu").card.compute_dtype == "float32"
 
 
+@pytest.mark.parametrize(("modality", "name"), [("image", "vit"), ("text", "bert")])
+def test_mixed_precision_around_it_changes_nothing(modality, name, checkpoint, own_home):
+    spec = f"hf:{checkpoint(name)}"
+    own = LOAD[modality](spec, device="cpu")
+    shown = [probe_pixels(own.card.processor.size)] if modality == "image" else own.prepare(PROBE_TEXTS)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder_for_card(own.card, spec, device="cpu")
+        inside = found.encode(shown)
+    assert found.card.probe == own.card.probe
+    assert inside.tokens.dtype == torch.float32
+    torch.testing.assert_close(inside.tokens, own.encode(shown).tokens, rtol=0, atol=0)
+
+
 def test_a_card_without_a_probe_is_taken_at_its_word(checkpoint, own_home, tmp_path):
     own = load_image_encoder(f"hf:{checkpoint('vit')}", device="cpu").card
     old = EncoderCard.from_json(own.model_copy(update={"probe": None}).to_json(), where="old")

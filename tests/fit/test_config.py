@@ -60,7 +60,8 @@ def test_an_unknown_field_is_refused_with_the_nearest_name(tmp_path):
         ({"val_split": "train"}, "cannot be chosen on the split it is fitted on"),
         ({"val_split": "val", "split": None}, "every image is fitted on"),
         ({"val_fraction": 1.0}, "val_fraction: input should be less than 1"),
-        ({"lr": 1e-6}, "min_lr is above lr"),
+        ({"lr": 1e-6}, "min_lr is above lr.*lower min_lr too"),
+        ({"seed": 2**64}, "a seed has 64 bits"),
     ],
 )
 def test_values_that_no_fit_accepts_are_refused(options, words):

@@ -67,6 +67,7 @@ def test_options_win_over_the_file_and_that_over_its_base(read):
         ("[grid]\nlrr = [1]\n", r"lrr=1: unknown field 'lrr'(?s:.*)did you mean 'lr'"),
         ("[grid]\nwidth = [0]\n", r"grid.toml: width=0: width: input should be greater"),
         ('[fit]\nname = "a"\n', r"write \[\[fit\]\]"),
+        ("fit = []\n", r"write \[\[fit\]\]"),
         ("[[fit]]\nlr = 1e-3\n", r"a \[\[fit\]\] has no name"),
         ('[[fit]]\nname = "a"\n[[fit]]\nname = "a"\n', "two members have one name(?s:.*)found: a"),
         ('[[fit]]\nname = "a"\nlr = 1e-3\n[grid]\nlr = [1e-3]\n', r"stands in \[grid\] and in a \[\[fit\]\]"),

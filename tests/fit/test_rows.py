@@ -205,6 +205,16 @@ def test_too_few_rows_for_the_shares(domain):
         training_data(domain, config(mix={"one": 2, "odd": 1}))
 
 
+def test_a_part_of_a_mix_that_no_epoch_reads_is_refused(domain):
+    with pytest.raises(UsageError, match=r"part 2 of 2 of the mix gives no epoch a row[^$]*shares 1000, 1"):
+        training_data(domain, config(mix={"even": 1000, "odd": 1}))
+
+
+def test_a_validation_that_leaves_nothing_to_fit_on_is_refused(domain):
+    with pytest.raises(UsageError, match=r"val_fraction: too few pictures are left[^$]*199 of 200"):
+        training_data(domain, config(val_fraction=0.995))
+
+
 def test_bench_measures_chosen_rows_and_says_so(domain, tmp_path):
     out = tmp_path / "head"
     fit_head(domain, config(rows="odd", split="train"), out, device="cpu")

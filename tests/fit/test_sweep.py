@@ -12,6 +12,7 @@ from embedstore.fit import fit_head, fit_sweep, read_sweep
 from embedstore.fit.files import read_log
 from embedstore.fit.learner import Learner
 from embedstore.model import load_head
+from embedstore.store import create_subset
 from embedstore.stream.pairs import PairStream
 from embedstore.testing.stores import write_random_store
 
@@ -200,6 +201,73 @@ def test_what_no_fit_could_do_is_refused_before_any(store, tmp_path):
     with pytest.raises(UsageError, match=r"head=sial: .*'sial'(?s:.*)did you mean 'sail'"):
         fit_sweep(store, found, tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ("bias = -3.0", "b: the loss 'clip' has no option 'bias'"),
+        ('loss = "sparc"\nmicro_batch = 4', "b: micro_batch: the loss 'sparc' compares tokens"),
+        ('loss = "sparc"\nhead = "sail"', "b: head 'sail': the loss 'sparc' compares single patches"),
+        ('head = "dalip"\noptions = { heads = 3 }', "b: heads: 'mbdc' cannot cut the joint width"),
+        ('language = "de"', "b: no text has the role 'caption' in the language 'de'"),
+        ('rows = "nobody"', "b: .*no subset and no file of ids is named 'nobody'"),
+        ("temperature = 7.0", "b: temperature: bad temperature"),
+    ],
+)
+def test_what_the_head_of_a_later_pass_could_not_do_is_refused_before_any(store, tmp_path, fields, words):
+    found = members(tmp_path, BASE + f'[[fit]]\nname = "a"\n[[fit]]\nname = "b"\nseed = 1\n{fields}\n')
+    with pytest.raises((UsageError, HeadError), match=words):
+        fit_sweep(store, found, tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_fit_of_another_head_is_refused_before_any(store, tmp_path):
+    text = BASE + '[[fit]]\nname = "a"\n[[fit]]\nname = "b"\nseed = 1\n'
+    other = members(tmp_path, text, lr=5e-3)[1]
+
+    def stop(at):
+        if at.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_head(
+            store,
+            other.config,
+            tmp_path / "out" / "b",
+            device="cpu",
+            checkpoint_steps=1,
+            on_progress=stop,
+        )
+    with pytest.raises(UsageError, match=r"an unfinished fit with another configuration is here"):
+        fit_sweep(store, members(tmp_path, text), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out" / "a").exists()
+
+
+def test_mixes_are_varied_stopped_and_gone_on_with(store, tmp_path, monkeypatch):
+    for name, first in (("even", 0), ("odd", 1)):
+        create_subset(store, name, {"row": range(first, 100, 2)}, overwrite=True)
+    text = BASE + "[grid]\nmix = [{ odd = 1, even = 1 }, { odd = 1, even = 3.5 }]\nlr = [1e-3, 2e-3]\n"
+    found = members(tmp_path, text)
+    assert found[2].name == "mix=odd=1,even=3.5,lr=0.001"
+    usual, steps = Learner.learn, []
+
+    def learn(self, batch):
+        steps.append(0)
+        if len(steps) == 16:
+            raise KeyboardInterrupt
+        return usual(self, batch)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Learner, "learn", learn)
+        with pytest.raises(KeyboardInterrupt):
+            fit_sweep(store, found, out, device="cpu", checkpoint_steps=2)
+    result = fit_sweep(store, found, out, device="cpu")
+    assert len(result.passes) == 2
+    same_as_alone(store, tmp_path, found, out)
+    assert "odd=1, even=3.5" in (out / "sweep.svg").read_text()
+    assert json.loads((out / "sweep.json").read_text())["members"][2]["varied"]["mix"]["even"] == 3.5
 
 
 def test_progress_tells_passes_heads_and_steps(store, tmp_path):

@@ -25,19 +25,30 @@ def config():
     )
 
 
-def scalars(folder):
-    """(tag, step) to value of every event; a record is length, checksum, bytes, checksum."""
+def events(file):
+    """A record is length, checksum, bytes, checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
-    found = {}
-    for file in folder.glob("events.out.tfevents.*"):
-        data, at = file.read_bytes(), 0
-        while at < len(data):
-            (size,) = struct.unpack_from("<Q", data, at)
-            event = Event.FromString(data[at + 12 : at + 12 + size])
-            at += size + 16
-            found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-    return found
+    data, at = file.read_bytes(), 0
+    while at < len(data):
+        (size,) = struct.unpack_from("<Q", data, at)
+        yield Event.FromString(data[at + 12 : at + 12 + size])
+        at += size + 16
+
+
+def scalars(folder):
+    """(tag, step) to value of every event."""
+    return {
+        (value.tag, event.step): value.simple_value
+        for file in sorted(folder.glob("events.out.tfevents.*"))
+        for event in events(file)
+        for value in event.summary.value
+    }
+
+
+def session_starts(file):
+    """Steps from which a reader forgets what was written before."""
+    return [event.step for event in events(file) if event.HasField("session_log")]
 
 
 def test_events_tell_what_the_log_tells(store, tmp_path):
@@ -58,6 +69,41 @@ def test_events_tell_what_the_log_tells(store, tmp_path):
             assert found[f"validation/recall_at_1/{way}", line["step"]] == pytest.approx(value, rel=1e-5)
     fit_head(store, config(), tmp_path / "h", device="cpu", tensorboard=True, overwrite=True)
     assert len(list((tmp_path / "h").glob("events.*"))) == 1
+
+
+def test_a_fit_that_goes_on_hides_what_was_written_past_its_checkpoint(store, tmp_path):
+    whole = fit_head(store, config(), tmp_path / "whole", device="cpu", tensorboard=True)
+
+    def stop(at):
+        if at.step == 4:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "h"
+    with pytest.raises(KeyboardInterrupt):
+        fit_head(
+            store,
+            config(),
+            out,
+            device="cpu",
+            tensorboard=True,
+            checkpoint_steps=2,
+            on_progress=stop,
+        )
+    assert ("step/loss", 4) in scalars(out)
+    fit_head(store, config(), out, device="cpu", tensorboard=True)
+    assert len(list(out.glob("events.*"))) == 2
+    [purged] = (step for file in out.glob("events.*.2") for step in session_starts(file))
+    assert purged == 3
+    figures = [
+        {at: v for at, v in scalars(folder).items() if "second" not in at[0]} for folder in (out, whole.out)
+    ]
+    assert figures[0] == figures[1]
+
+
+def test_events_of_another_head_do_not_stay(store, tmp_path):
+    fit_head(store, config(), tmp_path / "h", device="cpu", tensorboard=True)
+    fit_head(store, config(), tmp_path / "h", device="cpu", overwrite=True)
+    assert not list((tmp_path / "h").glob("events.*"))
 
 
 def test_members_of_a_sweep_have_events_of_their_own(store, tmp_path):

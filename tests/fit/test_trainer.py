@@ -122,6 +122,12 @@ def test_how_tokens_come_changes_nothing_of_a_fit(store, tmp_path):
         fit_head(store, config(), tmp_path / "none", device="cpu", buffer_mb=0)
 
 
+@pytest.mark.parametrize(("batch", "lines"), [(20, 4), (4, 20), (3, 14), (2, 20)])
+def test_the_log_has_at_most_twenty_steps_an_epoch(store, tmp_path, batch, lines):
+    fit_head(store, config(epochs=1, batch_size=batch, width=4), tmp_path / "h", device="cpu")
+    assert sum(line["kind"] == "step" for line in log_of(tmp_path / "h")) == lines
+
+
 def test_the_random_state_of_the_caller_is_left_alone(store, tmp_path):
     torch.manual_seed(9)
     wanted = torch.rand(4)

@@ -136,6 +136,32 @@ EXAMPLES = {
         "image_card": IMAGE_CARD,
         "text_card": TEXT_CARD,
     },
+    "PairsReport": {
+        "by": "linear",
+        "pairs": [
+            {
+                "image": "vision",
+                "text": "words",
+                "linear": FIGURE,
+                "linear_biased": FIGURE,
+                "rbf": FIGURE,
+                "rbf_biased": 0.5,
+                "knn": FIGURE,
+            }
+        ],
+        "images": 100,
+        "texts": 200,
+        "sample": 100,
+        "neighbours": 10,
+        "knn_chance": 0.1,
+        "sigma": {"vision": 1.5, "words": 0.9},
+        "vectors": {"vision": "tokens", "words": "pooled"},
+        "captions": "mean",
+        "language": "en",
+        "role": "caption",
+        "store_fingerprint": SHA,
+        "cards": {"vision": IMAGE_CARD, "words": TEXT_CARD},
+    },
 }
 SPOILERS = {
     "an unknown field": lambda d: d | {"surprise": 1},
@@ -169,6 +195,9 @@ SPOILED_VALUES = [
     ("FitConfig", "lr", 0),
     ("BenchReport", "metrics", {"text_to_image": {"recall@1": 0.5}}),
     ("BenchReport", "task", "../guess"),
+    ("PairsReport", "by", "cca"),
+    ("PairsReport", "vectors", {"vision": "mean"}),
+    ("PairsReport", "neighbours", 0),
     ("SubsetCard", "name", "../evil"),
     ("SubsetCard", "table", "masks"),
     ("SubsetCard", "kept", -1),

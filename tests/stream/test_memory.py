@@ -104,7 +104,7 @@ def test_a_process_grows_by_what_it_was_given(large):
     assert 48 < grown[64] < 64 + 20
 
 
-@pytest.mark.parametrize("megabytes", [0, -1, float("nan")])
+@pytest.mark.parametrize("megabytes", [0, -1, float("nan"), float("inf")])
 def test_no_room_at_all_is_refused(store, megabytes):
     with pytest.raises(UsageError, match=r"(?s)buffers must hold something.*above 0"):
         TokenStream(store["vision"], batch_size=2, buffer_mb=megabytes)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def apply(
-    head: Annotated[Path, typer.Argument(metavar="HEAD", help="Folder that fit wrote.", show_default=False)],
+    head: opt.Head,
     store: opt.StorePath,
     name: Annotated[
         str,

@@ -12,7 +12,7 @@ from embedstore_cli import render
 
 
 def onnx(
-    head: Annotated[Path, typer.Argument(metavar="HEAD", help="Folder that fit wrote.", show_default=False)],
+    head: opt.Head,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the files.", show_default=False)],
     patches: Annotated[
         bool, typer.Option("--patches", help="Also a graph of single patches, for segmentation.")

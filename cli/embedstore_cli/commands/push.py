@@ -12,7 +12,7 @@ from embedstore_cli import render
 
 
 def push(
-    head: Annotated[Path, typer.Argument(metavar="HEAD", help="Folder that fit wrote.", show_default=False)],
+    head: opt.Head,
     to: Annotated[
         str,
         typer.Option(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from embedstore.errors import HeadError, HubError, UsageError
 from embedstore.fit import fit_config, fit_head
 from embedstore.model import load_head
 from embedstore.model.hub import hub_name
+from embedstore.model.model_card import model_card
 from embedstore.model.publishing import push_head as push
 from embedstore.testing.stores import write_random_store
 
@@ -82,6 +85,33 @@ def test_a_folder_holds_the_head_its_card_and_no_place_of_this_machine(run, made
     assert np.array_equal(found.embed_images(feature, rows), wanted.embed_images(feature, rows))
 
 
+def test_the_card_tells_which_rows_were_fitted_on_and_measured(made, tmp_path):
+    place, _, _ = made
+    store = embedstore.open_store(place / "store")
+    ids = store.images(["id"])["id"].to_pylist()
+    for name, some in (("a", ids[:20]), ("b", ids[20:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(some))
+    a, b = str(tmp_path / "a.txt"), str(tmp_path / "b.txt")
+    chosen = fit_config(image="vision", text="words", width=8, epochs=1, batch_size=10, rows=a)
+    head = fit_head(store, chosen, tmp_path / "head", device="cpu").out
+    write_report(bench_retrieval(store, head, split=None, device="cpu", rows=b), tmp_path / "r.json")
+    push(head, tmp_path / "out", reports=[tmp_path / "r.json"])
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- of these only: `a.txt` (20 images)" in card
+    assert ", all rows, of these only `b.txt` (10 images), store" in card
+    assert str(tmp_path) not in card
+
+
+def test_the_card_names_no_place_for_encoders_that_are_in_the_package(made):
+    head = load_head(made[1])
+    own = head.config.image_card.model_copy(update={"library": "transformers", "model": "vit-scenes"})
+    other = own.model_copy(update={"model": "my-vit"})
+    for card, lines in ((own, 0), (other, 1)):
+        config = head.config.model_copy(update={"image_card": card})
+        told = model_card(replace(head, config=config), None, [])
+        assert told.count('image_encoder="hf:FOLDER"') == lines
+
+
 def test_a_folder_with_other_files_is_replaced_only_on_request(made, tmp_path):
     _, head, report = made
     out = tmp_path / "out"
@@ -131,6 +161,30 @@ def test_a_report_of_another_head_and_half_a_head_are_refused(made, tmp_path):
 def test_which_places_are_on_the_hub(text, name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert hub_name(text) == name
+    assert hub_name(Path(text)) is None
+
+
+def test_a_path_with_a_dot_is_a_folder_to_every_command(run, hub, head, monkeypatch, tmp_path):
+    """Also where it is not there: the hub is not asked."""
+    push(head, "ann/head")
+    monkeypatch.chdir(tmp_path)
+    asked = len(hub.asked)
+    for command in (
+        ("apply", "./ann/head", "store", "--as", "joint"),
+        ("bench", "retrieval", "store", "--head", "./ann/head"),
+        ("bench", "zeroshot", "store", "--head", "./ann/head"),
+        ("search", "store", "words", "--head", "./ann/head"),
+        ("onnx", "./ann/head", "--out", "out"),
+        ("push", "./ann/head", "--to", "./out"),
+    ):
+        store = head.parent / "store"
+        code, _, err = run(*(store if word == "store" else word for word in command))
+        assert code == 1
+        assert "no finished head here" in err
+    assert len(hub.asked) == asked
+    code, _, err = run("push", "ann/head", "--to", "./copy")
+    assert code == 0, err
+    assert load_head("./copy").sha256 == load_head(head).sha256
 
 
 @pytest.mark.parametrize(
@@ -203,7 +257,9 @@ def test_a_folder_of_this_name_comes_first(hub, head, tmp_path):
 
 def test_nobody_is_logged_in(hub, head, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(HubError, match=r"(?s)ann/head: nobody is logged in.*hf auth login, or set HF_TOKEN"):
+    with pytest.raises(
+        HubError, match=r"(?s)ann/head: nobody is logged in.*HF_TOKEN; a folder is .*\./ann/head"
+    ):
         push(head, "ann/head")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(HubError, match="does not accept the token"):

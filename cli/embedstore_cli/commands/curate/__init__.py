@@ -11,6 +11,7 @@ from embedstore_cli.commands.curate import (
     dedup,
     leaks,
     mix,
+    pairs,
     prototypes,
     score,
     subsets,
@@ -36,6 +37,7 @@ app.command("sample")(algebra.sample)
 app.command("ids")(algebra.ids)
 app.command("dedup")(dedup.dedup)
 app.command("leaks")(leaks.leaks)
+app.command("pairs")(pairs.pairs)
 app.command("score")(score.score)
 app.command("balance")(balance.balance)
 app.command("mix")(mix.mix)
