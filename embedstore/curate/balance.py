@@ -77,7 +77,7 @@ def balance_rows(
     the entries of all its texts of this role and language ('all': any, of roles any but negative); with
     `table="texts"` every text is for itself. A draw depends on the seed, the row and the entry's words only:
     neither blocks nor other rows and entries change it. The concept of a kept row is the rarest entry that
-    kept it, its score the probability with which it stays. Memory: about 50 bytes for each match of a row with an entry.
+    kept it, its score the probability with which it stays. Memory: about 50 bytes for each match of a row.
 
     `UsageError` where nothing matches, `MissingExtraError` without the extra `curate`.
     """
