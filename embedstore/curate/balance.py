@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from embedstore.curate.algebra import rows_told, seed_bits
 from embedstore.curate.matching import Matcher, read_entries
-from embedstore.curate.operands import opened, refuse_empty
+from embedstore.curate.operands import opened, refuse_empty, refuse_taken
 from embedstore.errors import UsageError
 from embedstore.store import choose_rows, create_subset, layout, tables
 from embedstore.store.selection import equal
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 CAP = 20_000
 BLOCK = 65536
+_DRAWN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def balance_rows(
     the entries of all its texts of this role and language ('all': any, of roles any but negative); with
     `table="texts"` every text is for itself. A draw depends on the seed, the row and the entry's words only:
     neither blocks nor other rows and entries change it. The concept of a kept row is the rarest entry that
-    kept it, its score the probability with which it stays. Memory: 24 bytes a match at most.
+    kept it, its score the probability with which it stays. Memory: about 50 bytes for each match of a row.
 
     `UsageError` where nothing matches, `MissingExtraError` without the extra `curate`.
     """
@@ -86,6 +87,9 @@ def balance_rows(
         raise UsageError("an entry keeps one row at least", where="--cap", found=cap)
     kind: Table = "texts" if table == "texts" else "images"
     here = opened(store)
+    refuse_taken(here, name, overwrite=overwrite)
+    if kind == "images" and not here.plan.images:
+        raise UsageError("the store has no images", where=here.place, todo="balance its texts: --table texts")
     matcher = Matcher(_entries(here, entries), case=case)
     chosen = None if rows is None else choose_rows(here, rows)
     row, entry, considered = _matches(
@@ -94,7 +98,7 @@ def balance_rows(
     refuse_empty(row, f"none of {len(matcher)} entries is in {considered} {kind}")
     counts = np.bincount(entry, minlength=len(matcher))
     chance = cap / np.maximum(counts, cap)
-    fired = _draws(matcher, row, entry, seed) < chance[entry]
+    fired = _fired(matcher, row, entry, chance, seed)
     first = np.flatnonzero(np.diff(row, prepend=-1))
     stays = np.logical_or.reduceat(fired, first)
     refuse_empty(row[first][stays], f"no entry kept any of {len(first)} rows with this seed")
@@ -183,6 +187,7 @@ def _matches(
         if on_progress is not None:
             on_progress(done, store.plan.texts)
     together = np.concatenate(keys)
+    keys.clear()
     if table == "images":  # texts of one image may stand in several blocks
         together = np.unique(together)
     row, entry = np.divmod(together, len(matcher))
@@ -208,12 +213,18 @@ def _text_blocks(store: Store) -> Iterator[tuple[int, pa.Table]]:
         images += part.plan.images
 
 
-def _draws(matcher: Matcher, row: IntArray, entry: IntArray, seed: int) -> FloatArray:
-    """A number in [0, 1) for each pair `(k,)`, of the seed, the row and the entry's words alone."""
+def _fired(matcher: Matcher, row: IntArray, entry: IntArray, chance: FloatArray, seed: int) -> Bools:
+    """Whether a pair's number in [0, 1) is below the chance of its entry `(k,)`.
+
+    The number is of the seed, the row and the entry's words alone.
+    """
     words = [hashlib.sha256(key.encode()).digest()[:8] for key in matcher.keys]
     named = mixed(mixed(np.array([seed_bits(seed)], np.uint64)) ^ np.frombuffer(b"".join(words), "<u8"))
-    bits = mixed(mixed(named[entry] ^ row.astype(np.uint64)))
-    found: FloatArray = (bits >> np.uint64(11)) * 2.0**-53
+    found = np.empty(len(row), dtype=bool)
+    for low in range(0, len(row), _DRAWN):
+        some = slice(low, low + _DRAWN)
+        bits = mixed(mixed(named[entry[some]] ^ row[some].astype(np.uint64)))
+        found[some] = (bits >> np.uint64(11)) * 2.0**-53 < chance[entry[some]]
     return found
 
 

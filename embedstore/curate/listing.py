@@ -91,6 +91,8 @@ def _parquet(store: Store, chosen: Subset, path: Path) -> Listed:
 def _webdataset(store: Store, chosen: Subset, path: Path) -> Listed:
     images = _images(store, chosen)
     rows = images[images >= 0]
+    if not len(rows):
+        raise UsageError("no row of the subset has an image", where=chosen.name, found=f"{len(images)} texts")
     keys = store.images(["id"])["id"].take(pa.array(np.unique(rows)))
     broken = _places(pc.match_substring_regex(keys, r"[\r\n]"))
     if len(broken):
@@ -113,7 +115,10 @@ def _img2dataset(store: Store, chosen: Subset, path: Path) -> Listed:
     ids = chosen.read(["id"])["id"]
     names = store.images(["id", "picture"])
     place = pa.array(images, mask=images < 0)
-    candidates = [names["id"].take(place), names["picture"].take(place), ids]
+    own = ids
+    if chosen.table == "texts":  # the id of a text is the sample's, and a number
+        own = pc.replace_substring_regex(ids, r"#\d+$", "")
+    candidates = [names["id"].take(place), names["picture"].take(place), own]
     urls = pc.coalesce(*(_only_urls(column) for column in candidates))
     good = _places(pc.is_valid(urls))
     if not len(good):

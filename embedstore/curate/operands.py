@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embedstore.documents import SubsetParent
 from embedstore.errors import UsageError
-from embedstore.store import Store, choose_rows, open_store, tables
+from embedstore.store import Store, choose_rows, layout, open_store, tables
 from embedstore.store.choosing import choose_part
 
 if TYPE_CHECKING:
@@ -119,6 +119,15 @@ def within(store: Store, rows: str | None, table: Table) -> IntArray | None:
 def narrowed(rows: IntArray, allowed: IntArray | None) -> IntArray:
     """Those of the ascending rows that are allowed."""
     return rows if allowed is None else np.intersect1d(rows, allowed, assume_unique=True)
+
+
+def refuse_taken(store: Store, name: str, *, overwrite: bool) -> None:
+    """Before the work: `UsageError` for a name that is taken, `StoreError` for one that cannot be."""
+    layout.subset(store.parts[0].path, name)
+    if not overwrite and name in layout.subset_names(store.parts[0].path):
+        raise UsageError(
+            f"there is a subset {name!r} already", todo="choose another name, or replace it with --overwrite"
+        )
 
 
 def refuse_empty(rows: IntArray, what: str) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embedstore.curate.agreement import agreement, meant_texts, open_pair
 from embedstore.curate.algebra import rows_told
-from embedstore.curate.operands import opened, refuse_empty
+from embedstore.curate.operands import opened, refuse_empty, refuse_taken
 from embedstore.errors import UsageError
 from embedstore.store import choose_rows, create_subset
 
@@ -85,6 +85,7 @@ def score_rows(
     kind: Table = "texts" if table == "texts" else "images"
     _check(table, captions, keep, min_score, concepts)
     here = opened(store)
+    refuse_taken(here, name, overwrite=overwrite)
     pair = open_pair(here, head=head, image=image, text=text, device=device)
     images, texts = np.ones(here.plan.images, dtype=bool), meant_texts(here, role=role, language=language)
     if rows is not None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from embedstore.curate import combine_subsets, describe_subset, list_subset, subset_of_ids
+from embedstore.curate import balance_rows, combine_subsets, describe_subset, list_subset, subset_of_ids
 from embedstore.errors import StoreError, UsageError
 from embedstore.recipes.subset_page import subset_page
 from embedstore.store import create_store, create_subset, open_store
@@ -81,6 +81,20 @@ def test_urls_come_from_ids_and_the_others_are_counted(tmp_path):
     create_subset(pool, "words", {"row": [1]}, table="texts")
     list_subset(pool, "words", tmp_path / "texts.parquet", format="img2dataset")
     assert pq.read_table(tmp_path / "texts.parquet")["url"].to_pylist() == [ids[1]]
+    create_store(
+        tmp_path / "words",
+        plan.model_copy(update={"images": 0, "splits": {}}),
+        images=[images.slice(0, 0)],
+        texts=[texts.set_column(1, texts.schema.field("image"), pa.nulls(4, pa.int64()))],
+    )
+    words = open_store(tmp_path / "words")
+    create_subset(words, "all", {"row": range(4)}, table="texts")
+    assert list_subset(words, "all", tmp_path / "w.parquet", format="img2dataset").lines == 2
+    assert pq.read_table(tmp_path / "w.parquet")["url"].to_pylist() == ids[:2]
+    with pytest.raises(UsageError, match="has an image"):
+        list_subset(words, "all", tmp_path / "w.txt", format="webdataset")
+    with pytest.raises(UsageError, match="--table texts"):
+        balance_rows(words, name="x", entries=["a"])
     create_subset(pool, "none", {"row": [2, 3]})
     with pytest.raises(UsageError, match="no row of the subset has a URL"):
         list_subset(pool, "none", tmp_path / "n.parquet", format="img2dataset")

@@ -15,7 +15,7 @@ from embedstore.curate import score_rows
 from embedstore.curate.score import ranked
 from embedstore.documents import FitConfig
 from embedstore.encode import apply_head
-from embedstore.errors import HeadError, UsageError
+from embedstore.errors import HeadError, StoreError, UsageError
 from embedstore.fit import fit_head
 from embedstore.model import load_head
 from embedstore.recipes.score_chart import score_chart
@@ -202,6 +202,11 @@ def test_what_cannot_be_chosen_is_refused(store):
     with pytest.raises(UsageError, match="feature of texts"):
         score_rows(store, name="x", keep=0.5, image="words", text="vision")
     assert "x" not in store.subsets()
+    create_subset(store, "taken", {"row": [1]})
+    with pytest.raises(UsageError, match="already"):
+        score_rows(store, name="taken", keep=0.5, **PAIR, on_progress=pytest.fail)
+    with pytest.raises(StoreError, match="bad subset name"):
+        score_rows(store, name="../up", keep=0.5, **PAIR, on_progress=pytest.fail)
 
 
 def test_the_command_draws_the_cut(store, run, tmp_path):
@@ -214,6 +219,9 @@ def test_the_command_draws_the_cut(store, run, tmp_path):
     drawn = (tmp_path / "good.svg").read_text(encoding="utf-8")
     assert "cut at" in drawn
     assert "kept, 12" in drawn
+    place = ("curate", "score", store.path, "--image", "vision", "--text", "words", "--keep", 0.3)
+    assert run(*place, "--name", "plotless", "--plot", tmp_path / "no" / "x.svg")[0] == 2
+    assert "plotless" not in store.subsets()
     again = score_rows(store, name="chart", keep=0.3, concepts="labels", **PAIR)
     assert "cut at" not in score_chart(again)
     _, every, kept = again.histogram()

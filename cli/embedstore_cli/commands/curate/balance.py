@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,7 @@ def balance(
     """Balance rows by the entries in their texts, as MetaCLIP does: a cap on frequent ones."""
     from embedstore.curate.balance import balance_rows
 
-    with render.bars(quiet=json) as bars:
+    with common.progress(quiet=json) as report:
         found = balance_rows(
             store,
             name=name,
@@ -57,7 +58,7 @@ def balance(
             language=language,
             rows=rows,
             overwrite=overwrite,
-            on_progress=lambda done, total: bars.update("texts matched", done=done, total=total),
+            on_progress=partial(report, "texts matched"),
         )
     counts = found.subset.card.counts
     above = counts["entries_above_the_cap"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from embedstore.errors import UsageError
 from embedstore_cli import options as opt
 from embedstore_cli import render
 from embedstore_cli.commands.curate import common
@@ -53,9 +55,11 @@ def score(
     """Keep the rows whose image and text agree most: cosine through a head, or of stored embeddings."""
     from embedstore.curate.score import score_rows
 
+    if plot is not None and (plot.is_dir() or not plot.parent.is_dir()):
+        raise UsageError("cannot write the plot", where=plot, todo="name a file in a folder that is there")
     if head is not None:
         render.warn_of_idle_gpu(device)
-    with render.bars(quiet=json) as bars:
+    with common.progress(quiet=json) as report:
         found = score_rows(
             store,
             name=name,
@@ -72,7 +76,7 @@ def score(
             rows=rows,
             overwrite=overwrite,
             device=device,
-            on_progress=lambda done, total: bars.update("images scored", done=done, total=total),
+            on_progress=partial(report, "images scored"),
         )
     if plot is not None:
         from embedstore.bench.report import write_text
