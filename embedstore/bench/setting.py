@@ -79,10 +79,10 @@ def open_setting(
     opened = store if isinstance(store, Store) else open_store(store)
     head = load_head(head_dir, device=pick_device(device))
     images, texts = (
-        feature_of_card(opened, own, card) if chosen is None else opened[chosen]
-        for chosen, own, card in (
-            (image, head.config.image_feature, head.config.image_card),
-            (text, head.config.text_feature, head.config.text_card),
+        feature_of_card(opened, own, card, shrink=shrink) if chosen is None else opened[chosen]
+        for chosen, own, card, shrink in (
+            (image, head.config.image_feature, head.config.image_card, head.config.image_shrink),
+            (text, head.config.text_feature, head.config.text_card, None),
         )
     )
     head.check_image(images)

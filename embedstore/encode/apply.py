@@ -160,12 +160,12 @@ def _tables(store: Store, table: str) -> tuple[Table, ...]:
 
 def _source(store: Store, head: FittedHead, table: Table, name: str | None) -> Feature:
     config = head.config
-    own, card = (
-        (config.image_feature, config.image_card)
+    own, card, shrink = (
+        (config.image_feature, config.image_card, config.image_shrink)
         if table == "images"
-        else (config.text_feature, config.text_card)
+        else (config.text_feature, config.text_card, None)
     )
-    found = store[name] if name is not None else feature_of_card(store, own, card)
+    found = store[name] if name is not None else feature_of_card(store, own, card, shrink=shrink)
     if found.table != table:
         raise HeadError(
             f"{found.name!r} is a feature of {found.table}", where=store.path.name, allowed=f"one of {table}"

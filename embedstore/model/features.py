@@ -6,22 +6,30 @@ from typing import TYPE_CHECKING
 
 from embedstore.documents import HeadCard
 from embedstore.errors import HeadError, UsageError
+from embedstore.store.geometry import effective_policy
 
 if TYPE_CHECKING:
-    from embedstore.documents import EncoderCard, Table
+    from embedstore.documents import EncoderCard, PolicyName, Table
     from embedstore.model.fitted import FittedHead
     from embedstore.store import Feature, Store
 
 
-def feature_of_card(store: Store, name: str, card: EncoderCard) -> Feature:
+def feature_of_card(
+    store: Store, name: str, card: EncoderCard, *, shrink: PolicyName | None = None
+) -> Feature:
     """The store's feature with this card: the one of the head's own name first, else any other name.
 
-    An augmented view is measured only where the pictures themselves are not encoded.
+    Of others, those first whose patch tokens were lessened as those that the head was fitted on (`shrink`,
+    as in its record). An augmented view is measured only where the pictures themselves are not encoded.
     """
-    names = sorted(
-        store.features(),
-        key=lambda found: (store.header(found).card.view is not None, found != name, found),
-    )
+
+    def order(found: str) -> tuple[bool, bool, bool, str]:
+        header = store.header(found)
+        fewer = effective_policy(header.policy, header.card).fewer_tokens
+        unlike = (fewer.name if fewer.shrinks else None) != shrink
+        return header.card.view is not None, found != name, unlike, found
+
+    names = sorted(store.features(), key=order)
     for found in names:
         if not card.plain.differences(store.header(found).card.plain):
             return store[found]
@@ -65,13 +73,13 @@ def feature_of_head(
     `option`), `HeadError` for one of another head or encoder.
     """
     config = head.config
-    own, card = (
-        (config.image_feature, config.image_card)
+    own, card, shrink = (
+        (config.image_feature, config.image_card, config.image_shrink)
         if table == "images"
-        else (config.text_feature, config.text_card)
+        else (config.text_feature, config.text_card, None)
     )
     name = name or applied_feature(store, head, table)
-    found = feature_of_card(store, own, card) if name is None else store[name]
+    found = feature_of_card(store, own, card, shrink=shrink) if name is None else store[name]
     if found.table != table:
         raise UsageError(
             f"{found.name!r} is a feature of {found.table}", where=option, allowed=f"one of {table}"

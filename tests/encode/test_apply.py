@@ -13,7 +13,7 @@ from embedstore.documents import FitConfig, QuarantinedRow
 from embedstore.encode import apply_head, recode_feature
 from embedstore.errors import EncoderError, HeadError, MismatchError, UsageError
 from embedstore.fit import fit_head
-from embedstore.model import applied_feature, load_head
+from embedstore.model import applied_feature, feature_of_card, load_head
 from embedstore.store import FeatureWriter, compact_store, open_store, plan_feature, verify_store
 from embedstore.store.advice import made_by
 from embedstore.testing.stores import random_card, write_random_store
@@ -51,6 +51,15 @@ def test_the_stored_rows_are_the_heads_own(store, head_dir):
     np.testing.assert_allclose(opened["joint-texts"].decoded("pooled", range(200)), wanted, atol=1e-3)
     assert (seen[-1].feature, seen[-1].done, seen[-1].total) == ("joint-texts", 200, 200)
     assert verify_store(store.path).sound
+
+
+def test_of_another_name_the_feature_of_as_many_tokens_is_read(store, head_dir):
+    for name, policy in (("a-few", "cls+mean"), ("b-few", "merge-3+int8")):
+        recode_feature(store.path, "vision", policy=policy, name=name)
+    opened, card = open_store(store.path), load_head(head_dir).config.image_card
+    for shrink, name in ((None, "vision"), ("merge-3", "b-few"), ("cls+mean", "a-few")):
+        assert feature_of_card(opened, "elsewhere", card, shrink=shrink).name == name
+    assert feature_of_card(opened, "a-few", card).name == "a-few"
 
 
 def test_the_card_names_the_head_and_the_encoder(store, head_dir):
