@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from common import Paired, timed
 
-from embedstore.store import handles
+from embedstore.store.reads import handles
 
 if TYPE_CHECKING:
     from collections.abc import Callable

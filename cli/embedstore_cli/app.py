@@ -86,7 +86,7 @@ def options(
     """Options of every command."""
     del version
     if cache_gb is not None:
-        from embedstore.store.cache_folder import cache_bytes
+        from embedstore.store.remote.cache_folder import cache_bytes
 
         os.environ["EMBEDSTORE_CACHE_GB"] = str(cache_gb)
         cache_bytes()

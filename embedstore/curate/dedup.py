@@ -18,7 +18,7 @@ from embedstore.errors import UsageError
 from embedstore.store import Store, create_subset, open_store
 from embedstore.store.choosing import choose_rows
 from embedstore.store.ids import ids_at
-from embedstore.store.subset_writer import refuse_subset
+from embedstore.store.subsets.writing import refuse_subset
 
 if TYPE_CHECKING:
     from collections.abc import Callable

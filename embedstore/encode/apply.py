@@ -25,7 +25,7 @@ from embedstore.store import (
     tables,
 )
 from embedstore.store.joined import JoinedStore
-from embedstore.store.remote_plan import log_place, refuse_read_only
+from embedstore.store.remote.plan import log_place, refuse_read_only
 from embedstore.store.selection import readable
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ from embedstore.encode.progress import Progress, log_event, too_many_failed
 from embedstore.encode.texts import encode_text_units
 from embedstore.encode.unit import Target
 from embedstore.encoders.views import ViewedImages
-from embedstore.store import calibration as learning
 from embedstore.store import layout, open_store, plan_feature
-from embedstore.store.coder import Coder
+from embedstore.store.coding import calibration as learning
+from embedstore.store.coding.coder import Coder
 from embedstore.store.geometry import effective_policy
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from embedstore.store.codecs import FLOATS
+from embedstore.store.coding.codecs import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embedstore.documents import ArrayName
     from embedstore.policies import Number
     from embedstore.shapes import AnyArray, IntArray
-    from embedstore.store.coder import Coder
+    from embedstore.store.coding.coder import Coder
 
 _DTYPES: dict[Number, torch.dtype] = {"float16": torch.float16, "float32": torch.float32}
 

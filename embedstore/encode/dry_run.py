@@ -12,10 +12,10 @@ from embedstore.encode.jobs import plan_jobs
 from embedstore.encode.options import EncodeOptions
 from embedstore.encode.probe import Probe, count_tokens, probe_images, probe_texts
 from embedstore.store import FeatureWriter, feature_nbytes
-from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.journal import read_manifest
-from embedstore.store.remote_plan import written_at
-from embedstore.store.remote_writer import RemoteWriter
+from embedstore.store.remote.cache_folder import is_mirrored
+from embedstore.store.remote.plan import written_at
+from embedstore.store.remote.writer import RemoteWriter
 from embedstore.store.sizes import counted_nbytes, unit_nbytes
 from embedstore.store.space import OFFERED, free_nbytes, nbytes_under
 

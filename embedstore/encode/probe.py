@@ -20,8 +20,8 @@ from embedstore.encode.texts import encode_text_units
 from embedstore.encode.unit import Target
 from embedstore.errors import DiskFullError
 from embedstore.store import files, shard
-from embedstore.store.calibration import learnt_shapes
-from embedstore.store.coder import Coder
+from embedstore.store.coding.calibration import learnt_shapes
+from embedstore.store.coding.coder import Coder
 from embedstore.store.geometry import effective_policy, fill_value
 
 if TYPE_CHECKING:

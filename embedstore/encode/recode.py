@@ -14,11 +14,11 @@ from embedstore.encode.progress import Progress, log_event
 from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
 from embedstore.store import FeatureWriter, Storing, begun_headers, layout, open_store, plan_feature, tables
-from embedstore.store import calibration as learning
-from embedstore.store.coder import Coder
+from embedstore.store.coding import calibration as learning
+from embedstore.store.coding.coder import Coder
 from embedstore.store.geometry import effective_policy, fill_value, is_packed
 from embedstore.store.joined import refuse_joined
-from embedstore.store.remote_plan import log_place, refuse_read_only
+from embedstore.store.remote.plan import log_place, refuse_read_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

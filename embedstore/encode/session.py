@@ -16,8 +16,8 @@ from embedstore.encode.unit import Target
 from embedstore.encoders import remember
 from embedstore.encoders.views import ViewedImages
 from embedstore.store import layout, open_store
-from embedstore.store.coder import Coder
-from embedstore.store.remote_plan import log_place, publish_plan
+from embedstore.store.coding.coder import Coder
+from embedstore.store.remote.plan import log_place, publish_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from embedstore.documents import ArrayName, FeatureHeader, QuarantinedRow
     from embedstore.shapes import AnyArray
-    from embedstore.store.coder import Coder
+    from embedstore.store.coding.coder import Coder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from embedstore.interchange.ids import match
 from embedstore.interchange.opening import Modality, Opened, Reading, captioned, open_import
 from embedstore.interchange.planning import plan_imported
 from embedstore.store import FeatureWriter, Storing, layout, open_store, plan_feature
-from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.joined import split_joined
-from embedstore.store.mirror import shown
-from embedstore.store.remote_plan import publish_plan, written_at
+from embedstore.store.remote.cache_folder import is_mirrored
+from embedstore.store.remote.mirror import shown
+from embedstore.store.remote.plan import publish_plan, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -15,7 +15,7 @@ from embedstore.errors import HeadError
 from embedstore.heads.base import build_head
 from embedstore.model.hub import head_folder
 from embedstore.policies import parse_policy
-from embedstore.store.shrink import shrink_tokens
+from embedstore.store.coding.shrink import shrink_tokens
 from embedstore.stream.embed import embed_images, embed_texts
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, TypeAlias
 import pyarrow as pa
 
 from embedstore.errors import SourceError
-from embedstore.store.remote import Remote, parse_url
+from embedstore.store.remote.objects import Remote, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

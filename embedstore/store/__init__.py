@@ -6,9 +6,10 @@ torch. The format is specified in docs/format.md.
 
 from __future__ import annotations
 
-from embedstore.store.blocks import GroupReader, row_tasks
+from embedstore.store.checks.report import Finding, VerifyReport
+from embedstore.store.checks.sample import parse_share
+from embedstore.store.checks.verify import verify_store
 from embedstore.store.choosing import ChosenRows, choose_part, choose_rows
-from embedstore.store.chunks import ShardedArray
 from embedstore.store.compact import CompactReport, compact_store
 from embedstore.store.create import create_store, refuse_other_plan
 from embedstore.store.feature import Feature, Packed
@@ -29,14 +30,13 @@ from embedstore.store.order import (
 )
 from embedstore.store.padded import Padded
 from embedstore.store.reader import Store, open_store
-from embedstore.store.report import Finding, VerifyReport
+from embedstore.store.reads.blocks import GroupReader, row_tasks
+from embedstore.store.reads.chunks import ShardedArray
 from embedstore.store.sizes import feature_nbytes
 from embedstore.store.storing import Storing
-from embedstore.store.subset_writer import create_subset, remove_subset
-from embedstore.store.subsets import Subset
+from embedstore.store.subsets.reading import Subset
+from embedstore.store.subsets.writing import create_subset, remove_subset
 from embedstore.store.tables import ImageRow, MaskRow, TextRow, arrow_schemas
-from embedstore.store.verify import verify_store
-from embedstore.store.verify_sample import parse_share
 from embedstore.store.writer import FeatureWriter
 
 __all__ = [

@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 from embedstore.documents import Plan
 from embedstore.errors import CorruptStoreError, IncompleteError, StoreError, UsageError
 from embedstore.store import files, layout, tables
+from embedstore.store.checks.tables import check_tables
 from embedstore.store.choosing import choose_rows
 from embedstore.store.compact_feature import FeatureCopy
 from embedstore.store.create import create_store
 from embedstore.store.ids import places_of, shown
 from embedstore.store.joined import SIGN
 from embedstore.store.reader import is_store, open_store
-from embedstore.store.remote_plan import refuse_url
-from embedstore.store.verify_tables import check_tables
+from embedstore.store.remote.plan import refuse_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

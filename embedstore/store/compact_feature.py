@@ -9,9 +9,9 @@ import numpy as np
 from embedstore.documents import FeatureHeader, QuarantinedRow
 from embedstore.errors import CorruptStoreError
 from embedstore.store import files, geometry, layout, tables
-from embedstore.store.chunks import ShardedArray
 from embedstore.store.joined_feature import JoinedFeature
 from embedstore.store.reader import thumbnails_of
+from embedstore.store.reads.chunks import ShardedArray
 from embedstore.store.shard import as_bytes
 from embedstore.store.writer import FeatureWriter
 

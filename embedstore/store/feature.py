@@ -11,12 +11,12 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError, UsageError
 from embedstore.store import arrow, layout, tables
-from embedstore.store.blocks import packed_tasks
-from embedstore.store.chunks import REPAIR, ShardedArray, Verify, checked_rows
-from embedstore.store.coder import SCALES_OF, Coder
-from embedstore.store.foreign import open_array
+from embedstore.store.coding.coder import SCALES_OF, Coder
 from embedstore.store.ids import rows_of_ids
 from embedstore.store.padded import Padded, pad
+from embedstore.store.reads.blocks import packed_tasks
+from embedstore.store.reads.chunks import REPAIR, ShardedArray, Verify, checked_rows
+from embedstore.store.reads.foreign import open_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

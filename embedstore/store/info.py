@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedstore.store import journal, layout, tables
 from embedstore.store.reader import open_store
-from embedstore.store.subsets import read_card
+from embedstore.store.subsets.reading import read_card
 
 if TYPE_CHECKING:
     from os import PathLike

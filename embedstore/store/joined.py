@@ -26,8 +26,8 @@ from embedstore.store.joined_feature import (
     refuse_other_feature,
     with_known_probe,
 )
-from embedstore.store.mirror import shown as shown_place
 from embedstore.store.reader import Store, names_urls, store_at
+from embedstore.store.remote.mirror import shown as shown_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FeatureHeader
     from embedstore.shapes import AnyArray, ByteArray, IntArray
-    from embedstore.store.chunks import Verify
     from embedstore.store.feature import Feature
+    from embedstore.store.reads.chunks import Verify
 
 SIGN = "+"
 

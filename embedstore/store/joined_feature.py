@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from embedstore.documents import FeatureManifest
 from embedstore.errors import MismatchError, UsageError
-from embedstore.store.chunks import ShardedArray
 from embedstore.store.feature import Feature
+from embedstore.store.reads.chunks import ShardedArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,8 +14,8 @@ from safetensors.numpy import load, save
 from embedstore.documents import PrototypesCard, read_bounded
 from embedstore.errors import CorruptStoreError, StoreError, UsageError
 from embedstore.store import files, layout
-from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.create import refuse_newer
+from embedstore.store.remote.cache_folder import is_mirrored
 
 if TYPE_CHECKING:
     from typing import Any

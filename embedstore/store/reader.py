@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from embedstore.errors import CorruptStoreError, IncompleteError, StoreError, StoreNotFoundError
 from embedstore.store import geometry, journal, layout, tables
 from embedstore.store.advice import make_again
-from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.create import read_plan
 from embedstore.store.feature import Feature
 from embedstore.store.ids import rows_of_ids
-from embedstore.store.mirror import open_mirror
-from embedstore.store.remote import parse_url
+from embedstore.store.remote.cache_folder import is_mirrored
+from embedstore.store.remote.mirror import open_mirror
+from embedstore.store.remote.objects import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from embedstore.documents import FeatureHeader, Plan, Table
     from embedstore.shapes import ByteArray, IntArray
-    from embedstore.store.chunks import Verify
-    from embedstore.store.subsets import Subset
+    from embedstore.store.reads.chunks import Verify
+    from embedstore.store.subsets.reading import Subset
 
 # The beginning of a URL behind a '+': what is before is another store.
 _JOINED_URL = re.compile(r"\+[A-Za-z][A-Za-z0-9]+:/")
@@ -75,7 +75,7 @@ def open_store(path: str | PathLike[str]) -> Store:
 
 
 def _open_one(place: Path) -> Store:
-    from embedstore.store.remote_store import RemoteStore
+    from embedstore.store.remote.store import RemoteStore
 
     if not is_store(place):
         half = (place / layout.ZARR).is_file() and (place / layout.TABLES).is_dir()
@@ -217,13 +217,13 @@ class Store:
 
     def subsets(self) -> tuple[str, ...]:
         """Names of all subsets, sorted."""
-        from embedstore.store.subsets import subset_names
+        from embedstore.store.subsets.reading import subset_names
 
         return subset_names(self)
 
     def subset(self, name: str) -> Subset:
         """A named choice of rows; `StoreError` for an unknown name."""
-        from embedstore.store.subsets import open_subset
+        from embedstore.store.subsets.reading import open_subset
 
         return open_subset(self, name)
 

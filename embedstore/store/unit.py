@@ -10,7 +10,7 @@ import pyarrow as pa
 from embedstore.errors import StorageValueError
 from embedstore.policies import parse_policy
 from embedstore.store import geometry, tables
-from embedstore.store.codecs import FLOATS
+from embedstore.store.coding.codecs import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ from embedstore.documents import ShardFile, UnitRecord, refuse_differences
 from embedstore.errors import DiskFullError, IncompleteError, MismatchError, StoreError, StoreNotFoundError
 from embedstore.store import files, geometry, journal, layout, shard, space, tables
 from embedstore.store.advice import make_again
-from embedstore.store.cache_folder import is_mirrored
 from embedstore.store.create import read_plan
+from embedstore.store.remote.cache_folder import is_mirrored
 from embedstore.store.unit import conform_arrays, conform_thumbnails
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class FeatureWriter:
         stored header is another one, or where the header was made for another plan.
         """
         if is_mirrored(store):
-            from embedstore.store.remote_writer import RemoteWriter
+            from embedstore.store.remote.writer import RemoteWriter
 
             return RemoteWriter.begin(store, header)
         return cls._opened(store, header)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from embedstore.errors import UsageError
-from embedstore.store.blocks import advise, packed_tasks, row_tasks
-from embedstore.store.coder import SCALES_OF
+from embedstore.store.coding.coder import SCALES_OF
 from embedstore.store.padded import padded_length
+from embedstore.store.reads.blocks import advise, packed_tasks, row_tasks
 from embedstore.stream.decode import decoder_of
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from embedstore.documents import ArrayName
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
-    from embedstore.store.chunks import ShardedArray
-    from embedstore.store.pieces import Task
+    from embedstore.store.reads.chunks import ShardedArray
+    from embedstore.store.reads.pieces import Task
     from embedstore.stream.decode import TokenDecoder
 
 ImageBuffers: TypeAlias = "dict[ArrayName, Tensor]"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from embedstore.errors import UsageError
-from embedstore.store.coder import SCALES_OF
+from embedstore.store.coding.coder import SCALES_OF
 from embedstore.store.memory import free_memory
 from embedstore.stream.batches import ImageReader, ImageTokens, TextReader, TextTokens
 from embedstore.stream.dataset import TokenStream, good_rows

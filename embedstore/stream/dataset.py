@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
-    from embedstore.store.blocks import GroupReader
     from embedstore.store.order import Shuffle
+    from embedstore.store.reads.blocks import GroupReader
     from embedstore.stream.batches import ImageBuffers
 
 Item: TypeAlias = "dict[str, Tensor]"

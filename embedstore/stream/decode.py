@@ -1,4 +1,4 @@
-"""Stored tokens to floats on the device that trains: the torch twins of `embedstore.store.coder`."""
+"""Stored tokens to floats on the device that trains: the torch twins of `embedstore.store.coding.coder`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArrayName
     from embedstore.store import Feature
-    from embedstore.store.coder import Coder
+    from embedstore.store.coding.coder import Coder
 
 
 def decoder_of(feature: Feature) -> TokenDecoder | None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 import numpy as np
 
 from embedstore.errors import UsageError
-from embedstore.store.blocks import GroupReader
 from embedstore.store.memory import free_memory
 from embedstore.store.order import Done, Shuffle, block_rows, epoch_plan, epoch_steps, group_rows
+from embedstore.store.reads.blocks import GroupReader
 from embedstore.stream.ahead import ReadAhead
 
 if TYPE_CHECKING:

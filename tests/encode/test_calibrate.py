@@ -11,7 +11,8 @@ import pytest
 from embedstore.encode import EncodeOptions, dry_run_source, encode_source, recode_feature
 from embedstore.errors import MismatchError, StorageValueError, TooManyFailedError
 from embedstore.policies import parse_policy
-from embedstore.store import calibration, open_store, verify_store
+from embedstore.store import open_store, verify_store
+from embedstore.store.coding import calibration
 from embedstore.store.failpoints import listening
 
 ROWS = 100

@@ -15,7 +15,8 @@ import pytest
 
 from embedstore.encode import recode_feature
 from embedstore.errors import CorruptStoreError, MismatchError, StorageValueError, UsageError
-from embedstore.store import FeatureWriter, calibration, open_store, verify_store
+from embedstore.store import FeatureWriter, open_store, verify_store
+from embedstore.store.coding import calibration
 from embedstore.store.failpoints import listening
 from embedstore.testing.stores import write_random_store
 

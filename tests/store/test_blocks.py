@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedstore.errors import CorruptStoreError, UsageError
-from embedstore.store import GroupReader, direct, open_store, row_tasks, scatter, tested
-from embedstore.store.blocks import advise, packed_tasks
-from embedstore.store.mapped import FileMap
+from embedstore.store import GroupReader, open_store, row_tasks
+from embedstore.store.reads import direct, scatter, tested
+from embedstore.store.reads.blocks import advise, packed_tasks
+from embedstore.store.reads.mapped import FileMap
 from embedstore.testing.stores import write_random_store
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from embedstore.errors import StorageValueError
-from embedstore.store import codecs
-from embedstore.store.codecs import FLOATS
+from embedstore.store.coding import codecs
+from embedstore.store.coding.codecs import FLOATS
 
 VALUES = hnp.arrays(
     np.float32,

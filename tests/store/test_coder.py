@@ -7,8 +7,9 @@ import pytest
 
 from embedstore.errors import StorageValueError, UsageError
 from embedstore.policies import parse_policy
-from embedstore.store import calibration, plan_feature
-from embedstore.store.coder import Coder
+from embedstore.store import plan_feature
+from embedstore.store.coding import calibration
+from embedstore.store.coding.coder import Coder
 from embedstore.testing.stores import random_card, random_plan
 
 NAMES = (

@@ -169,7 +169,7 @@ def test_a_flipped_bit_in_a_table_is_found(tmp_path):
 
 def test_the_published_schemas_name_every_column():
     found = arrow_schemas()
-    assert set(found) == {"images", "texts", "masks", "thumbnails", "quarantine", "units"}
+    assert set(found) == {"images", "texts", "masks", "thumbnails", "quarantine", "subset", "units"}
     assert found["texts"]["fields"][1] == {
         "name": "image",
         "type": "int64",

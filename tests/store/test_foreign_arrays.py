@@ -21,7 +21,7 @@ from zarr.codecs import (
 
 from embedstore.errors import CorruptStoreError
 from embedstore.store import GroupReader, ShardedArray, open_store, row_tasks, verify_store
-from embedstore.store.foreign import ForeignArray
+from embedstore.store.reads.foreign import ForeignArray
 from embedstore.stream.dataset import TokenStream
 from embedstore.testing.stores import write_random_store
 

@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from embedstore.store import open_store, plan_feature
-from embedstore.store.coder import Coder
+from embedstore.store.coding.coder import Coder
 from embedstore.testing.stores import write_feature, write_random_store
 
 

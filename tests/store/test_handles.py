@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from embedstore.errors import CorruptStoreError, StoreError
-from embedstore.store import GroupReader, handles, open_store, row_tasks
+from embedstore.store import GroupReader, open_store, row_tasks
+from embedstore.store.reads import handles
 from embedstore.testing.stores import write_random_store
 
 FILES = Path("/proc/self/fd")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstore.errors import StorageValueError
-from embedstore.store import linear
+from embedstore.store.coding import linear
 
 
 def sample(seed, count=400, width=12):

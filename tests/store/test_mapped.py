@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from embedstore.errors import CorruptStoreError
-from embedstore.store import direct, handles, open_store
-from embedstore.store.chunks import OpenShard
-from embedstore.store.mapped import FileMap
+from embedstore.store import open_store
+from embedstore.store.reads import direct, handles
+from embedstore.store.reads.chunks import OpenShard
+from embedstore.store.reads.mapped import FileMap
 from embedstore.testing.stores import write_random_store
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="maps are used on Linux only")

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embedstore.store import pieces as cutting
+from embedstore.store.reads import pieces as cutting
 
 stretches = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), min_size=1, max_size=20).map(sorted)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from embedstore.store.scaled import (
+from embedstore.store.coding.scaled import (
     E4M3,
     channel_statistics,
     decode_fp8,

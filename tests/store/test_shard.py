@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from embedstore.documents import ArraySpec
 from embedstore.errors import CorruptStoreError, StorageValueError
 from embedstore.store import shard
-from embedstore.store.chunks import ShardedArray
 from embedstore.store.files import write_pieces
+from embedstore.store.reads.chunks import ShardedArray
 
 if TYPE_CHECKING:
     from pathlib import Path

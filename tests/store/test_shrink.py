@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstore.policies import parse_policy
-from embedstore.store.shrink import mean_token, merge, pool_2x2, shrink_tokens
+from embedstore.store.coding.shrink import mean_token, merge, pool_2x2, shrink_tokens
 
 
 def tokens(seed, count, t, width, scale=1.0):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from embedstore.errors import StoreNotFoundError, UsageError
 from embedstore.store import open_store, parse_share, shard, verify_store
+from embedstore.store.checks.sample import Sample
 from embedstore.store.crc import combine
-from embedstore.store.verify_sample import Sample
 from embedstore.testing.stores import write_random_store
 
 

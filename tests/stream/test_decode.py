@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from embedstore.store import open_store, plan_feature
-from embedstore.store.calibration import learn_from
-from embedstore.store.coder import Coder
+from embedstore.store.coding.calibration import learn_from
+from embedstore.store.coding.coder import Coder
 from embedstore.store.geometry import effective_policy
 from embedstore.stream.batches import ImageReader, TextReader
 from embedstore.stream.decode import TokenDecoder, decoder_of

@@ -14,8 +14,8 @@ from embedstore.encode.engines.work import WorkOnPass
 from embedstore.encode.progress import EncodeSummary, log_event
 from embedstore.errors import EngineError
 from embedstore.store import open_store
-from embedstore.store.remote import parse_url
-from embedstore.store.remote_plan import log_place, written_at
+from embedstore.store.remote.objects import parse_url
+from embedstore.store.remote.plan import log_place, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence

@@ -11,8 +11,8 @@ from embedstore.encode.engines.storing import PassStoring
 from embedstore.encode.engines.work import WorkOnPass
 from embedstore.encode.progress import EncodeSummary
 from embedstore.encode.session import prepare
-from embedstore.store.remote import parse_url
-from embedstore.store.remote_plan import log_place, written_at
+from embedstore.store.remote.objects import parse_url
+from embedstore.store.remote.plan import log_place, written_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -87,7 +87,7 @@ class Worker:
 
         from embedstore.encode.decoding import open_decoders
         from embedstore.encode.session import prepare
-        from embedstore.store.remote_plan import written_at
+        from embedstore.store.remote.plan import written_at
 
         torch.set_num_threads(setup.threads)
         self._send(say.Ready(os.getpid(), socket.gethostname()))

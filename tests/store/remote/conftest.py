@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedstore.store import FeatureWriter, create_store, remote
-from embedstore.store.mirror import _mirrors, _remotes
-from embedstore.store.remote_plan import publish_plan, written_at
+from embedstore.store import FeatureWriter, create_store
+from embedstore.store.remote import objects as remote
+from embedstore.store.remote.mirror import _mirrors, _remotes
+from embedstore.store.remote.plan import publish_plan, written_at
 from embedstore.testing.stores import random_plan, random_tables
 
 

@@ -13,11 +13,11 @@ import torch
 
 from embedstore.errors import StoreError, UsageError
 from embedstore.store import open_store
-from embedstore.store.cache_folder import cache_bytes, cache_root, own_folder, remove_own
-from embedstore.store.chunks import ShardedArray
-from embedstore.store.remote import Remote
-from embedstore.store.remote_array import RemoteArray
-from embedstore.store.remote_shard import RemoteShard
+from embedstore.store.reads.chunks import ShardedArray
+from embedstore.store.remote.array import RemoteArray
+from embedstore.store.remote.cache_folder import cache_bytes, cache_root, own_folder, remove_own
+from embedstore.store.remote.objects import Remote
+from embedstore.store.remote.shard import RemoteShard
 from embedstore.stream.dataset import TokenDataset, TokenStream
 from embedstore.stream.pairs import PairStream
 from embedstore.testing.stores import write_random_store
@@ -264,7 +264,7 @@ def test_an_open_feature_is_read_on_in_a_fork(s3, tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(tmp_path, cache):
-    made = "from embedstore.store.cache_folder import own_folder\nprint(own_folder(), flush=True)\n"
+    made = "from embedstore.store.remote.cache_folder import own_folder\nprint(own_folder(), flush=True)\n"
     command = [sys.executable, "-c", f"{made}input()"]
     living = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     theirs = Path(living.stdout.readline().strip())
@@ -288,8 +288,8 @@ def test_a_shard_without_a_version_is_of_one_process_though_its_number_comes_aga
         lines = [
             "import os",
             "from pathlib import Path",
-            "from embedstore.store.shard_cache import ShardCache",
-            "from embedstore.store.remote import Stat",
+            "from embedstore.store.remote.shard_cache import ShardCache",
+            "from embedstore.store.remote.objects import Stat",
             f"os.getpid = lambda: {process}",
             f"print({place}, {place} == {place})",
         ]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from embedstore.errors import MissingExtraError, RemoteError, StoreNotFoundError, UsageError
-from embedstore.store import open_store, remote, verify_store
+from embedstore.store import open_store, verify_store
+from embedstore.store.remote import objects as remote
 from embedstore.testing.stores import write_random_store
 
 pytest.importorskip("aiohttp")

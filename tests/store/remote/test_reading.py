@@ -11,8 +11,8 @@ import pytest
 from embedstore.encode import recode_feature
 from embedstore.errors import CorruptStoreError, RemoteError, StoreNotFoundError, UsageError
 from embedstore.store import open_store, store_info
-from embedstore.store.remote import Remote, parse_url
-from embedstore.store.remote_array import RemoteArray
+from embedstore.store.remote.array import RemoteArray
+from embedstore.store.remote.objects import Remote, parse_url
 from embedstore.testing.stores import write_random_store
 
 

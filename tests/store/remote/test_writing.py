@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from embedstore.errors import MismatchError, RemoteError, StoreError, UsageError
-from embedstore.store import FeatureWriter, open_store, remote_plan, store_info, verify_store
+from embedstore.store import FeatureWriter, open_store, store_info, verify_store
 from embedstore.store.failpoints import listening
-from embedstore.store.remote import Remote, Stat
-from embedstore.store.remote_plan import written_at
+from embedstore.store.remote import plan as remote_plan
+from embedstore.store.remote.objects import Remote, Stat
+from embedstore.store.remote.plan import written_at
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from embedstore.errors import CorruptStoreError
 from embedstore.store import layout, tables
-from embedstore.store.report import Finding
+from embedstore.store.checks.report import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

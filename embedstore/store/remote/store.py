@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedstore.store.mirror import mirror_of
 from embedstore.store.reader import Store
+from embedstore.store.remote.mirror import mirror_of
 
 if TYPE_CHECKING:
     from pathlib import Path

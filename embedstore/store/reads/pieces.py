@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from embedstore.shapes import AnyArray, IntArray
-    from embedstore.store.chunks import OpenShard, ShardedArray
+    from embedstore.store.reads.chunks import OpenShard, ShardedArray
 
 Task: TypeAlias = "Callable[[], None]"
 

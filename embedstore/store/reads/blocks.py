@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from embedstore.shapes import AnyArray, IntArray
-    from embedstore.store.chunks import ShardedArray
-    from embedstore.store.pieces import Task
+    from embedstore.store.reads.chunks import ShardedArray
+    from embedstore.store.reads.pieces import Task
 
 _APART_BYTES = 256 << 10
 _SAMPLES = 16

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import StorageValueError
-from embedstore.store import calibration as learning
-from embedstore.store import geometry, linear, scaled, shrink
-from embedstore.store.codecs import FLOATS
+from embedstore.store import geometry
+from embedstore.store.coding import calibration as learning
+from embedstore.store.coding import linear, scaled, shrink
+from embedstore.store.coding.codecs import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

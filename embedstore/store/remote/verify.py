@@ -11,17 +11,17 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError
 from embedstore.store import files, geometry, journal, layout, shard
-from embedstore.store.cache_folder import is_mirrored
-from embedstore.store.mirror import mirror_of, own_mirror
-from embedstore.store.verify_unit import UnitCheck, UnitResult
+from embedstore.store.checks.unit import UnitCheck, UnitResult
+from embedstore.store.remote.cache_folder import is_mirrored
+from embedstore.store.remote.mirror import mirror_of, own_mirror
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from embedstore.documents import ArraySpec, ShardFile, UnitRecord
-    from embedstore.store.mirror import Mirror
-    from embedstore.store.report import Finding
+    from embedstore.store.checks.report import Finding
+    from embedstore.store.remote.mirror import Mirror
 
 
 @contextmanager

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 
 from embedstore.errors import StoreError
 from embedstore.store import layout
+from embedstore.store.checks.report import Finding
 from embedstore.store.ids import ids_at
-from embedstore.store.report import Finding
-from embedstore.store.subsets import read_card, read_file
+from embedstore.store.subsets.reading import read_card, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from embedstore.store.checks.report import Finding
     from embedstore.store.reader import Store
-    from embedstore.store.report import Finding
 
 
 def repair_store(store: Store, findings: Iterable[Finding]) -> tuple[list[str], list[Finding]]:

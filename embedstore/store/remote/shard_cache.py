@@ -14,13 +14,13 @@ import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from embedstore.store.cache_folder import cache_bytes, cache_root
+from embedstore.store.remote.cache_folder import cache_bytes, cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from embedstore.store.remote import Stat
+    from embedstore.store.remote.objects import Stat
 
 _BLOCK = 512
 # A process looks at what others have added each time that it has added this share of the bound itself.

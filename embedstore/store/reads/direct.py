@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.store import files, shard
-from embedstore.store.pieces import offsets, opened, run_bounds
+from embedstore.store.reads.pieces import offsets, opened, run_bounds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from embedstore.shapes import AnyArray, ByteArray, IntArray
-    from embedstore.store.chunks import OpenShard, ShardedArray
-    from embedstore.store.pieces import Pieces, Task
+    from embedstore.store.reads.chunks import OpenShard, ShardedArray
+    from embedstore.store.reads.pieces import Pieces, Task
 
 MAPPED_BYTES = 256 << 10
 _NEAR_BYTES = 256 << 10

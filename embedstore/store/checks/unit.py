@@ -13,10 +13,10 @@ import numpy as np
 
 from embedstore.errors import CorruptStoreError
 from embedstore.store import geometry, journal, layout, shard
-from embedstore.store.chunks import ShardedArray
-from embedstore.store.coder import whole_rows
+from embedstore.store.checks.report import Finding
+from embedstore.store.coding.coder import whole_rows
 from embedstore.store.crc import combine
-from embedstore.store.report import Finding
+from embedstore.store.reads.chunks import ShardedArray
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArrayName, ArraySpec, FeatureHeader, ShardFile, UnitRecord
     from embedstore.shapes import AnyArray, ByteArray, IntArray
-    from embedstore.store.verify_sample import Sample
+    from embedstore.store.checks.sample import Sample
 
 READ_BYTES = 8 << 20
 _CHANGED = "the bytes are not the recorded ones"

@@ -11,15 +11,15 @@ from embedstore.documents import Plan, refuse_differences
 from embedstore.documents.base import MOST_DOCUMENT_BYTES
 from embedstore.errors import StoreError, UsageError
 from embedstore.store import geometry, layout
-from embedstore.store.cache_folder import cache_root, is_mirrored
-from embedstore.store.mirror import TABLES, mirror_of, own_mirror, remote_at
-from embedstore.store.remote import parse_url
+from embedstore.store.remote.cache_folder import cache_root, is_mirrored
+from embedstore.store.remote.mirror import TABLES, mirror_of, own_mirror, remote_at
+from embedstore.store.remote.objects import parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-    from embedstore.store.mirror import Mirror
+    from embedstore.store.remote.mirror import Mirror
 
 _OURS = {layout.ZARR, layout.TABLES, layout.FEATURES}
 _TODO = "give the options of the first run, restore the source, or choose a new store URL"

@@ -15,13 +15,13 @@ from embedstore.documents.base import MOST_DOCUMENT_BYTES
 from embedstore.errors import EmbedstoreError, MismatchError
 from embedstore.store import files, geometry, journal, layout
 from embedstore.store.failpoints import effect
-from embedstore.store.mirror import mirror_of, own_mirror
+from embedstore.store.remote.mirror import mirror_of, own_mirror
 from embedstore.store.writer import FeatureWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embedstore.store.mirror import Mirror
+    from embedstore.store.remote.mirror import Mirror
 
 _UPLOADS = 4
 _TODO = "give the options that it was begun with, or another name: NAME=SPEC, or --as NAME"

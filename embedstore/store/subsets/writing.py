@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 from embedstore.documents import SubsetCard, SubsetFile
 from embedstore.errors import StoreError, UsageError
 from embedstore.store import files, layout, tables
-from embedstore.store.cache_folder import is_mirrored, own_folder, remove_own
 from embedstore.store.ids import ids_at, shown
-from embedstore.store.mirror import mirror_of
 from embedstore.store.reader import Store, open_store
-from embedstore.store.subsets import checksum, open_subset
+from embedstore.store.remote.cache_folder import is_mirrored, own_folder, remove_own
+from embedstore.store.remote.mirror import mirror_of
+from embedstore.store.subsets.reading import checksum, open_subset
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import Setting, SubsetParent, Table
     from embedstore.shapes import IntArray
-    from embedstore.store.subsets import Subset
+    from embedstore.store.subsets.reading import Subset
 
 
 def create_subset(

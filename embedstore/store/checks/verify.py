@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 from embedstore.errors import CorruptStoreError, MismatchError, StoreError, UsageError
 from embedstore.store import geometry, journal, layout
 from embedstore.store.advice import make_again
-from embedstore.store.cache_folder import is_mirrored
-from embedstore.store.coder import Coder
+from embedstore.store.checks.repair import repair_store
+from embedstore.store.checks.report import Finding, VerifyReport
+from embedstore.store.checks.sample import Sample
+from embedstore.store.checks.subsets import check_subsets
+from embedstore.store.checks.tables import check_tables
+from embedstore.store.checks.unit import UnitCheck, UnitResult
+from embedstore.store.coding.coder import Coder
 from embedstore.store.joined import open_joined, refuse_joined, split_joined
 from embedstore.store.reader import Store, open_store
-from embedstore.store.remote_plan import refuse_read_only
-from embedstore.store.remote_verify import RemoteUnitCheck, bring_metadata, push_repair, uncached
-from embedstore.store.repair import repair_store
-from embedstore.store.report import Finding, VerifyReport
-from embedstore.store.verify_sample import Sample
-from embedstore.store.verify_subsets import check_subsets
-from embedstore.store.verify_tables import check_tables
-from embedstore.store.verify_unit import UnitCheck, UnitResult
+from embedstore.store.remote.cache_folder import is_mirrored
+from embedstore.store.remote.plan import refuse_read_only
+from embedstore.store.remote.verify import RemoteUnitCheck, bring_metadata, push_repair, uncached
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -16,13 +16,13 @@ import google_crc32c
 import numpy as np
 
 from embedstore.store import files, shard
-from embedstore.store.direct import MAPPED_BYTES
-from embedstore.store.pieces import offsets, opened, run_bounds
+from embedstore.store.reads.direct import MAPPED_BYTES
+from embedstore.store.reads.pieces import offsets, opened, run_bounds
 
 if TYPE_CHECKING:
     from embedstore.shapes import AnyArray, ByteArray, IntArray
-    from embedstore.store.chunks import OpenShard, ShardedArray
-    from embedstore.store.pieces import Pieces, Task
+    from embedstore.store.reads.chunks import OpenShard, ShardedArray
+    from embedstore.store.reads.pieces import Pieces, Task
 
 _SPAN_BYTES = 2 << 20
 _PAGE_BYTES = 4096

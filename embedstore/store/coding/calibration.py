@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from embedstore.errors import CorruptStoreError, MismatchError, StorageValueError
-from embedstore.store import files, layout, linear, scaled, shrink
+from embedstore.store import files, layout
+from embedstore.store.coding import linear, scaled, shrink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -17,10 +17,10 @@ import numpy as np
 from embedstore.documents import read_bounded
 from embedstore.errors import CorruptStoreError
 from embedstore.store import layout
-from embedstore.store.cache_folder import is_mirrored
-from embedstore.store.chunks import REPAIR, ShardedArray
-from embedstore.store.pieces import cut
-from embedstore.store.remote_array import RemoteArray
+from embedstore.store.reads.chunks import REPAIR, ShardedArray
+from embedstore.store.reads.pieces import cut
+from embedstore.store.remote.array import RemoteArray
+from embedstore.store.remote.cache_folder import is_mirrored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArraySpec
     from embedstore.shapes import AnyArray, IntArray
-    from embedstore.store.chunks import Verify
-    from embedstore.store.pieces import Task
+    from embedstore.store.reads.chunks import Verify
+    from embedstore.store.reads.pieces import Task
 
 _TASK_BYTES = 2 << 20
 # Fill values take no room in a file; more than this for a byte of it is no data.

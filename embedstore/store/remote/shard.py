@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, DiskFullError, StoreError
-from embedstore.store import files, handles, shard
-from embedstore.store.chunks import REPAIR, OpenShard
-from embedstore.store.requests import requests
-from embedstore.store.shard_cache import ShardCache, shard_cache
+from embedstore.store import files, shard
+from embedstore.store.reads import handles
+from embedstore.store.reads.chunks import REPAIR, OpenShard
+from embedstore.store.remote.requests import requests
+from embedstore.store.remote.shard_cache import ShardCache, shard_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArraySpec
     from embedstore.shapes import IntArray
-    from embedstore.store.mirror import Mirror
+    from embedstore.store.remote.mirror import Mirror
 
 _GAP_BYTES = 64 << 10
 # Some chunks, or few large ones; as many requests as there are threads hold that much at once.

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.store import handles
-from embedstore.store.direct import direct_tasks
-from embedstore.store.pieces import covered, cut, run_bounds
-from embedstore.store.tested import beside_tasks, whole_tasks
+from embedstore.store.reads import handles
+from embedstore.store.reads.direct import direct_tasks
+from embedstore.store.reads.pieces import covered, cut, run_bounds
+from embedstore.store.reads.tested import beside_tasks, whole_tasks
 
 if TYPE_CHECKING:
     from embedstore.shapes import AnyArray, IntArray
-    from embedstore.store.chunks import ShardedArray
-    from embedstore.store.pieces import Task
+    from embedstore.store.reads.chunks import ShardedArray
+    from embedstore.store.reads.pieces import Task
 
 _VECTOR_BYTES = 4 << 10
 # Tasks hold their shards open, and a stream reads some arrays at once.

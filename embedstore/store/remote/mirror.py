@@ -22,8 +22,8 @@ from embedstore.documents import NAME_PATTERN
 from embedstore.documents.base import MOST_DOCUMENT_BYTES
 from embedstore.errors import RemoteError
 from embedstore.store import files, layout
-from embedstore.store.cache_folder import OWN, is_mirrored, own_folder, remove_own, stores_root
-from embedstore.store.remote import PART_BYTES, Remote, Stat, parse_url
+from embedstore.store.remote.cache_folder import OWN, is_mirrored, own_folder, remove_own, stores_root
+from embedstore.store.remote.objects import PART_BYTES, Remote, Stat, parse_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

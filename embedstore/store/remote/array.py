@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, StoreError
-from embedstore.store import handles
-from embedstore.store.chunks import ShardedArray
-from embedstore.store.mirror import Mirror, mirror_of
-from embedstore.store.remote_shard import RemoteShard, chunks_between, chunks_of
-from embedstore.store.requests import requests
-from embedstore.store.scatter import scatter_tasks
+from embedstore.store.reads import handles
+from embedstore.store.reads.chunks import ShardedArray
+from embedstore.store.reads.scatter import scatter_tasks
+from embedstore.store.remote.mirror import Mirror, mirror_of
+from embedstore.store.remote.requests import requests
+from embedstore.store.remote.shard import RemoteShard, chunks_between, chunks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArraySpec
     from embedstore.shapes import AnyArray, ByteArray, IntArray
-    from embedstore.store.chunks import Verify
-    from embedstore.store.pieces import Task
+    from embedstore.store.reads.chunks import Verify
+    from embedstore.store.reads.pieces import Task
 
 T = TypeVar("T")
 

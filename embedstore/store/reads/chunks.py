@@ -11,9 +11,10 @@ import google_crc32c
 import numpy as np
 
 from embedstore.errors import CorruptStoreError, StoreError, UsageError
-from embedstore.store import files, geometry, handles, layout, shard
-from embedstore.store.mapped import FileMap
-from embedstore.store.scatter import scatter_tasks
+from embedstore.store import files, geometry, layout, shard
+from embedstore.store.reads import handles
+from embedstore.store.reads.mapped import FileMap
+from embedstore.store.reads.scatter import scatter_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from embedstore.documents import ArraySpec
     from embedstore.shapes import AnyArray, ByteArray, IntArray
-    from embedstore.store.pieces import Task
+    from embedstore.store.reads.pieces import Task
 
 Verify: TypeAlias = Literal["first", "always", "never"]
 

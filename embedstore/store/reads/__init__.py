@@ -1,0 +1,1 @@
+"""Rows out of sharded arrays, as fast as memory and disk allow."""

@@ -1,0 +1,1 @@
+"""Stores behind URLs: read through a bounded local cache, written as objects."""
