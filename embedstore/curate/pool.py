@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from embedstore.encoders.device import pick_device
-from embedstore.errors import HeadError, MismatchError, UsageError
-from embedstore.model import FittedHead, applied_feature, feature_of_card, head_card, load_head
+from embedstore.errors import MismatchError, UsageError
+from embedstore.model import FittedHead, feature_of_head, load_head
 from embedstore.store import choose_rows
 from embedstore.store.selection import equal, readable, split_rows
 
@@ -129,8 +129,10 @@ def embedded(
     the only one of the table that has pooled embeddings. `UsageError` where none or several would do.
     """
     if head is not None:
-        fitted = load_head(Path(head), device=pick_device(device))
-        return _of_head(store, table, fitted, feature, option)
+        fitted = load_head(head, device=pick_device(device))
+        found = feature_of_head(store, fitted, table, feature, option=option)
+        space = Space(card=found.card, head_sha256=fitted.sha256, width=fitted.width)
+        return Embedded(feature=found, head=None if found.card.head else fitted, space=space)
     name = feature if feature is not None else _only(store, table, option)
     found = store[name]
     if found.table != table:
@@ -139,28 +141,6 @@ def embedded(
     sha = None if found.card.head is None else found.card.head.sha256
     space = Space(card=found.card, head_sha256=sha, width=found.card.pooled_width)
     return Embedded(feature=found, head=None, space=space)
-
-
-def _of_head(store: Store, table: Table, head: FittedHead, name: str | None, option: str) -> Embedded:
-    config = head.config
-    own, card = (
-        (config.image_feature, config.image_card)
-        if table == "images"
-        else (config.text_feature, config.text_card)
-    )
-    name = name or applied_feature(store, head, table)
-    found = feature_of_card(store, own, card) if name is None else store[name]
-    if found.table != table:
-        raise UsageError(
-            f"{found.name!r} is a feature of {found.table}", where=option, allowed=f"one of {table}"
-        )
-    applied = found.card.head is not None
-    if not applied:
-        (head.check_image if table == "images" else head.check_text)(found)
-    elif found.card.head != head_card(head, table):
-        raise HeadError("these are the joint embeddings of another head", where=found.name)
-    space = Space(card=found.card, head_sha256=head.sha256, width=head.width)
-    return Embedded(feature=found, head=None if applied else head, space=space)
 
 
 def _only(store: Store, table: Table, option: str) -> str:
