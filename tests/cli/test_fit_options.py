@@ -15,7 +15,8 @@ OF_THE_COMMAND = {
 
 
 def test_options_and_fields_are_the_same():
-    assert set(inspect.signature(fit).parameters) - OF_THE_COMMAND == set(FitConfig.model_fields)
+    options = {name.rstrip("_") for name in inspect.signature(fit).parameters}
+    assert options - OF_THE_COMMAND == set(FitConfig.model_fields)
 
 
 def test_the_room_for_reading_ahead_is_the_streams_own():
