@@ -9,26 +9,40 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.measured import Measured
     from embedstore.bench.report import write_report
-    from embedstore.bench.retrieval import bench_retrieval
-    from embedstore.bench.zeroshot import bench_zeroshot
+    from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
+    from embedstore.bench.zeroshot import bench_zeroshot, measure_zeroshot
 
-# A task is a function `(store, head_dir, *, split, device, seed, ...) -> BenchReport`.
+# A task is a function `(store, head_dir, *, split, device, seed, ...) -> Measured`.
 TASKS = Registry(
     "bench task",
     {
-        "retrieval": "embedstore.bench.retrieval:bench_retrieval",
-        "zeroshot": "embedstore.bench.zeroshot:bench_zeroshot",
+        "retrieval": "embedstore.bench.retrieval:measure_retrieval",
+        "zeroshot": "embedstore.bench.zeroshot:measure_zeroshot",
     },
     group="embedstore.tasks",
 )
 
-__all__ = ["DEFAULT_TEMPLATES", "TASKS", "bench_retrieval", "bench_zeroshot", "read_lines", "write_report"]
+__all__ = [
+    "DEFAULT_TEMPLATES",
+    "TASKS",
+    "Measured",
+    "bench_retrieval",
+    "bench_zeroshot",
+    "measure_retrieval",
+    "measure_zeroshot",
+    "read_lines",
+    "write_report",
+]
 
 _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
+    "Measured": "measured",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
+    "measure_retrieval": "retrieval",
+    "measure_zeroshot": "zeroshot",
     "read_lines": "classes",
     "write_report": "report",
 }

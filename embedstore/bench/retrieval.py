@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.bench.figures import retrieval_chance, retrieval_figures
+from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.rows import Pairs, select_pairs
 from embedstore.bench.setting import Setting, open_setting, open_stored
 from embedstore.documents import BenchReport
@@ -36,7 +37,7 @@ class Retrieved:
     image_to_text: IntArray
 
 
-def bench_retrieval(
+def measure_retrieval(
     store: Store | str | PathLike[str],
     head_dir: str | PathLike[str] | None = None,
     *,
@@ -48,7 +49,7 @@ def bench_retrieval(
     device: str = "auto",
     seed: int = 0,
     rows: IntArray | str | None = None,
-) -> BenchReport:
+) -> Measured:
     """Recall@1, 5 and 10 and the median rank, both ways, exact, with several captions an image.
 
     Without a head the stored pooled embeddings of the features `image` and `text` are compared: what `apply`
@@ -72,7 +73,11 @@ def bench_retrieval(
         language=language,
         role=role,
     )
-    return retrieval_report(found, split=split, language=language, role=role, seed=seed)
+    report = retrieval_report(found, split=split, language=language, role=role, seed=seed)
+    return Measured(report=report, found=found)
+
+
+bench_retrieval = report_of(measure_retrieval)
 
 
 def retrieve(

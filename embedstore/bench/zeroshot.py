@@ -16,6 +16,7 @@ from embedstore.bench.classes import (
     prompts_of,
 )
 from embedstore.bench.figures import class_chance, class_figures, share_figure
+from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.rows import NO_LABEL, OTHER_LABEL, select_images
 from embedstore.bench.setting import Setting, open_setting
 from embedstore.documents import BenchReport
@@ -54,7 +55,7 @@ class Classified:
     notes: tuple[str, ...]
 
 
-def bench_zeroshot(
+def measure_zeroshot(
     store: Store | str | PathLike[str],
     head_dir: str | PathLike[str],
     *,
@@ -65,7 +66,7 @@ def bench_zeroshot(
     device: str = "auto",
     seed: int = 0,
     rows: IntArray | str | None = None,
-) -> BenchReport:
+) -> Measured:
     """top-1, top-5 and mean-per-class recall of a split (none: every image), and the recall of each class.
 
     A class embedding is the normalised mean of its normalised prompt embeddings (CLIP_benchmark), the
@@ -85,7 +86,10 @@ def bench_zeroshot(
         templates=templates,
         text_encoder=text_encoder,
     )
-    return zeroshot_report(found, split=split, seed=seed)
+    return Measured(report=zeroshot_report(found, split=split, seed=seed), found=found)
+
+
+bench_zeroshot = report_of(measure_zeroshot)
 
 
 def classify(

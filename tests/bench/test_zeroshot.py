@@ -146,6 +146,6 @@ def test_an_encoder_that_is_not_known_is_asked_for(store, head_dir, classes) -> 
 
 def test_every_task_of_the_table_loads() -> None:
     assert {name: TASKS.load(name).__name__ for name in ("retrieval", "zeroshot")} == {
-        "retrieval": "bench_retrieval",
-        "zeroshot": "bench_zeroshot",
+        "retrieval": "measure_retrieval",
+        "zeroshot": "measure_zeroshot",
     }

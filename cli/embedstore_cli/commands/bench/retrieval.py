@@ -1,0 +1,40 @@
+"""`embedstore bench retrieval`."""
+
+from __future__ import annotations
+
+from embedstore_cli import options as opt
+from embedstore_cli.commands.bench import common
+
+
+def retrieval(
+    store: opt.StorePath,
+    head: opt.AnyHeadDir = None,
+    image: opt.ImageFeature = None,
+    text: opt.TextFeature = None,
+    split: opt.Split = "test",
+    rows: opt.Rows = None,
+    language: opt.Language = "en",
+    device: opt.Device = "auto",
+    seed: opt.Seed = 0,
+    out: common.Out = None,
+    json: opt.Json = False,
+) -> None:
+    """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image.
+
+    Without --head the stored embeddings of --image and --text are compared: what apply made, or the towers of
+    one model.
+    """
+    from embedstore.bench import measure_retrieval
+
+    measured = measure_retrieval(
+        store,
+        head,
+        image=image,
+        text=text,
+        split=common.split_of(split),
+        rows=rows,
+        language=language,
+        device=device,
+        seed=seed,
+    )
+    common.finish(measured, out, json=json)
