@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from embedstore.bench import Measured
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Also write the report here.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="Also write the report here, and the outcomes of its rows beside it.",
+        show_default=False,
+    ),
 ]
 
 
@@ -24,13 +30,12 @@ def split_of(words: str) -> str | None:
 
 def finish(measured: Measured, out: Path | None, *, json: bool) -> None:
     """Write the report where one wants it, and print it for a person or a machine."""
-    from embedstore.bench import write_report
+    from embedstore.bench import write_measured
 
-    if out is not None:
-        write_report(measured.report, out)
+    report = measured.report if out is None else write_measured(measured, out)
     if json:
-        render.print_json(measured.report.to_json())
+        render.print_json(report.to_json())
         return
-    render.report(measured.report)
+    render.report(report)
     if out is not None:
         render.say(f"report: {out}")
