@@ -21,9 +21,14 @@ def write_report(report: BenchReport, path: str | os.PathLike[str]) -> None:
 
 def write_text(text: str, path: Path) -> None:
     """Write UTF-8, whole or not at all, into a folder that is there; `UsageError` where that cannot be."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise UsageError("cannot write the file", where=path, todo="name a file in a folder that is there")
+    check_place(path)
     try:
         files.replace(path, text.encode())
     except (OSError, StoreError) as bad:
         raise UsageError("cannot write the file", where=path, found=bad) from None
+
+
+def check_place(path: Path) -> None:
+    """`UsageError` where no file can be: in a folder that is not there, or in place of a folder."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError("cannot write the file", where=path, todo="name a file in a folder that is there")
