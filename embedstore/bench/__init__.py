@@ -9,6 +9,7 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
     from embedstore.bench.measured import Measured
     from embedstore.bench.report import write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
@@ -30,6 +31,8 @@ __all__ = [
     "Measured",
     "bench_retrieval",
     "bench_zeroshot",
+    "ease_of_store",
+    "ease_of_toy_worlds",
     "measure_retrieval",
     "measure_zeroshot",
     "read_lines",
@@ -41,6 +44,8 @@ _LAZY = {
     "Measured": "measured",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
+    "ease_of_store": "ease",
+    "ease_of_toy_worlds": "ease",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",

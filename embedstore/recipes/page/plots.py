@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from embedstore.recipes.page.content import Measure
 
 Lines: TypeAlias = "Mapping[str, tuple[Sequence[float], Sequence[float]]]"
+Points: TypeAlias = "Mapping[str, Sequence[tuple[float, float, str]]]"
 INK, BLUE, ORANGE, GREY = "#1b1f24", "#0b5cad", "#b54708", "#5f6773"
+_SERIES = (BLUE, ORANGE, "#1a7f4b", "#8a3ffc", "#c2255c", "#0b7285", "#7a5c00", GREY, "#e8590c", "#3b5bdb")
 _SIZE = (4.6, 3.0)
 _LOOK = {
     "svg.fonttype": "none",
@@ -74,6 +76,41 @@ def recall_plot(measures: Sequence[Measure], *, title: str) -> Plot:
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(directions) + 1, fontsize=9)
         said = "; ".join(f"{m.direction} {m.metric} {100 * m.figure.value:.1f} %" for m in shown)
         return Plot(svg=_svg(figure), title=title, alt=said)
+
+
+def scatter_plot(groups: Points, *, title: str, x: str, y: str) -> Plot:
+    """Named groups of points (x, y, words beside it or none); y on a logarithmic axis."""
+    with _looks():
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        figure, axes = _figure()
+        for number, (name, points) in enumerate(groups.items()):
+            at, values = [point[0] for point in points], [point[1] for point in points]
+            many = len(at) > 100
+            axes.scatter(
+                at,
+                values,
+                s=9 if many else 26,
+                color=_SERIES[number % len(_SERIES)],
+                alpha=0.45 if many else 1,
+                linewidths=0,
+                label=name,
+            )
+            for left, high, words in points:
+                if words:
+                    axes.annotate(words, (left, high), (4, 3), textcoords="offset points", fontsize=8)
+        if any(words for points in groups.values() for _, _, words in points):
+            axes.margins(x=0.18)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if len(groups) > 1:
+            axes.legend(fontsize=8)
+        count = sum(map(len, groups.values()))
+        return Plot(svg=_svg(figure), title=title, alt=f"{title}: {count} points, {y} over {x}")
 
 
 def _bar(axes: Any, measure: Measure, at: float, width: float, colour: str) -> None:
