@@ -9,6 +9,7 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.compare import compare_reports
     from embedstore.bench.measured import Measured
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.report import write_measured, write_report
@@ -32,6 +33,7 @@ __all__ = [
     "Outcomes",
     "bench_retrieval",
     "bench_zeroshot",
+    "compare_reports",
     "measure_retrieval",
     "measure_zeroshot",
     "read_lines",
@@ -45,6 +47,7 @@ _LAZY = {
     "Outcomes": "outcomes",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
+    "compare_reports": "compare",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",

@@ -24,6 +24,7 @@ from embedstore.documents.cards import (
     TokenizerCard,
     ViewCard,
 )
+from embedstore.documents.comparisons import LOWER_IS_BETTER, Comparison, Difference
 from embedstore.documents.head_options import (
     DalipOptions,
     DinotxtOptions,
@@ -69,12 +70,14 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
+    Comparison,
     PairsReport,
 )
 
 __all__ = [
     "FORMAT_VERSION",
     "IMPORTED_MEAN",
+    "LOWER_IS_BETTER",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PROBE_TOLERANCE",
@@ -82,7 +85,9 @@ __all__ = [
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "Comparison",
     "DalipOptions",
+    "Difference",
     "DinotxtOptions",
     "Document",
     "EncoderCard",
