@@ -9,6 +9,7 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.compare import compare_reports
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
     from embedstore.bench.measured import Measured
     from embedstore.bench.outcomes import Outcomes
@@ -33,6 +34,7 @@ __all__ = [
     "Outcomes",
     "bench_retrieval",
     "bench_zeroshot",
+    "compare_reports",
     "ease_of_store",
     "ease_of_toy_worlds",
     "measure_retrieval",
@@ -50,6 +52,7 @@ _LAZY = {
     "bench_zeroshot": "zeroshot",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",
+    "compare_reports": "compare",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",

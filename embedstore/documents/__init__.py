@@ -24,6 +24,7 @@ from embedstore.documents.cards import (
     TokenizerCard,
     ViewCard,
 )
+from embedstore.documents.comparisons import LOWER_IS_BETTER, Comparison, Difference
 from embedstore.documents.ease import EasePoint, EaseReport
 from embedstore.documents.head_options import (
     DalipOptions,
@@ -71,6 +72,7 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
+    Comparison,
     PairsReport,
     EaseReport,
     RatesReport,
@@ -79,6 +81,7 @@ PUBLISHED: tuple[type[Document], ...] = (
 __all__ = [
     "FORMAT_VERSION",
     "IMPORTED_MEAN",
+    "LOWER_IS_BETTER",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PROBE_TOLERANCE",
@@ -86,7 +89,9 @@ __all__ = [
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "Comparison",
     "DalipOptions",
+    "Difference",
     "DinotxtOptions",
     "Document",
     "EasePoint",

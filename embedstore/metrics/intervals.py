@@ -6,6 +6,7 @@ numbers a resample, not q. Known limit: where all values are equal the interval 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +53,17 @@ def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAM
         raise UsageError("no class has a row")
     draws = np.random.default_rng(seed).binomial(rows, recall, size=(resamples, len(rows)))
     return _percentiles((draws / rows).mean(axis=1))
+
+
+def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
+    """Interval of b − a for independent figures, each `(low, value, high)`, when no rows are known.
+
+    The distances from value to end add in squares (Zou and Donner 2008, "MOVER").
+    """
+    value = b[1] - a[1]
+    low = value - math.hypot(b[1] - b[0], a[2] - a[1])
+    high = value + math.hypot(b[2] - b[1], a[1] - a[0])
+    return low, high
 
 
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:
