@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from embedstore.registry import Registry
 
 if TYPE_CHECKING:
-    from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.classes import DEFAULT_TEMPLATES, read_descriptions, read_lines
+    from embedstore.bench.confusion import confusion_csv
     from embedstore.bench.measured import Measured
     from embedstore.bench.report import write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
@@ -30,8 +31,10 @@ __all__ = [
     "Measured",
     "bench_retrieval",
     "bench_zeroshot",
+    "confusion_csv",
     "measure_retrieval",
     "measure_zeroshot",
+    "read_descriptions",
     "read_lines",
     "write_report",
 ]
@@ -41,8 +44,10 @@ _LAZY = {
     "Measured": "measured",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
+    "confusion_csv": "confusion",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
+    "read_descriptions": "classes",
     "read_lines": "classes",
     "write_report": "report",
 }

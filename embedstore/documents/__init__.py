@@ -34,7 +34,7 @@ from embedstore.documents.head_options import (
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
-from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
+from embedstore.documents.reports import NOT_SHARES, BenchReport, Confusion, Figure
 from embedstore.documents.stores import (
     ArrayName,
     ArraySpec,
@@ -82,6 +82,7 @@ __all__ = [
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "Confusion",
     "DalipOptions",
     "DinotxtOptions",
     "Document",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.index.exact import top_k
-from embedstore.metrics.accuracy import confusion
 from embedstore.recipes.page.content import Answer, ClassRow, Query
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def image_queries(found: Retrieved, *, count: int, answers: int, seed: int) -> t
 
 def class_rows(found: Classified, report: BenchReport) -> tuple[ClassRow, ...]:
     """Every class with images, the best first, and the class it is most often taken for."""
-    table = confusion(found.predicted, found.labels, len(found.classes))
+    table = found.confusion
     sizes = table.sum(axis=1)
     np.fill_diagonal(table, 0)
     rows = [
