@@ -10,7 +10,9 @@ from embedstore.registry import Registry
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_descriptions, read_lines
     from embedstore.bench.confusion import confusion_csv
+    from embedstore.bench.languages import read_language_classes, read_language_templates
     from embedstore.bench.measured import Measured
+    from embedstore.bench.multilingual import bench_multilingual, measure_multilingual
     from embedstore.bench.report import write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
     from embedstore.bench.zeroshot import bench_zeroshot, measure_zeroshot
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 TASKS = Registry(
     "bench task",
     {
+        "multilingual": "embedstore.bench.multilingual:measure_multilingual",
         "retrieval": "embedstore.bench.retrieval:measure_retrieval",
         "zeroshot": "embedstore.bench.zeroshot:measure_zeroshot",
     },
@@ -29,12 +32,16 @@ __all__ = [
     "DEFAULT_TEMPLATES",
     "TASKS",
     "Measured",
+    "bench_multilingual",
     "bench_retrieval",
     "bench_zeroshot",
     "confusion_csv",
+    "measure_multilingual",
     "measure_retrieval",
     "measure_zeroshot",
     "read_descriptions",
+    "read_language_classes",
+    "read_language_templates",
     "read_lines",
     "write_report",
 ]
@@ -42,12 +49,16 @@ __all__ = [
 _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
+    "bench_multilingual": "multilingual",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
     "confusion_csv": "confusion",
+    "measure_multilingual": "multilingual",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
     "read_descriptions": "classes",
+    "read_language_classes": "languages",
+    "read_language_templates": "languages",
     "read_lines": "classes",
     "write_report": "report",
 }

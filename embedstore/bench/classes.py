@@ -67,9 +67,9 @@ def class_prompts(
 
     classes: themselves, or lines as `parse_classes` reads them, or `"imagenet"`: open_clip's names for labels
     as `imagenet_classes` knows them; without it every label of the store, sorted. templates: lines with `{}`,
-    or `"imagenet"`; without it `DEFAULT_TEMPLATES`, or where there are descriptions none. descriptions: class ->
-    sentences, which are prompts beside those of the templates. `UsageError` for what cannot be meant, and for
-    classes that have neither a template nor a sentence.
+    or `"imagenet"`; without it `DEFAULT_TEMPLATES`, or where there are descriptions none. descriptions: class
+    -> sentences, which are prompts beside those of the templates. `UsageError` for what cannot be meant, and
+    for classes that have neither a template nor a sentence.
     """
     options: dict[str, str | int | float | bool] = {}
     named = _classes(store, classes, options)

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore.errors import UsageError
 from embedstore_cli import render
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from embedstore.bench import Measured
+    from embedstore.documents import BenchReport
 
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Also write the report here.", show_default=False)
@@ -22,8 +26,22 @@ def split_of(words: str) -> str | None:
     return None if words == "all" else words
 
 
-def finish(measured: Measured, out: Path | None, *, json: bool) -> None:
-    """Write the report where one wants it, and print it for a person or a machine."""
+def words(text: str, option: str) -> tuple[str, ...]:
+    """`a,b,c`, each once; `UsageError` otherwise."""
+    found = tuple(word.strip() for word in text.split(","))
+    if not all(found) or len(set(found)) < len(found):
+        raise UsageError("not a list of names", where=option, found=text, allowed="a,b,c, each once")
+    return found
+
+
+def finish(
+    measured: Measured,
+    out: Path | None,
+    *,
+    json: bool,
+    show: Callable[[BenchReport], None] = render.report,
+) -> None:
+    """Write the report where one wants it, and print it for a machine, or by `show` for a person."""
     from embedstore.bench import write_report
 
     if out is not None:
@@ -31,6 +49,6 @@ def finish(measured: Measured, out: Path | None, *, json: bool) -> None:
     if json:
         render.print_json(measured.report.to_json())
         return
-    render.report(measured.report)
+    show(measured.report)
     if out is not None:
         render.say(f"report: {out}")
