@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 from embedstore.registry import Registry
 
 if TYPE_CHECKING:
-    from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.classes import DEFAULT_TEMPLATES, read_descriptions, read_lines
     from embedstore.bench.compare import compare_reports
+    from embedstore.bench.confusion import confusion_csv
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
+    from embedstore.bench.languages import read_language_classes, read_language_templates
     from embedstore.bench.measured import Measured
+    from embedstore.bench.multilingual import bench_multilingual, measure_multilingual
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.report import write_measured, write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 TASKS = Registry(
     "bench task",
     {
+        "multilingual": "embedstore.bench.multilingual:measure_multilingual",
         "retrieval": "embedstore.bench.retrieval:measure_retrieval",
         "zeroshot": "embedstore.bench.zeroshot:measure_zeroshot",
     },
@@ -32,13 +36,19 @@ __all__ = [
     "TASKS",
     "Measured",
     "Outcomes",
+    "bench_multilingual",
     "bench_retrieval",
     "bench_zeroshot",
     "compare_reports",
+    "confusion_csv",
     "ease_of_store",
     "ease_of_toy_worlds",
+    "measure_multilingual",
     "measure_retrieval",
     "measure_zeroshot",
+    "read_descriptions",
+    "read_language_classes",
+    "read_language_templates",
     "read_lines",
     "write_measured",
     "write_report",
@@ -48,13 +58,19 @@ _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
     "Outcomes": "outcomes",
+    "bench_multilingual": "multilingual",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
+    "compare_reports": "compare",
+    "confusion_csv": "confusion",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",
-    "compare_reports": "compare",
+    "measure_multilingual": "multilingual",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
+    "read_descriptions": "classes",
+    "read_language_classes": "languages",
+    "read_language_templates": "languages",
     "read_lines": "classes",
     "write_measured": "report",
     "write_report": "report",

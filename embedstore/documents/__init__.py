@@ -37,7 +37,7 @@ from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
 from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
-from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
+from embedstore.documents.reports import NOT_SHARES, BenchReport, Confusion, Figure
 from embedstore.documents.stores import (
     ArrayName,
     ArraySpec,
@@ -90,6 +90,7 @@ __all__ = [
     "ArraySpec",
     "BenchReport",
     "Comparison",
+    "Confusion",
     "DalipOptions",
     "Difference",
     "DinotxtOptions",

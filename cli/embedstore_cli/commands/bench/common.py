@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore.errors import UsageError
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from embedstore.bench import Measured
     from embedstore.documents import BenchReport
@@ -65,6 +66,14 @@ def split_of(words: str) -> str | None:
     return None if words == "all" else words
 
 
+def words(text: str, option: str) -> tuple[str, ...]:
+    """`a,b,c`, each once; `UsageError` otherwise."""
+    found = tuple(word.strip() for word in text.split(","))
+    if not all(found) or len(set(found)) < len(found):
+        raise UsageError("not a list of names", where=option, found=text, allowed="a,b,c, each once")
+    return found
+
+
 def finish(
     measured: Measured,
     out: Path | None,
@@ -73,8 +82,9 @@ def finish(
     html: Path | None = None,
     csv: Path | None = None,
     names: tuple[str, str | None] | None = None,
+    show: Callable[[BenchReport], None] = render.report,
 ) -> None:
-    """Write the report and its page where one wants them, and print it for a person or a machine.
+    """Write the report and its page where one wants them, and print it for a machine or by `show`.
 
     names: what the user called the store and the head, for the rows of `csv`.
     """
@@ -88,7 +98,7 @@ def finish(
     if json:
         render.print_json(report.to_json())
         return
-    render.report(report)
+    show(report)
     if out is not None:
         render.say(f"report: {out}")
     if html is not None:
