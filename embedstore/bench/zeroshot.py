@@ -15,7 +15,7 @@ from embedstore.bench.classes import (
     parse_classes,
     prompts_of,
 )
-from embedstore.bench.figures import class_chance, class_figures, share_figure
+from embedstore.bench.figures import class_chance, class_figures, mean_figure
 from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.rows import NO_LABEL, OTHER_LABEL, select_images
 from embedstore.bench.setting import Setting, open_setting
@@ -143,7 +143,7 @@ def zeroshot_report(found: Classified, *, split: str | None, seed: int) -> Bench
         notes=found.notes,
         seed=seed,
         per_class={
-            name.label: share_figure(right[found.labels == c], seed=seed)
+            name.label: mean_figure(right[found.labels == c], seed=seed)
             for c, name in enumerate(found.classes)
             if recalls.rows[c]
         },
