@@ -68,9 +68,9 @@ def measure_retrieval(
     an approximate FAISS index, so that there is no median or mean rank; the report tells the share of the
     exact first 10 that it finds, of at most 512 queries. The gallery is every image of the split (none: every
     image) that has a text of this role and language, and all those texts; `rows` narrows to image rows, or
-    to those of a subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 % bootstrap over
-    queries, seeded; each caption counts as a query of its own. Raises `UsageError` and `HeadError` as
-    `open_setting` and `select_pairs` do.
+    to those of a subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 %
+    bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
+    `HeadError` as `open_setting` and `select_pairs` do.
     """
     setting = (
         open_stored(store, image=image, text=text, device=device, rows=rows)
