@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 RECALL_AT = (1, 5, 10)
 
 
-def mean_figure(values: FloatArray, *, seed: int) -> Figure:
+def share_figure(values: FloatArray, *, seed: int) -> Figure:
     """Mean of hits, or of any numbers, `(q,)` with its interval over the queries."""
     low, high = intervals.mean_interval(values, seed=seed)
     return Figure(value=float(values.mean()), low=low, high=high)
@@ -27,13 +27,13 @@ def retrieval_figures(ranks: IntArray, *, seed: int) -> dict[str, Figure]:
     low, high = intervals.median_interval(ranks, seed=seed)
     return recall_figures(ranks, seed=seed) | {
         "median_rank": Figure(value=float(np.median(ranks)), low=low, high=high),
-        "mean_rank": mean_figure(ranks.astype(np.float64), seed=seed),
+        "mean_rank": share_figure(ranks.astype(np.float64), seed=seed),
     }
 
 
 def recall_figures(ranks: IntArray, *, seed: int) -> dict[str, Figure]:
     """recall@1, 5 and 10 alone, for which no rank above 10 needs to be known."""
-    return {f"recall@{k}": mean_figure(recall.hits(ranks, k), seed=seed) for k in RECALL_AT}
+    return {f"recall@{k}": share_figure(recall.hits(ranks, k), seed=seed) for k in RECALL_AT}
 
 
 def retrieval_chance(counts: IntArray, n: int) -> dict[str, float]:
@@ -53,8 +53,8 @@ def class_figures(
     found = accuracy.class_recall(right, labels, classes)
     low, high = intervals.class_mean_interval(found, seed=seed)
     figures = {
-        "top-1": mean_figure(right, seed=seed),
-        "top-5": mean_figure(recall.hits(ranks, 5), seed=seed),
+        "top-1": share_figure(right, seed=seed),
+        "top-5": share_figure(recall.hits(ranks, 5), seed=seed),
         "mean-per-class": Figure(value=found.mean, low=low, high=high),
     }
     return figures, found

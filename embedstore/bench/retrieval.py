@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.figures import mean_figure, recall_figures, retrieval_chance, retrieval_figures
+from embedstore.bench.figures import recall_figures, retrieval_chance, retrieval_figures, share_figure
 from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
 from embedstore.bench.ranking import LOOKED_AT, Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
 from embedstore.bench.setting import Setting, open_setting, open_stored
@@ -86,7 +87,7 @@ def measure_retrieval(
         seed=seed,
     )
     report = retrieval_report(found, split=split, language=language, role=role, seed=seed)
-    return Measured(report=report, found=found)
+    return Measured(report=report, found=found, outcomes=retrieval_outcomes(found))
 
 
 bench_retrieval = report_of(measure_retrieval)
@@ -167,10 +168,19 @@ def rank_tables(
         return {way: retrieval_figures(own, seed=seed) for way, own in ranks.items()}, chance
     metrics = {
         way: recall_figures(own, seed=seed)
-        | {f"index_recall@{LOOKED_AT}": mean_figure(found.ranks.index_recalls[way], seed=seed)}
+        | {f"index_recall@{LOOKED_AT}": share_figure(found.ranks.index_recalls[way], seed=seed)}
         for way, own in ranks.items()
     }
     return metrics, {
         way: {name: value for name, value in known.items() if name in metrics[way]}
         for way, known in chance.items()
+    }
+
+
+def retrieval_outcomes(found: Retrieved) -> dict[str, Outcomes]:
+    """What became of each text and of each image."""
+    store, pairs, whole = found.setting.store, found.pairs, not found.ranks.index_recalls
+    return {
+        "text_to_image": rank_outcomes(text_ids(store, pairs.texts), found.text_to_image, whole=whole),
+        "image_to_text": rank_outcomes(image_ids(store, pairs.images), found.image_to_text, whole=whole),
     }

@@ -26,6 +26,7 @@ def retrieval(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Recall@1, 5 and 10, median and mean rank, image to text and text to image, several captions an image.
@@ -48,4 +49,4 @@ def retrieval(
         device=device,
         seed=seed,
     )
-    common.finish(measured, out, json=json)
+    common.finish(measured, out, json=json, html=html)
