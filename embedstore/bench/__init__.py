@@ -10,8 +10,10 @@ from embedstore.registry import Registry
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
     from embedstore.bench.measured import Measured
+    from embedstore.bench.overlays import write_overlays
     from embedstore.bench.report import write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
+    from embedstore.bench.segment import bench_segment, measure_segment
     from embedstore.bench.zeroshot import bench_zeroshot, measure_zeroshot
 
 # A task is a function `(store, head_dir, *, split, device, seed, ...) -> Measured`.
@@ -19,6 +21,7 @@ TASKS = Registry(
     "bench task",
     {
         "retrieval": "embedstore.bench.retrieval:measure_retrieval",
+        "segment": "embedstore.bench.segment:measure_segment",
         "zeroshot": "embedstore.bench.zeroshot:measure_zeroshot",
     },
     group="embedstore.tasks",
@@ -29,10 +32,13 @@ __all__ = [
     "TASKS",
     "Measured",
     "bench_retrieval",
+    "bench_segment",
     "bench_zeroshot",
     "measure_retrieval",
+    "measure_segment",
     "measure_zeroshot",
     "read_lines",
+    "write_overlays",
     "write_report",
 ]
 
@@ -40,10 +46,13 @@ _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
     "bench_retrieval": "retrieval",
+    "bench_segment": "segment",
     "bench_zeroshot": "zeroshot",
     "measure_retrieval": "retrieval",
+    "measure_segment": "segment",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",
+    "write_overlays": "overlays",
     "write_report": "report",
 }
 
