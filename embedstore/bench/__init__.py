@@ -9,9 +9,11 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
+    from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
     from embedstore.bench.measured import Measured
+    from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.overlays import write_overlays
-    from embedstore.bench.report import write_report
+    from embedstore.bench.report import write_measured, write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
     from embedstore.bench.segment import bench_segment, measure_segment
     from embedstore.bench.zeroshot import bench_zeroshot, measure_zeroshot
@@ -31,13 +33,17 @@ __all__ = [
     "DEFAULT_TEMPLATES",
     "TASKS",
     "Measured",
+    "Outcomes",
     "bench_retrieval",
     "bench_segment",
     "bench_zeroshot",
+    "ease_of_store",
+    "ease_of_toy_worlds",
     "measure_retrieval",
     "measure_segment",
     "measure_zeroshot",
     "read_lines",
+    "write_measured",
     "write_overlays",
     "write_report",
 ]
@@ -45,13 +51,17 @@ __all__ = [
 _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
+    "Outcomes": "outcomes",
     "bench_retrieval": "retrieval",
     "bench_segment": "segment",
     "bench_zeroshot": "zeroshot",
+    "ease_of_store": "ease",
+    "ease_of_toy_worlds": "ease",
     "measure_retrieval": "retrieval",
     "measure_segment": "segment",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",
+    "write_measured": "report",
     "write_overlays": "overlays",
     "write_report": "report",
 }

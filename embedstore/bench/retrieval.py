@@ -9,6 +9,7 @@ import numpy as np
 
 from embedstore.bench.figures import retrieval_chance, retrieval_figures
 from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
 from embedstore.bench.rows import Pairs, select_pairs
 from embedstore.bench.setting import Setting, open_setting, open_stored
 from embedstore.documents import BenchReport
@@ -74,7 +75,7 @@ def measure_retrieval(
         role=role,
     )
     report = retrieval_report(found, split=split, language=language, role=role, seed=seed)
-    return Measured(report=report, found=found)
+    return Measured(report=report, found=found, outcomes=retrieval_outcomes(found))
 
 
 bench_retrieval = report_of(measure_retrieval)
@@ -139,3 +140,12 @@ def retrieval_report(
         seed=seed,
         **found.setting.report_fields(),
     )
+
+
+def retrieval_outcomes(found: Retrieved) -> dict[str, Outcomes]:
+    """What became of each text and of each image."""
+    store, pairs = found.setting.store, found.pairs
+    return {
+        "text_to_image": rank_outcomes(text_ids(store, pairs.texts), found.text_to_image),
+        "image_to_text": rank_outcomes(image_ids(store, pairs.images), found.image_to_text),
+    }

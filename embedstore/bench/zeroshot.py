@@ -17,6 +17,7 @@ from embedstore.bench.classes import (
 )
 from embedstore.bench.figures import class_chance, class_figures, share_figure
 from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.outcomes import Outcomes, class_outcomes, image_ids
 from embedstore.bench.rows import NO_LABEL, OTHER_LABEL, select_images
 from embedstore.bench.setting import Setting, open_setting
 from embedstore.documents import BenchReport
@@ -86,7 +87,11 @@ def measure_zeroshot(
         templates=templates,
         text_encoder=text_encoder,
     )
-    return Measured(report=zeroshot_report(found, split=split, seed=seed), found=found)
+    return Measured(
+        report=zeroshot_report(found, split=split, seed=seed),
+        found=found,
+        outcomes=zeroshot_outcomes(found),
+    )
 
 
 bench_zeroshot = report_of(measure_zeroshot)
@@ -149,6 +154,13 @@ def zeroshot_report(found: Classified, *, split: str | None, seed: int) -> Bench
         },
         **found.setting.report_fields(),
     )
+
+
+def zeroshot_outcomes(found: Classified) -> dict[str, Outcomes]:
+    """What became of each image."""
+    ids = image_ids(found.setting.store, found.rows)
+    labels = [found.classes[c].label for c in found.labels]
+    return {"image_to_class": class_outcomes(ids, found.ranks, labels)}
 
 
 def store_labels(store: Store) -> list[str]:

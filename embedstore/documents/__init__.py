@@ -24,6 +24,7 @@ from embedstore.documents.cards import (
     TokenizerCard,
     ViewCard,
 )
+from embedstore.documents.ease import EasePoint, EaseReport
 from embedstore.documents.head_options import (
     DalipOptions,
     DinotxtOptions,
@@ -34,6 +35,7 @@ from embedstore.documents.head_options import (
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
+from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
 from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
 from embedstore.documents.stores import (
     ArrayName,
@@ -70,6 +72,8 @@ PUBLISHED: tuple[type[Document], ...] = (
     FitConfig,
     BenchReport,
     PairsReport,
+    EaseReport,
+    RatesReport,
 )
 
 __all__ = [
@@ -85,7 +89,10 @@ __all__ = [
     "DalipOptions",
     "DinotxtOptions",
     "Document",
+    "EasePoint",
+    "EaseReport",
     "EncoderCard",
+    "FeatureBytes",
     "FeatureHeader",
     "FeatureManifest",
     "Figure",
@@ -104,6 +111,9 @@ __all__ = [
     "Projection",
     "PrototypesCard",
     "QuarantinedRow",
+    "Rate",
+    "RateUnit",
+    "RatesReport",
     "RowsRecord",
     "SailOptions",
     "Setting",

@@ -58,3 +58,6 @@ class BenchReport(Document):
     per_class: dict[str, Figure] = Field(
         default={}, description="recall of each class, where classes are meant"
     )
+    outcomes_sha256: Sha256 | None = Field(
+        default=None, description="of the file of the rows' outcomes beside the report; none: there is none"
+    )

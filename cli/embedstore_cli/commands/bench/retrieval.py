@@ -17,6 +17,7 @@ def retrieval(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image.
@@ -37,4 +38,4 @@ def retrieval(
         device=device,
         seed=seed,
     )
-    common.finish(measured, out, json=json)
+    common.finish(measured, out, json=json, html=html)

@@ -37,6 +37,7 @@ def zeroshot(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Zero-shot classification: top-1, top-5 and mean per class."""
@@ -53,4 +54,4 @@ def zeroshot(
         device=device,
         seed=seed,
     )
-    common.finish(measured, out, json=json)
+    common.finish(measured, out, json=json, html=html)
