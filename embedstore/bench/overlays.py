@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-    from embedstore.bench.segment import Classes, Segmented
+    from embedstore.bench.segment import Segmented
+    from embedstore.bench.segment_classes import Classes
     from embedstore.encoders.placement import Placement
     from embedstore.shapes import AnyArray, ByteArray, IntArray
 
@@ -95,7 +96,9 @@ def spread(found: Segmented, count: int) -> IntArray:
     """Places in `found.rows` of `count` images, evenly from the worst IoU to the best."""
     iou = found.image_iou
     order = np.argsort(iou, kind="stable")[: np.isfinite(iou).sum()]
-    return order[np.unique(np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(int))]
+    chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)
+    found: IntArray = order[np.unique(chosen)]
+    return found
 
 
 def draw_overlays(found: Segmented, places: IntArray) -> Iterator[Overlay]:

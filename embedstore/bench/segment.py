@@ -20,6 +20,7 @@ from embedstore.bench.segment_figures import (
     image_ious,
     pixel_figures,
 )
+from embedstore.bench.segment_outcomes import segment_outcomes
 from embedstore.bench.setting import Setting, open_setting
 from embedstore.documents import BenchReport
 from embedstore.errors import UsageError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from embedstore.bench.patch_maps import PictureMaps
     from embedstore.bench.segment_classes import Classes
     from embedstore.documents import Figure
-    from embedstore.shapes import AnyArray, IntArray
+    from embedstore.shapes import FloatArray, IntArray
     from embedstore.store import Store
 
 Convention: TypeAlias = Literal["dataset", "freeze-align"]
@@ -64,15 +65,16 @@ class Segmented:
     skipped: dict[str, int]
 
     @property
-    def image_iou(self) -> AnyArray:
+    def image_iou(self) -> FloatArray:
         """Mean IoU of each image `(n,)` over the foreground classes in its mask, NaN where there is none."""
         whole = self.with_background or self.foreground
         count = len(self.classes.foreground)
         present = whole.true[:, :count] > 0
         iou = np.where(present, whole.iou[:, :count], 0.0)
-        return np.divide(
+        mean: FloatArray = np.divide(
             iou.sum(axis=1), present.sum(axis=1), out=np.full(len(iou), np.nan), where=present.any(axis=1)
         )
+        return mean
 
 
 def measure_segment(
@@ -120,7 +122,9 @@ def measure_segment(
         convention=convention,
         on_progress=on_progress,
     )
-    return Measured(report=segment_report(found, split=split, seed=seed), found=found)
+    return Measured(
+        report=segment_report(found, split=split, seed=seed), found=found, outcomes=segment_outcomes(found)
+    )
 
 
 bench_segment = report_of(measure_segment)

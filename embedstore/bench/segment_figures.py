@@ -138,7 +138,8 @@ def pixel_figures(counts: IntArray, *, seed: int) -> dict[str, Figure]:
 
     def statistics(sums: FloatArray) -> FloatArray:
         above, below = sums[..., 0::2], sums[..., 1::2]
-        return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+        shares: FloatArray = np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+        return shares
 
     found = _figures(statistics(parts.sum(axis=0)), parts, statistics, seed=seed)
     return _named(["outside-crop", "unlabelled"], found)

@@ -112,4 +112,5 @@ def chance_share_iou(true: AnyArray, pixels: AnyArray, share: float) -> FloatArr
 
 def _ratio(above: AnyArray, below: AnyArray) -> FloatArray:
     top, bottom = np.broadcast_arrays(np.asarray(above, np.float64), np.asarray(below, np.float64))
-    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    found: FloatArray = np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+    return found

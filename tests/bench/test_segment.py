@@ -17,9 +17,11 @@ from embedstore.bench.patch_maps import places, stored_grid
 from embedstore.bench.segment import NO_MASK, gridded, measure_segment, segment, segment_report
 from embedstore.bench.segment_classes import Classes
 from embedstore.bench.segment_figures import image_ious
+from embedstore.bench.segment_outcomes import segment_outcomes
 from embedstore.bench.setting import Setting
 from embedstore.documents import BenchReport, QuarantinedRow
 from embedstore.errors import UsageError
+from embedstore.metrics.statistics import resampled, values_of
 from embedstore.policies import parse_policy
 from embedstore.store import FeatureWriter, create_store, open_store, plan_feature
 from embedstore.store.coding.shrink import shrink_tokens
@@ -240,6 +242,26 @@ def test_maps_of_one_image_against_pixels_of_no_class() -> None:
     # Called: the last two, one of which is of the class and one of none; the second true pixel is missed.
     assert (found.iou.tolist(), found.present.tolist()) == ([1 / 3, 0.0], [True, False])
     assert (found.true.tolist(), int(found.seen)) == ([2, 0], 4)
+
+
+def test_outcomes_of_the_images_recompute_the_figures(tmp_path) -> None:
+    rng = np.random.default_rng(2)
+    masks = [stripes(0, 0, 0), *(rng.choice([0, 1, 2, 255], (SIDE, SIDE)).astype(np.uint8) for _ in range(4))]
+    store = masked_store(tmp_path / "s", masks, rng.integers(0, 4, (5, 9)))
+    for convention, groups in (
+        ("dataset", ["foreground", "with_background"]),
+        ("freeze-align", ["per_image"]),
+    ):
+        found = segment(itself(store), classes(), split=None, convention=convention)
+        report, outcomes = segment_report(found, split=None, seed=0), segment_outcomes(found)
+        assert sorted(outcomes) == sorted([*groups, "pixels"])
+        for group, rows in outcomes.items():
+            assert values_of(rows.sample, rows.statistics) == pytest.approx(values(report, group), abs=1e-12)
+            drawn = resampled(rows.sample, rows.statistics, seed=1)
+            for metric, figure in report.metrics[group].items():
+                width = figure.high - figure.low
+                bounds = np.nanpercentile(drawn[metric], (2.5, 97.5))
+                assert bounds == pytest.approx([figure.low, figure.high], abs=0.25 * width + 1e-9)
 
 
 def test_batches_make_no_difference(tmp_path, monkeypatch) -> None:

@@ -57,6 +57,7 @@ def segment(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Segmentation by patch-to-class similarity: mean IoU and pixel accuracy by the store's masks."""
@@ -80,6 +81,6 @@ def segment(
             on_progress=partial(report, "images segmented"),
         )
     drawn = [] if overlays is None else write_overlays(measured.found, overlays, count=overlay_count)
-    common.finish(measured, out, json=json)
+    common.finish(measured, out, json=json, html=html)
     if drawn and not json:
         render.say(f"overlays: {len(drawn)} in {overlays}")
