@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,13 @@ from rich.text import Text
 from embedstore.documents import NOT_SHARES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from embedstore.documents import BenchReport
 
+
+# What is done sooner needs no bar.
+QUIET_SECONDS = 2.0
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -177,6 +181,19 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
     )
     with Progress(*columns, console=_err, disable=quiet) as progress:
         yield Bars(progress)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of a command, from its second second on."""
+    begun = time.monotonic()
+    with bars(quiet=quiet) as shown:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if time.monotonic() - begun > QUIET_SECONDS:
+                shown.update(stage, done=done, total=total)
+
+        yield report
 
 
 def report(measured: BenchReport) -> None:

@@ -10,12 +10,14 @@ from embedstore_cli.commands.bench import (
     ease,
     multilingual,
     retrieval,
+    segment,
     zeroshot,
 )
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
 app.command("retrieval")(retrieval.retrieval)
+app.command("segment")(segment.segment)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("multilingual")(multilingual.multilingual)
 app.command("ease")(ease.ease)
