@@ -16,6 +16,12 @@ from embedstore_cli.commands.bench import (
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
+from embedstore_cli.commands.bench import cache, ease, retrieval, zeroshot
+from embedstore_cli.commands.bench.plug_in import plug_in
+
+app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
+app.command("cache")(cache.cache)
+app.command("ease")(ease.ease)
 app.command("retrieval")(retrieval.retrieval)
 app.command("segment")(segment.segment)
 app.command("zeroshot")(zeroshot.zeroshot)
