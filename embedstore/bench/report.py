@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import os
 
     from embedstore.bench.measured import Measured
-    from embedstore.documents import BenchReport
+    from embedstore.documents import BenchReport, Document
 
 
-def write_report(report: BenchReport, path: str | os.PathLike[str]) -> None:
+def write_report(report: Document, path: str | os.PathLike[str]) -> None:
     """Write the report as JSON, whole or not at all; `UsageError` where the place cannot be written."""
     write_text(report.to_json(), Path(path))
 

@@ -9,7 +9,7 @@ import io
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from embedstore.recipes.page.content import Measure
     from embedstore.shapes import FloatArray, IntArray
 
+Points: TypeAlias = "Mapping[str, Sequence[tuple[float, float, str]]]"
 INK, GREY, BLUE, ORANGE = "#1b1f24", "#5f6773", "#0b5cad", "#b54708"
 COLOURS = (BLUE, ORANGE, "#1a7f4b", "#8a3ffc", "#c2255c", "#0b7285", "#7a5c00", "#e8590c", "#3b5bdb", GREY)
 MARKS = "osD^vPX*<>"
@@ -116,6 +117,41 @@ def interval_plot(measures: Sequence[Measure], *, title: str) -> Plot:
             for m in measures
         )
         return Plot(svg=_svg(figure), title=title, alt=said)
+
+
+def log_scatter_plot(groups: Points, *, title: str, x: str, y: str) -> Plot:
+    """Named groups of points (x, y, words beside it or none); y on a logarithmic axis."""
+    with _looks():
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+        figure, axes = _figure()
+        for number, (name, points) in enumerate(groups.items()):
+            at, values = [point[0] for point in points], [point[1] for point in points]
+            many = len(at) > 100
+            axes.scatter(
+                at,
+                values,
+                s=9 if many else 26,
+                color=COLOURS[number % len(COLOURS)],
+                alpha=0.45 if many else 1,
+                linewidths=0,
+                label=name,
+            )
+            for left, high, words in points:
+                if words:
+                    axes.annotate(words, (left, high), (4, 3), textcoords="offset points", fontsize=8)
+        if any(words for points in groups.values() for _, _, words in points):
+            axes.margins(x=0.18)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        if len(groups) > 1:
+            axes.legend(fontsize=8)
+        count = sum(map(len, groups.values()))
+        return Plot(svg=_svg(figure), title=title, alt=f"{title}: {count} points, {y} over {x}")
 
 
 def _interval(axes: Any, place: int, measure: Measure) -> None:
