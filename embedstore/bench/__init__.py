@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from embedstore.bench.measured import Measured
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.overlays import write_overlays
+    from embedstore.bench.probe import bench_probe, measure_probe
     from embedstore.bench.report import write_measured, write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
     from embedstore.bench.segment import bench_segment, measure_segment
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 TASKS = Registry(
     "bench task",
     {
+        "probe": "embedstore.bench.probe:measure_probe",
         "retrieval": "embedstore.bench.retrieval:measure_retrieval",
         "segment": "embedstore.bench.segment:measure_segment",
         "zeroshot": "embedstore.bench.zeroshot:measure_zeroshot",
@@ -34,11 +36,13 @@ __all__ = [
     "TASKS",
     "Measured",
     "Outcomes",
+    "bench_probe",
     "bench_retrieval",
     "bench_segment",
     "bench_zeroshot",
     "ease_of_store",
     "ease_of_toy_worlds",
+    "measure_probe",
     "measure_retrieval",
     "measure_segment",
     "measure_zeroshot",
@@ -52,11 +56,13 @@ _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
     "Outcomes": "outcomes",
+    "bench_probe": "probe",
     "bench_retrieval": "retrieval",
     "bench_segment": "segment",
     "bench_zeroshot": "zeroshot",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",
+    "measure_probe": "probe",
     "measure_retrieval": "retrieval",
     "measure_segment": "segment",
     "measure_zeroshot": "zeroshot",

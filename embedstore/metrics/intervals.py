@@ -93,13 +93,13 @@ def draws_interval(
     order = np.argsort(strata, kind="stable")
     _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
-    worth = values[:, order] / size
-    means = np.empty(resamples)
+    worth, means = values[:, order], np.empty(resamples)
     for b in range(resamples):
         rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
         draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
-        means[b] = draws @ (worth @ rows)
-    return _percentiles(means / (repeats * len(sizes)))
+        sums = np.add.reduceat((draws @ worth) * rows, first)
+        means[b] = (sums / (repeats * sizes)).mean()
+    return _percentiles(means)
 
 
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import typer
 
 from embedstore.bench import TASKS
-from embedstore_cli.commands.bench import ease, retrieval, segment, zeroshot
+from embedstore_cli.commands.bench import ease, probe, retrieval, segment, zeroshot
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
 app.command("ease")(ease.ease)
+app.command("probe")(probe.probe)
 app.command("retrieval")(retrieval.retrieval)
 app.command("segment")(segment.segment)
 app.command("zeroshot")(zeroshot.zeroshot)
