@@ -211,7 +211,13 @@ def report(measured: BenchReport) -> None:
                     "" if chance is None else _number(chance, share=share),
                 )
             )
-    counted = ", ".join(
+    table(f"{measured.task}: {counted(measured)}", ("", "value", "95 % interval", "chance"), rows)
+    remarks(measured)
+
+
+def counted(measured: BenchReport) -> str:
+    """How many images, texts and classes of which rows were measured."""
+    numbers = ", ".join(
         f"{count} {what}"
         for count, what in (
             (measured.images, "images"),
@@ -221,8 +227,11 @@ def report(measured: BenchReport) -> None:
         if count
     )
     where = f"split {measured.split}" if measured.split else "all rows"
-    where += f", rows {measured.rows.name}" if measured.rows else ""
-    table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
+    return f"{numbers}, {where}" + (f", rows {measured.rows.name}" if measured.rows else "")
+
+
+def remarks(measured: BenchReport) -> None:
+    """What a reader of the figures must know, on standard error."""
     for note in measured.notes:
         warn(note)
     for reason, count in measured.skipped.items():

@@ -6,6 +6,7 @@ so hits cost two numbers a resample, not q. Known limit: where all values are eq
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,6 +101,50 @@ def draws_interval(
         sums = np.add.reduceat((draws @ worth) * rows, first)
         means[b] = (sums / (repeats * sizes)).mean()
     return _percentiles(means)
+
+
+def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
+    """Interval of b − a for independent figures, each `(low, value, high)`, when no rows are known.
+
+    The distances from value to end add in squares (Zou and Donner 2008, "MOVER").
+    """
+    value = b[1] - a[1]
+    low = value - math.hypot(b[1] - b[0], a[2] - a[1])
+    high = value + math.hypot(b[2] - b[1], a[1] - a[0])
+    return low, high
+
+
+def shared_mean_interval(
+    sums: FloatArray, counts: AnyArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Interval of the mean over parts (languages) of `sum of sums / sum of counts`, rows drawn as wholes.
+
+    sums and counts `(n, l)`: what each row (an image) brings to each of l parts, and of how many. The parts
+    are measured on the same rows, so one draw serves them all; each needs a count above 0.
+    """
+    if not len(sums) or (counts.sum(axis=0) == 0).any():
+        raise UsageError("an interval needs at least one value in each part")
+    kinds, which = np.unique(np.concatenate([sums, counts], axis=1), axis=0, return_inverse=True)
+    _, draws = _resamples(which.ravel(), seed, resamples)
+    width = sums.shape[1]
+    means = []
+    for drawn in draws:
+        of_parts, over = drawn @ kinds[:, :width], drawn @ kinds[:, width:]
+        shares = np.divide(of_parts, over, out=np.full(of_parts.shape, np.nan), where=over > 0)
+        means.append(np.nanmean(shares, axis=1))
+    return _percentiles(np.concatenate(means))
+
+
+def class_average_interval(
+    values: FloatArray, labels: IntArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """As `class_mean_interval`, of values `(n,)` that need not be 0 or 1; labels `(n,)`."""
+    present, of = np.unique(labels, return_inverse=True)
+    total = np.zeros(resamples)
+    for c in range(len(present)):
+        distinct, draws = _resamples(values[of == c], seed + c, resamples)
+        total += np.concatenate([counts @ distinct for counts in draws]) / np.count_nonzero(of == c)
+    return _percentiles(total / len(present))
 
 
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:

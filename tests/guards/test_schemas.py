@@ -68,6 +68,7 @@ HEADER = {
     "plan_fingerprint": SHA,
 }
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
+COMPARED = {"file": "a.json", "sha256": SHA, "store_fingerprint": SHA}
 EXAMPLES = {
     "EncoderCard": IMAGE_CARD,
     "Plan": {
@@ -135,6 +136,24 @@ EXAMPLES = {
         "head_sha256": SHA,
         "image_card": IMAGE_CARD,
         "text_card": TEXT_CARD,
+    },
+    "Comparison": {
+        "task": "retrieval",
+        "a": COMPARED,
+        "b": COMPARED | {"file": "b.json"},
+        "metrics": {
+            "text_to_image": {
+                "recall@1": {
+                    "a": FIGURE,
+                    "b": FIGURE,
+                    "difference": FIGURE,
+                    "how": "paired",
+                    "better": "noise",
+                }
+            }
+        },
+        "settings": {"device": ["cpu", None]},
+        "resamples": 1000,
     },
     "PairsReport": {
         "by": "linear",
@@ -211,6 +230,8 @@ SPOILED_VALUES = [
     ("FitConfig", "lr", 0),
     ("BenchReport", "metrics", {"text_to_image": {"recall@1": 0.5}}),
     ("BenchReport", "task", "../guess"),
+    ("Comparison", "only", {"text_to_image/recall@1": "c"}),
+    ("Comparison", "resamples", 0),
     ("PairsReport", "by", "cca"),
     ("PairsReport", "vectors", {"vision": "mean"}),
     ("PairsReport", "neighbours", 0),

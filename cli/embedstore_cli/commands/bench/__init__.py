@@ -11,9 +11,22 @@ from embedstore_cli.commands.bench.plug_in import plug_in
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
 app.command("ease")(ease.ease)
 app.command("probe")(probe.probe)
+from embedstore_cli.commands.bench import (
+    compare,
+    ease,
+    multilingual,
+    retrieval,
+    zeroshot,
+)
+from embedstore_cli.commands.bench.plug_in import plug_in
+
+app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
 app.command("retrieval")(retrieval.retrieval)
 app.command("segment")(segment.segment)
 app.command("zeroshot")(zeroshot.zeroshot)
+app.command("multilingual")(multilingual.multilingual)
+app.command("ease")(ease.ease)
+app.command("compare")(compare.compare)
 
 for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
     plug_in(app, _name)
