@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from embedstore.bench.multilingual import bench_multilingual, measure_multilingual
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.overlays import write_overlays
+    from embedstore.bench.probe import bench_probe, measure_probe
     from embedstore.bench.report import write_measured, write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
     from embedstore.bench.segment import bench_segment, measure_segment
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 TASKS = Registry(
     "bench task",
     {
+        "probe": "embedstore.bench.probe:measure_probe",
         "multilingual": "embedstore.bench.multilingual:measure_multilingual",
         "retrieval": "embedstore.bench.retrieval:measure_retrieval",
         "segment": "embedstore.bench.segment:measure_segment",
@@ -40,6 +42,7 @@ __all__ = [
     "Measured",
     "Outcomes",
     "bench_multilingual",
+    "bench_probe",
     "bench_retrieval",
     "bench_segment",
     "bench_zeroshot",
@@ -48,6 +51,7 @@ __all__ = [
     "ease_of_store",
     "ease_of_toy_worlds",
     "measure_multilingual",
+    "measure_probe",
     "measure_retrieval",
     "measure_segment",
     "measure_zeroshot",
@@ -64,6 +68,7 @@ _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
     "Outcomes": "outcomes",
+    "bench_probe": "probe",
     "bench_multilingual": "multilingual",
     "bench_retrieval": "retrieval",
     "bench_segment": "segment",
@@ -72,6 +77,7 @@ _LAZY = {
     "confusion_csv": "confusion",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",
+    "measure_probe": "probe",
     "measure_multilingual": "multilingual",
     "measure_retrieval": "retrieval",
     "measure_segment": "segment",
