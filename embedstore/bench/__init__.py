@@ -10,6 +10,7 @@ from embedstore.registry import Registry
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
     from embedstore.bench.compare import compare_reports
+    from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
     from embedstore.bench.measured import Measured
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.report import write_measured, write_report
@@ -34,6 +35,8 @@ __all__ = [
     "bench_retrieval",
     "bench_zeroshot",
     "compare_reports",
+    "ease_of_store",
+    "ease_of_toy_worlds",
     "measure_retrieval",
     "measure_zeroshot",
     "read_lines",
@@ -48,6 +51,8 @@ _LAZY = {
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
     "compare_reports": "compare",
+    "ease_of_store": "ease",
+    "ease_of_toy_worlds": "ease",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",

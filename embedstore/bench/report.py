@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import os
 
     from embedstore.bench.measured import Measured
-    from embedstore.documents import BenchReport
+    from embedstore.documents import BenchReport, Document
 
 
-def write_report(report: BenchReport, path: str | os.PathLike[str]) -> None:
+def write_report(report: Document, path: str | os.PathLike[str]) -> None:
     """Write the report as JSON, whole or not at all; `UsageError` where the place cannot be written."""
     write_text(report.to_json(), Path(path))
 
@@ -31,7 +31,8 @@ def write_measured(measured: Measured, path: str | os.PathLike[str]) -> BenchRep
     report, place = measured.report, Path(path)
     if measured.outcomes:
         data = outcomes_bytes(measured.outcomes)
-        _write(data, outcomes_path(place), named=place)
+        check_place(place)
+        _write(data, outcomes_path(place))
         report = report.model_copy(update={"outcomes_sha256": hashlib.sha256(data).hexdigest()})
     write_report(report, place)
     return report
@@ -44,13 +45,18 @@ def outcomes_path(report: Path) -> Path:
 
 def write_text(text: str, path: Path) -> None:
     """Write UTF-8, whole or not at all, into a folder that is there; `UsageError` where that cannot be."""
-    _write(text.encode(), path, named=path)
+    _write(text.encode(), path)
 
 
-def _write(data: bytes, path: Path, *, named: Path) -> None:
-    if named.is_dir() or path.is_dir() or not path.parent.is_dir():
-        raise UsageError("cannot write the file", where=path, todo="name a file in a folder that is there")
+def _write(data: bytes, path: Path) -> None:
+    check_place(path)
     try:
         files.replace(path, data)
     except (OSError, StoreError) as bad:
         raise UsageError("cannot write the file", where=path, found=bad) from None
+
+
+def check_place(path: Path) -> None:
+    """`UsageError` where no file can be: in a folder that is not there, or in place of a folder."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError("cannot write the file", where=path, todo="name a file in a folder that is there")

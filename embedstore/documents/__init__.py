@@ -25,6 +25,7 @@ from embedstore.documents.cards import (
     ViewCard,
 )
 from embedstore.documents.comparisons import LOWER_IS_BETTER, Comparison, Difference
+from embedstore.documents.ease import EasePoint, EaseReport
 from embedstore.documents.head_options import (
     DalipOptions,
     DinotxtOptions,
@@ -35,6 +36,7 @@ from embedstore.documents.head_options import (
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
+from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
 from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
 from embedstore.documents.stores import (
     ArrayName,
@@ -72,6 +74,8 @@ PUBLISHED: tuple[type[Document], ...] = (
     BenchReport,
     Comparison,
     PairsReport,
+    EaseReport,
+    RatesReport,
 )
 
 __all__ = [
@@ -90,7 +94,10 @@ __all__ = [
     "Difference",
     "DinotxtOptions",
     "Document",
+    "EasePoint",
+    "EaseReport",
     "EncoderCard",
+    "FeatureBytes",
     "FeatureHeader",
     "FeatureManifest",
     "Figure",
@@ -109,6 +116,9 @@ __all__ = [
     "Projection",
     "PrototypesCard",
     "QuarantinedRow",
+    "Rate",
+    "RateUnit",
+    "RatesReport",
     "RowsRecord",
     "SailOptions",
     "Setting",

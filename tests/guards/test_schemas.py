@@ -181,6 +181,22 @@ EXAMPLES = {
         "store_fingerprint": SHA,
         "cards": {"vision": IMAGE_CARD, "words": TEXT_CARD},
     },
+    "EaseReport": {
+        "points": [{"image": "vision", "text": "words", "cka": 0.5, "cka_unbiased": 0.4, "loss": 2.5}],
+        "metrics": {"cka": {"pearson": FIGURE}},
+        "vectors": 100,
+        "iterations": 500,
+        "lr": 0.01,
+        "temperature": 0.07,
+    },
+    "RatesReport": {
+        "task": "cache",
+        "rates": [
+            {"of": "vision", "what": "memcpy", "unit": "B/s", "value": 2, "low": 1, "high": 3, "rounds": 5},
+        ],
+        "threads": 2,
+        "store_fingerprint": SHA,
+    },
 }
 SPOILERS = {
     "an unknown field": lambda d: d | {"surprise": 1},
@@ -219,6 +235,12 @@ SPOILED_VALUES = [
     ("PairsReport", "by", "cca"),
     ("PairsReport", "vectors", {"vision": "mean"}),
     ("PairsReport", "neighbours", 0),
+    ("EaseReport", "task", "cka"),
+    ("RatesReport", "task", "speeds"),
+    ("RatesReport", "threads", 0),
+    ("RatesReport", "device", "tpu"),
+    ("EaseReport", "vectors", 0),
+    ("EaseReport", "points", [{"cka": 0.5, "loss": 2.5}]),
     ("SubsetCard", "name", "../evil"),
     ("SubsetCard", "table", "masks"),
     ("SubsetCard", "kept", -1),

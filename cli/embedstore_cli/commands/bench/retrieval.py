@@ -18,6 +18,7 @@ def retrieval(
     seed: opt.Seed = 0,
     out: common.Out = None,
     csv: common.Csv = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image.
@@ -38,4 +39,4 @@ def retrieval(
         device=device,
         seed=seed,
     )
-    common.finish(measured, out, json=json, csv=csv, names=(store, head))
+    common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))

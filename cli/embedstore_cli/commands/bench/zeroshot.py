@@ -38,6 +38,7 @@ def zeroshot(
     seed: opt.Seed = 0,
     out: common.Out = None,
     csv: common.Csv = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Zero-shot classification: top-1, top-5 and mean per class."""
@@ -54,4 +55,4 @@ def zeroshot(
         device=device,
         seed=seed,
     )
-    common.finish(measured, out, json=json, csv=csv, names=(store, head))
+    common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))
