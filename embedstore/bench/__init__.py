@@ -9,8 +9,9 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
-    from embedstore.bench.compare import compare_reports
+    from embedstore.bench.compare import compare_files
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
+    from embedstore.bench.everything import measure_all, write_everything
     from embedstore.bench.measured import Measured
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.report import write_measured, write_report
@@ -34,12 +35,14 @@ __all__ = [
     "Outcomes",
     "bench_retrieval",
     "bench_zeroshot",
-    "compare_reports",
+    "compare_files",
     "ease_of_store",
     "ease_of_toy_worlds",
+    "measure_all",
     "measure_retrieval",
     "measure_zeroshot",
     "read_lines",
+    "write_everything",
     "write_measured",
     "write_report",
 ]
@@ -50,12 +53,14 @@ _LAZY = {
     "Outcomes": "outcomes",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
-    "compare_reports": "compare",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",
+    "compare_files": "compare",
+    "measure_all": "everything",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",
+    "write_everything": "everything",
     "write_measured": "report",
     "write_report": "report",
 }

@@ -61,3 +61,11 @@ class BenchReport(Document):
     outcomes_sha256: Sha256 | None = Field(
         default=None, description="of the file of the rows' outcomes beside the report; none: there is none"
     )
+
+
+class BenchReports(Document):
+    """Several tasks of one store and head: task -> report, and task -> why it was left out."""
+
+    format_version: Positive = FORMAT_VERSION
+    reports: dict[Name, BenchReport]
+    left_out: dict[Name, str] = Field(default={}, description="task to the reason")

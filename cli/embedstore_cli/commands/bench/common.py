@@ -81,7 +81,7 @@ def finish(
     from embedstore.bench import write_measured
 
     if csv is not None and names is not None:
-        add_rows(measured.report, csv, *names)
+        add_rows([measured.report], csv, *names)
     report = measured.report if out is None else write_measured(measured, out)
     if html is not None:
         write_page([measured], html, json=json)
@@ -93,20 +93,6 @@ def finish(
         render.say(f"report: {out}")
     if html is not None:
         render.say(f"page: {html}")
-
-
-def add_rows(report: BenchReport, csv: Path, store: str, head: str | None) -> None:
-    """Append the report to a table of CLIP_benchmark, named after the folders of its store and its head."""
-    from embedstore.bench.clip_csv import append_csv, csv_rows
-
-    dataset = "+".join(_last(part) for part in store.split("+"))
-    append_csv(csv_rows(report, dataset=dataset, pretrained=_last(head) if head else "stored"), csv)
-
-
-def _last(place: str) -> str:
-    """The last part of a path or URL, without an ending."""
-    name = place.rstrip("/").rpartition("/")[2]
-    return name.rpartition(".")[0] or name
 
 
 def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
@@ -121,3 +107,17 @@ def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
             told=told,
             on_progress=lambda done, total, what: bars.update("page", done=done, total=total, note=what),
         )
+
+
+def add_rows(reports: Sequence[BenchReport], csv: Path, store: str, head: str | None) -> None:
+    """Append reports to a table of CLIP_benchmark, named after the folders of their store and their head."""
+    from embedstore.bench.clip_csv import append_csv, csv_rows
+
+    dataset = "+".join(_last(part) for part in store.split("+"))
+    append_csv(csv_rows(reports, dataset=dataset, pretrained=_last(head) if head else "stored"), csv)
+
+
+def _last(place: str) -> str:
+    """The last part of a path or URL, without an ending."""
+    name = place.rstrip("/").rpartition("/")[2]
+    return name.rpartition(".")[0] or name

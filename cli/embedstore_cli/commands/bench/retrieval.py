@@ -17,8 +17,8 @@ def retrieval(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
-    csv: common.Csv = None,
     html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image.

@@ -37,8 +37,8 @@ def zeroshot(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
-    csv: common.Csv = None,
     html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """Zero-shot classification: top-1, top-5 and mean per class."""
