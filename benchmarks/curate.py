@@ -28,7 +28,8 @@ from store_data import anonymous_mb
 from embedstore.curate.collecting import balanced
 from embedstore.curate.pool import unit_vectors
 from embedstore.index import screen
-from embedstore.index.screen import BLOCK, best_of, fast_bfloat16
+from embedstore.index.screen import BLOCK, best_of
+from embedstore.index.tiles import fast_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -39,8 +39,8 @@ def grid_scores(queries: Tensor, vectors: Tensor, edges: IntArray, columns: IntA
     for pair in np.flatnonzero(np.abs(found - rounded) > doubt).tolist():
         line = int(np.searchsorted(edges, pair, side="right")) - 1
         rounded[pair] = np.rint(fsum((queries[line] * vectors[columns[pair]]).tolist()) / GRID)
-    rounded *= GRID
-    return rounded
+    scores: FloatArray = rounded * GRID
+    return scores
 
 
 def _sampled(queries: Tensor, vectors: Tensor, edges: IntArray, columns: IntArray) -> FloatArray:

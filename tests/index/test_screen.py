@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from embedstore.curate.pool import unit_vectors
 from embedstore.errors import UsageError
-from embedstore.index import screen
+from embedstore.index import screen, tiles
+from embedstore.index.heaps import Heaps
 from embedstore.index.screen import GRID, Best, best_of, merged
 
 
@@ -33,10 +34,10 @@ def rooms(request, monkeypatch):
     monkeypatch.setattr(screen, "fast_bfloat16", lambda: "bfloat16" in request.param)
     if "little room" in request.param:
         monkeypatch.setattr(screen, "_LEAST_ROOM", 8)
-        monkeypatch.setattr(screen, "_TILE", 64)
+        monkeypatch.setattr(screen, "TILE", 64)
         monkeypatch.setattr(screen, "_SAMPLE_SHARE", 4)
         monkeypatch.setattr(screen, "_SAMPLE_BLOCKS", 2)
-        monkeypatch.setattr(screen, "_RUN", 8)
+        monkeypatch.setattr(tiles, "_RUN", 8)
         monkeypatch.setattr(screen, "_LEAST_QUERIES", 2)
 
 
@@ -95,15 +96,15 @@ def test_the_bound_holds_where_rounding_to_bfloat16_is_worst():
 
 def test_bars_that_the_stream_foretells_too_high_are_found_out(monkeypatch):
     """All good rows lie where the first reading looks, so that it foretells twice as many as there are."""
-    monkeypatch.setattr(screen, "_RUN", 8)
+    monkeypatch.setattr(tiles, "_RUN", 8)
     random = np.random.default_rng(4)
     pool = unit_vectors(random.normal(size=(6400, 8)))
     asked = unit_vectors(random.normal(size=(3, 8)))
     pool[np.arange(6400) % 128 < 8] += 3 * asked[0]
     pool = unit_vectors(pool)
     foretold = []
-    misled = screen._Heaps.misled
-    monkeypatch.setattr(screen._Heaps, "misled", lambda heaps: foretold.append(misled(heaps)) or foretold[-1])
+    misled = Heaps.misled
+    monkeypatch.setattr(Heaps, "misled", lambda heaps: foretold.append(misled(heaps)) or foretold[-1])
     check(best_of(asked, lambda at: pool[at], 6400, 900, block=8), asked, pool, 900)
     assert foretold[0].any()
 
