@@ -20,7 +20,7 @@ QUIET_SECONDS = 2.0
 SubsetName = Annotated[
     str, typer.Option("--name", metavar="SUBSET", help="Name of the subset that is made.", show_default=False)
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a subset of that name.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what has that name already.")]
 Rows = Annotated[
     str | None,
     typer.Option(
