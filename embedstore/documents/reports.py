@@ -19,12 +19,24 @@ class Figure(Document):
     high: float
 
 
+class Confusion(Document):
+    """A class that was taken for another."""
+
+    label: str
+    taken_for: str
+    images: Positive = Field(description="of `label` that were taken for `taken_for`")
+    of: Positive = Field(description="images of `label`")
+
+
 # Metrics that are not fractions of 1.
-NOT_SHARES = frozenset({"median_rank"})
+NOT_SHARES = frozenset({"median_rank", "mean_rank"})
 
 
 class BenchReport(Document):
-    """What one bench task measured: direction -> metric -> figure, and everything it depends on."""
+    """What one bench task measured: group -> metric -> figure, and everything it depends on.
+
+    A group is a direction ("text_to_image"), or one part of it ("text_to_image/de", "text_to_image/32").
+    """
 
     format_version: Positive = FORMAT_VERSION
     task: Name
@@ -39,16 +51,25 @@ class BenchReport(Document):
     language: str | None = None
     role: str | None = None
     templates: tuple[str, ...] = Field(default=(), description="prompts with {} for the class name")
+    options: dict[str, str | int | float | bool] = Field(
+        default={}, description="what else the task was told: its convention, its index, its k"
+    )
     notes: tuple[str, ...] = Field(default=(), description="what a reader of these figures must know")
     store_fingerprint: Sha256
     head_sha256: Sha256 | None = Field(
         default=None, description="of the head's record; none: two towers of one model, without a head"
     )
-    image_card: EncoderCard
-    text_card: EncoderCard
+    image_card: EncoderCard | None = Field(default=None, description="none: no image feature was read")
+    text_card: EncoderCard | None = Field(default=None, description="none: no text feature was read")
     versions: dict[str, str] = Field(default={}, description="library name to version")
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     seed: Count = 0
     per_class: dict[str, Figure] = Field(
         default={}, description="recall of each class, where classes are meant"
+    )
+    outcomes_sha256: Sha256 | None = Field(
+        default=None, description="of the file of the rows' outcomes beside the report; none: there is none"
+    )
+    confused: tuple[Confusion, ...] = Field(
+        default=(), description="the classes most often taken for others, the most frequent first"
     )

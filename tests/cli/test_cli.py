@@ -80,9 +80,9 @@ def test_figures_of_images_that_were_fitted_on_are_marked(run, store, tmp_path):
 
 
 def test_a_task_of_another_package_is_a_command(run, store, tmp_path, monkeypatch):
-    monkeypatch.setitem(bench.TASKS._table, "mine", "embedstore.bench.retrieval:bench_retrieval")
+    monkeypatch.setitem(bench.TASKS._table, "mine", "embedstore.bench.retrieval:measure_retrieval")
     monkeypatch.setattr(bench.app, "registered_commands", [*bench.app.registered_commands])
-    bench.plug_in("mine")
+    bench.plug_in(bench.app, "mine")
     fit(run, store, tmp_path / "head")
     code, out, _ = run("bench", "mine", store, "--head", tmp_path / "head", "--json")
     assert code == 0

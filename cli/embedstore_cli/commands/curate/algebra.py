@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedstore_cli import options as opt  # noqa: TC001 - typer reads the annotations at run time
+from embedstore_cli import options as opt
 from embedstore_cli.commands.curate import common
 
 if TYPE_CHECKING:

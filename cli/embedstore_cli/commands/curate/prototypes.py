@@ -9,7 +9,7 @@ import typer
 
 from embedstore_cli import options as opt
 from embedstore_cli import render
-from embedstore_cli.commands.curate import common  # noqa: TC001 - typer reads it at run time
+from embedstore_cli.commands.curate import common
 
 if TYPE_CHECKING:
     from embedstore.curate import Prototypes

@@ -1,0 +1,31 @@
+"""`embedstore bench TASK`: one file a task."""
+
+from __future__ import annotations
+
+import typer
+
+from embedstore.bench import TASKS
+from embedstore_cli.commands.bench import (
+    cache,
+    compare,
+    ease,
+    multilingual,
+    probe,
+    retrieval,
+    segment,
+    zeroshot,
+)
+from embedstore_cli.commands.bench.plug_in import plug_in
+
+app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
+app.command("retrieval")(retrieval.retrieval)
+app.command("zeroshot")(zeroshot.zeroshot)
+app.command("multilingual")(multilingual.multilingual)
+app.command("segment")(segment.segment)
+app.command("probe")(probe.probe)
+app.command("ease")(ease.ease)
+app.command("cache")(cache.cache)
+app.command("compare")(compare.compare)
+
+for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
+    plug_in(app, _name)
