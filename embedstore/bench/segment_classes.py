@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.classes import DEFAULT_TEMPLATES, ClassName, check_templates, parse_classes
+from embedstore.bench.classes import (
+    DEFAULT_TEMPLATES,
+    ClassName,
+    check_templates,
+    parse_classes,
+    prompts_of,
+)
 from embedstore.bench.patch_maps import places
-from embedstore.bench.zeroshot import class_embeddings
+from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +100,8 @@ def class_list(
         words = next((c for c in listed if c.label == own), ClassName(label=own, words=own))
     place = {c.label: k for k, c in enumerate(foreground)} | ({own: len(foreground)} if own else {})
     forms = check_templates(templates if templates is not None else DEFAULT_TEMPLATES)
-    vectors, cut = class_embeddings(setting, [*foreground, *([words] if words else [])], forms, text_encoder)
+    prompts = [prompts_of([own], forms) for own in (*foreground, *([words] if words else []))]
+    vectors, cut = class_vectors(speaker_of(setting, text_encoder), prompts)
     return Classes(
         foreground=foreground,
         has_background=own is not None,
