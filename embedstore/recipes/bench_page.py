@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,7 +27,7 @@ from embedstore.recipes.page.content import Block, Chapter, Headline, Section, m
 from embedstore.recipes.page.render import render_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
     from embedstore.bench import Measured
@@ -74,12 +74,14 @@ _HEADLINES, _FEW_TASKS = (3, 1), 2
 class Told:
     """What a page says that no report knows. `title` and `intro` none: made from the reports.
 
-    commands: as they were typed; sections: settings of one's own.
+    commands: as they were typed; left_out: task that was not measured to the reason; sections: settings of
+    one's own.
     """
 
     title: str | None = None
     intro: str | None = None
     commands: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
 
 
@@ -135,6 +137,7 @@ def bench_page(
         ],
         chapters=[chapter for chapter in chapters if chapter is not None],
         sections=[*settings_sections(_report(measured[0]), setting), *said.sections],
+        left_out={TASKS[task].name if task in TASKS else task: why for task, why in said.left_out.items()},
         commands=said.commands,
     )
 

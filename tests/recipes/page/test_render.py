@@ -123,6 +123,7 @@ def page(**changed) -> str:
         "not_better": [],
         "chapters": [Chapter(title=EVIL, lead=EVIL, notes=(EVIL,), blocks=blocks)],
         "sections": settings,
+        "left_out": {EVIL: EVIL},
         "commands": [EVIL, "second"],
     }
     return render_page("bench.html.j2", **(values | changed))
