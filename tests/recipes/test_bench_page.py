@@ -219,7 +219,7 @@ def test_groups_that_are_numbers_become_a_curve() -> None:
     plots = drawn.value
     assert plots[0].title == "recall@1 over tokens that are read at most"
     assert "text to image from 8 to 64" in plots[0].alt
-    assert "text to image, chance from 1 to 1" in plots[0].alt
+    assert "; chance from 1 to 1" in plots[0].alt
     words = {f"text_to_image/{name}": {"recall@1": 0.5} for name in ("de", "fr")}
     assert len(figure_blocks(report("languages", words))[1].value) == 1
     shots = {f"linear/{name}": {"top-1": 0.5} for name in ("1 shot", "16 shots", "all")}

@@ -10,7 +10,7 @@ from embedstore.recipes.page.content import Block, Grid, GridRow, measures_of
 from embedstore.recipes.page.plots import Curve, Interval, interval_plot, line_plot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from embedstore.documents import BenchReport
     from embedstore.recipes.page.content import Measure, Plot
@@ -77,6 +77,7 @@ def by_direction(measures: Iterable[Measure]) -> list[tuple[str, list[Measure]]]
 def curves(report: BenchReport, measures: Sequence[Measure]) -> list[Plot]:
     """The first share of each direction whose parts are numbers, over these, with interval and chance."""
     lines: dict[str, Curve] = {}
+    by_chance: dict[str, Curve] = {}
     ticks: set[float] = set()
     metric = ""
     for direction, found in by_direction(m for m in measures if m.is_share):
@@ -99,8 +100,17 @@ def curves(report: BenchReport, measures: Sequence[Measure]) -> list[Plot]:
         )
         chance = [own[x].chance for x in at]
         if None not in chance:
-            lines[f"{called}, chance"] = Curve(x=at, y=[100 * (c or 0.0) for c in chance], chance=True)
+            by_chance[called] = Curve(x=at, y=[100 * (c or 0.0) for c in chance], chance=True)
     if not lines:
         return []
+    lines |= chance_lines(by_chance)
     x = COUNTED.get(report.task, "")
     return [line_plot(lines, title=f"{metric} over {x or 'the number'}", x=x, y="%", at=sorted(ticks))]
+
+
+def chance_lines(curves: Mapping[str, Curve]) -> dict[str, Curve]:
+    """The chance of each direction as a line; as one where they do not differ."""
+    first = next(iter(curves.values()), None)
+    if first is not None and all((c.x, c.y) == (first.x, first.y) for c in curves.values()):
+        return {"chance": first}
+    return {f"{name}, chance": curve for name, curve in curves.items()}
