@@ -247,4 +247,4 @@ def remarks(measured: BenchReport) -> None:
 
 
 def _number(value: float, *, share: bool) -> str:
-    return f"{100 * value:.1f} %" if share else f"{value:g}"
+    return f"{100 * value:.1f} %" if share else f"{value:.4g}"
