@@ -249,4 +249,4 @@ def remarks(measured: BenchReport) -> None:
 def _number(value: float, *, share: bool) -> str:
     if share:
         return f"{100 * value:.1f} %"
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"  # noqa: PLR2004 - four digits either way
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
