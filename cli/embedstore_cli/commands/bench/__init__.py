@@ -5,13 +5,14 @@ from __future__ import annotations
 import typer
 
 from embedstore.bench import TASKS
-from embedstore_cli.commands.bench import cache, ease, retrieval, zeroshot
+from embedstore_cli.commands.bench import cache, ease, retrieval, speed, zeroshot
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
 app.command("cache")(cache.cache)
 app.command("ease")(ease.ease)
 app.command("retrieval")(retrieval.retrieval)
+app.command("speed")(speed.speed)
 app.command("zeroshot")(zeroshot.zeroshot)
 
 for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
