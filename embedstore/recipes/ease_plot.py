@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from embedstore.recipes.page.extra import needs_extra
-from embedstore.recipes.page.plots import scatter_plot
+from embedstore.recipes.page.plots import log_scatter_plot
 
 if TYPE_CHECKING:
     from embedstore.documents import EaseReport
@@ -25,7 +25,9 @@ def ease_plot(report: EaseReport) -> Plot:
     title = "Encoders that see alike are easier to align?"
     if report.metrics:
         title = f"CKA and the lowest loss: r = {report.metrics['cka']['pearson'].value:.2f}"
-    return scatter_plot(groups, title=title, x="linear CKA", y=f"CLIP loss after {report.iterations} steps")
+    return log_scatter_plot(
+        groups, title=title, x="linear CKA", y=f"CLIP loss after {report.iterations} steps"
+    )
 
 
 def needed_for_plots() -> None:
