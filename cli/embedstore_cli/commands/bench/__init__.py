@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from embedstore.bench import TASKS
-from embedstore_cli.commands.bench import cache, ease, retrieval, speed, zeroshot
 from embedstore_cli.commands.bench import (
     cache,
     compare,
@@ -15,19 +14,20 @@ from embedstore_cli.commands.bench import (
     probe,
     retrieval,
     segment,
+    speed,
     zeroshot,
 )
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
 app.command("retrieval")(retrieval.retrieval)
-app.command("speed")(speed.speed)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("multilingual")(multilingual.multilingual)
 app.command("segment")(segment.segment)
 app.command("probe")(probe.probe)
 app.command("ease")(ease.ease)
 app.command("cache")(cache.cache)
+app.command("speed")(speed.speed)
 app.command("all")(everything.everything)
 app.command("compare")(compare.compare)
 
