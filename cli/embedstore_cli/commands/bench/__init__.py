@@ -14,6 +14,7 @@ from embedstore_cli.commands.bench import (
     probe,
     retrieval,
     segment,
+    speed,
     zeroshot,
 )
 from embedstore_cli.commands.bench.plug_in import plug_in
@@ -26,6 +27,7 @@ app.command("segment")(segment.segment)
 app.command("probe")(probe.probe)
 app.command("ease")(ease.ease)
 app.command("cache")(cache.cache)
+app.command("speed")(speed.speed)
 app.command("all")(everything.everything)
 app.command("compare")(compare.compare)
 
