@@ -9,6 +9,7 @@ from embedstore_cli.commands.bench import (
     cache,
     compare,
     ease,
+    everything,
     multilingual,
     probe,
     retrieval,
@@ -25,6 +26,7 @@ app.command("segment")(segment.segment)
 app.command("probe")(probe.probe)
 app.command("ease")(ease.ease)
 app.command("cache")(cache.cache)
+app.command("all")(everything.everything)
 app.command("compare")(compare.compare)
 
 for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
