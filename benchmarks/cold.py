@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
 import statistics
 from pathlib import Path
@@ -11,12 +9,10 @@ from typing import TYPE_CHECKING
 
 from common import Paired, timed
 
-from embedstore.store.reads import handles
+from embedstore.store.reads import resident
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_MOST_RESIDENT = 0.01
 
 
 def files_below(place: Path) -> list[Path]:
@@ -26,51 +22,10 @@ def files_below(place: Path) -> list[Path]:
     return [Path(here, name) for here, _, names in os.walk(place) for name in names]
 
 
-def resident_share(place: Path) -> float:
-    """Share of the pages of a file or folder that are in the page cache, by `mincore`."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pages = resident = 0
-    for path in files_below(place):
-        size = path.stat().st_size
-        if not size:
-            continue
-        count = -(-size // mmap.PAGESIZE)
-        states = (ctypes.c_ubyte * count)()
-        with path.open("rb") as source:
-            address = _map(libc, source.fileno(), size)
-            if libc.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size), states):
-                raise OSError(ctypes.get_errno(), "mincore failed", str(path))
-            libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(size))
-        pages += count
-        resident += sum(state & 1 for state in bytes(states))
-    return resident / pages if pages else 0.0
-
-
-def _map(libc: ctypes.CDLL, handle: int, size: int) -> int:
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [
-        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
-    ]  # fmt: skip
-    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, handle, 0)
-    if address in {None, ctypes.c_void_p(-1).value}:
-        raise OSError(ctypes.get_errno(), "mmap failed")
-    return int(address)
-
-
 def make_cold(place: Path) -> None:
     """Drop a file or folder from the page cache; ends the benchmark where over 1 % stays."""
-    # What somebody has mapped stays in memory.
-    handles.let_go_all()
-    for path in files_below(place):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(handle)
-    share = resident_share(place)
-    if share > _MOST_RESIDENT:
-        raise SystemExit(f"{share:.1%} of {place.name} is still in the page cache: no cold figure can be had")
+    if not resident.make_cold(files_below(place)):
+        raise SystemExit(f"{place.name} cannot be dropped from the page cache: no cold figure can be had")
 
 
 def paired_cold(

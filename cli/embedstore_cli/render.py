@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import textwrap
+import time
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,10 +24,13 @@ from rich.text import Text
 from embedstore.documents import NOT_SHARES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from embedstore.documents import BenchReport
 
+
+# What is done sooner needs no bar.
+QUIET_SECONDS = 2.0
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -84,6 +89,12 @@ def warn_of_idle_gpu(device: str) -> None:
 def say(message: str = "") -> None:
     """A line of the result, on standard output."""
     _out.print(_text(message), soft_wrap=True)
+
+
+def fold(message: str, *, indent: str = "  ") -> None:
+    """A sentence of the result in lines of 80 columns, those after the first a little further in."""
+    for line in textwrap.wrap(message, 80, subsequent_indent=indent):
+        say(line)
 
 
 def heading(message: str) -> None:
@@ -177,6 +188,19 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
     )
     with Progress(*columns, console=_err, disable=quiet) as progress:
         yield Bars(progress)
+
+
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of a command, from its second second on."""
+    begun = time.monotonic()
+    with bars(quiet=quiet) as shown:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if time.monotonic() - begun > QUIET_SECONDS:
+                shown.update(stage, done=done, total=total)
+
+        yield report
 
 
 def report(measured: BenchReport) -> None:

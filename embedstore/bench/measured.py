@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from embedstore.bench.outcomes import Outcomes
     from embedstore.documents import BenchReport
 
 P = ParamSpec("P")
@@ -16,10 +17,15 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One task's report, and `found`: the task's own arrays (`Retrieved`, …), if there are more."""
+    """One task's report, and `found`: the task's own arrays (`Retrieved`, …), if there are more.
+
+    outcomes: group of the report -> what became of each of its rows; groups without are compared by their
+    intervals only.
+    """
 
     report: BenchReport
     found: Any = None
+    outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
 
 
 def report_of(measure: Callable[P, Measured]) -> Callable[P, BenchReport]:

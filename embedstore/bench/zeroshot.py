@@ -10,6 +10,7 @@ import numpy as np
 from embedstore.bench.classes import ClassName, ClassPrompts, class_prompts
 from embedstore.bench.figures import class_chance, class_figures, share_figure
 from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.outcomes import Outcomes, class_outcomes, image_ids
 from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.rows import Labelled, select_labelled
 from embedstore.bench.setting import Setting, open_setting, open_stored, open_towers
@@ -116,7 +117,11 @@ def measure_zeroshot(
         text_encoder=text_encoder,
         on_progress=on_progress,
     )
-    return Measured(report=zeroshot_report(found, split=split, seed=seed), found=found)
+    return Measured(
+        report=zeroshot_report(found, split=split, seed=seed),
+        found=found,
+        outcomes=zeroshot_outcomes(found),
+    )
 
 
 bench_zeroshot = report_of(measure_zeroshot)
@@ -250,6 +255,13 @@ def zeroshot_report(found: Classified, *, split: str | None, seed: int) -> Bench
         ),
         **found.setting.report_fields(),
     )
+
+
+def zeroshot_outcomes(found: Classified) -> dict[str, Outcomes]:
+    """What became of each image."""
+    ids = image_ids(found.setting.store, found.rows)
+    labels = [found.classes[c].label for c in found.labels]
+    return {"image_to_class": class_outcomes(ids, found.ranks, labels)}
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:

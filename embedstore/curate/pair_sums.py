@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from embedstore.curate.pair_rows import image_vectors, text_vectors
 from embedstore.errors import UsageError
 from embedstore.metrics.cka import Moments, spread
+from embedstore.store.pair_rows import image_vectors, text_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from embedstore.curate.pair_rows import Captioned
     from embedstore.documents import VectorKind
     from embedstore.shapes import Float32Array, FloatArray, IntArray
     from embedstore.store import Feature
+    from embedstore.store.pair_rows import Captioned
 
 Pair: TypeAlias = tuple[str, str]
 BLOCK = 2048

@@ -10,20 +10,20 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, get_args
 
 from embedstore.curate import pair_measures
-from embedstore.curate.pair_rows import captioned, choose_features, places_of_sample, vector_kind
 from embedstore.curate.pair_sums import read_sums
 from embedstore.documents import PairFigures, PairMeasure, PairsReport
 from embedstore.errors import UsageError
 from embedstore.metrics.hsic import LEAST_ROWS, too_few
 from embedstore.store import Store, choose_rows, open_store
+from embedstore.store.pair_rows import captioned, choose_features, places_of_sample, vector_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from os import PathLike
 
     from embedstore.curate.pair_measures import Measured
-    from embedstore.curate.pair_rows import Captions
     from embedstore.documents import VectorKind
+    from embedstore.store.pair_rows import Captions
 
 MEASURES: tuple[PairMeasure, ...] = get_args(PairMeasure)
 

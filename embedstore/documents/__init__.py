@@ -24,6 +24,8 @@ from embedstore.documents.cards import (
     TokenizerCard,
     ViewCard,
 )
+from embedstore.documents.comparisons import LOWER_IS_BETTER, Comparison, Comparisons, Difference
+from embedstore.documents.ease import EasePoint, EaseReport
 from embedstore.documents.head_options import (
     DalipOptions,
     DinotxtOptions,
@@ -34,7 +36,8 @@ from embedstore.documents.head_options import (
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
-from embedstore.documents.reports import NOT_SHARES, BenchReport, Confusion, Figure
+from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
+from embedstore.documents.reports import NOT_SHARES, BenchReport, BenchReports, Confusion, Figure
 from embedstore.documents.stores import (
     ArrayName,
     ArraySpec,
@@ -69,12 +72,18 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
+    BenchReports,
+    Comparison,
+    Comparisons,
     PairsReport,
+    EaseReport,
+    RatesReport,
 )
 
 __all__ = [
     "FORMAT_VERSION",
     "IMPORTED_MEAN",
+    "LOWER_IS_BETTER",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PROBE_TOLERANCE",
@@ -82,11 +91,18 @@ __all__ = [
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "BenchReports",
+    "Comparison",
+    "Comparisons",
     "Confusion",
     "DalipOptions",
+    "Difference",
     "DinotxtOptions",
     "Document",
+    "EasePoint",
+    "EaseReport",
     "EncoderCard",
+    "FeatureBytes",
     "FeatureHeader",
     "FeatureManifest",
     "Figure",
@@ -105,6 +121,9 @@ __all__ = [
     "Projection",
     "PrototypesCard",
     "QuarantinedRow",
+    "Rate",
+    "RateUnit",
+    "RatesReport",
     "RowsRecord",
     "SailOptions",
     "Setting",

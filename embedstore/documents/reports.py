@@ -67,6 +67,17 @@ class BenchReport(Document):
     per_class: dict[str, Figure] = Field(
         default={}, description="recall of each class, where classes are meant"
     )
+    outcomes_sha256: Sha256 | None = Field(
+        default=None, description="of the file of the rows' outcomes beside the report; none: there is none"
+    )
     confused: tuple[Confusion, ...] = Field(
         default=(), description="the classes most often taken for others, the most frequent first"
     )
+
+
+class BenchReports(Document):
+    """Several tasks of one store and head: task -> report, and task -> why it was left out."""
+
+    format_version: Positive = FORMAT_VERSION
+    reports: dict[Name, BenchReport]
+    left_out: dict[Name, str] = Field(default={}, description="task to the reason")

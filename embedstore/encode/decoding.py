@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from embedstore.encoders.base import RowPreparation
 from embedstore.encoders.device import one_openmp_thread
@@ -48,6 +48,15 @@ class Decoders(ABC):
 
     def __init__(self, count: int) -> None:
         self.count = count
+        self._waiting: deque[Future[Any]] = deque()
+
+    def settle(self, seconds: float) -> None:
+        """Wait until every row that was begun is prepared, `seconds` at most.
+
+        For a model on the processor: workers that take its cores in the middle of a batch cost more than
+        their own time, since its threads wait for each other at every layer.
+        """
+        wait(self._waiting, timeout=seconds)
 
     @abstractmethod
     def prepared(
@@ -98,7 +107,8 @@ class ThreadDecoders(Decoders):
             id_, picture = picture_for(encoder, planned, row)
             return prepare(row, id_, picture, encoder.prepare, thumbnails)
 
-        return in_order(lambda row: self._pool.submit(work, row), rows, self.depth(encoder, ahead))
+        depth = self.depth(encoder, ahead)
+        return in_order(lambda row: self._pool.submit(work, row), rows, depth, self._waiting)
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
@@ -135,9 +145,10 @@ def prepare(
         return Prepared(row=row, id=id_, pixels=None, thumbnail=None, reason=bad.problem)
 
 
-def in_order(begin: Callable[[int], Future[T]], rows: Iterable[int], ahead: int) -> Iterator[T]:
-    """Results in order, with at most `ahead` under way."""
-    waiting: deque[Future[T]] = deque()
+def in_order(
+    begin: Callable[[int], Future[T]], rows: Iterable[int], ahead: int, waiting: deque[Future[T]]
+) -> Iterator[T]:
+    """Results in order, with at most `ahead` under way, which `waiting` holds."""
     try:
         for row in rows:
             waiting.append(begin(row))
@@ -148,6 +159,7 @@ def in_order(begin: Callable[[int], Future[T]], rows: Iterable[int], ahead: int)
     finally:
         for future in waiting:
             future.cancel()
+        waiting.clear()
 
 
 def pixel_bytes(encoder: ImageEncoder) -> int:

@@ -85,7 +85,8 @@ class ProcessDecoders(Decoders):
             free.put(answer.place)
             return row
 
-        return _or_say_who_died(taken(answer) for answer in in_order(begin, rows, places))
+        answers = in_order(begin, rows, places, self._waiting)
+        return _or_say_who_died(taken(answer) for answer in answers)
 
     def _places(self, wanted: int, nbytes: int) -> int:
         places = wanted

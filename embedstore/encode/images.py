@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import tee
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from embedstore.encode.unit import Target
     from embedstore.encoders.base import ImageBatch, ImageEncoder
     from embedstore.shapes import AnyArray, IntArray
+
+SETTLING = 1 / 8
+"""Share of a batch's time that a model on the processor waits for its decoders to stand still, at most."""
 
 
 def encode_image_units(
@@ -56,11 +60,16 @@ def encode_image_units(
     )
     with Collector() as collector:
         begun: _Unit | None = None
+        took = 0.0
         for number in units:
             unit = _Unit(number, rows_of(number), targets)
             for first in range(0, len(unit.rows), batch_size):
                 samples = [next(prepared) for _ in unit.rows[first : first + batch_size]]
+                if not collector.behind:
+                    decoders.settle(SETTLING * took)
+                began = perf_counter()
                 steps = unit.take(first, samples, encoder, collector)
+                took = perf_counter() - began
                 on_rows(len(samples))
                 if begun is not None:  # never on a CPU; a GPU has its next batch by now
                     collector.wait_for(steps)

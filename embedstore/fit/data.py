@@ -11,8 +11,8 @@ import torch
 
 from embedstore.errors import UsageError
 from embedstore.fit.rows import training_rows
-from embedstore.index.exact import ranks_of_positives
-from embedstore.metrics.recall import Positives, recall_at_k
+from embedstore.index.exact import ranks_both_ways
+from embedstore.metrics.recall import recall_at_k
 from embedstore.store.selection import split_rows
 from embedstore.stream.embed import embed_images, embed_texts
 from embedstore.stream.groups import BUFFER_MB
@@ -116,12 +116,8 @@ class Validation:
         return [self._recall(np.ascontiguousarray(v), np.ascontiguousarray(u)) for v, u in sides]
 
     def _recall(self, v: Float32Array, u: Float32Array) -> dict[str, float]:
-        counts = np.bincount(self.image_of, minlength=len(v))
-        owned = Positives(rows=np.arange(len(u)), offsets=np.concatenate([[0], np.cumsum(counts)]))
-        return {
-            "text_to_image": recall_at_k(ranks_of_positives(u, v, Positives.single(self.image_of)), 1),
-            "image_to_text": recall_at_k(ranks_of_positives(v, u, owned), 1),
-        }
+        to_image, to_text = ranks_both_ways(v, u, self.image_of)
+        return {"text_to_image": recall_at_k(to_image, 1), "image_to_text": recall_at_k(to_text, 1)}
 
 
 def training_data(

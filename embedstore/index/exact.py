@@ -10,6 +10,7 @@ vectors only. The order is the one of `metrics.recall`: falling score, then risi
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,20 +23,18 @@ from embedstore.index.products import (
     full_precision,
     outward,
     pair_scores,
-    parts,
-    score_blocks,
+    score_tiles,
     slack_of,
 )
 from embedstore.index.topk import Neighbours, TopK, top_k
-from embedstore.metrics.recall import check_rows
+from embedstore.metrics.recall import Positives, check_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedstore.metrics.recall import Positives
     from embedstore.shapes import FloatArray, IntArray
 
-__all__ = ["BLOCK", "Neighbours", "TopK", "pair_scores", "ranks_of_positives", "top_k"]
+__all__ = ["BLOCK", "Neighbours", "TopK", "pair_scores", "ranks_both_ways", "ranks_of_positives", "top_k"]
 
 
 def ranks_of_positives(
@@ -49,51 +48,113 @@ def ranks_of_positives(
     """Rank, from 1, of each query's best positive among all gallery rows; `(q,)` int64.
 
     queries `(q, e)`, gallery `(n, e)`: floating, read as float32, scored by inner product. Memory beside the
-    inputs: some `block²` scores. `UsageError` for values that are not finite or shapes that do not meet.
+    inputs: at most some `block²` scores. `UsageError` for values that are not finite or shapes that do not
+    meet.
     """
     check(queries, gallery, block)
     if len(positives) != len(queries):
         raise UsageError("one list of positives a query", found=f"{len(queries)} and {len(positives)}")
     check_rows(positives, len(gallery))
-    best, row = _best_positives(queries, gallery, positives)
-    slack = slack_of(queries, gallery, block)
-    ahead = np.zeros(len(queries), dtype=np.int64)
-    with full_precision():
-        for part in parts(len(queries), block):
-            goal = torch.from_numpy(best[part])
-            low = outward(goal - slack, up=False).to(device)
-            high = outward(goal + slack, up=True).to(device)
-            for at, scores in score_blocks(queries[part], gallery, block, device):
-                above, left, right = _sort_out(scores, low, high)
-                ahead[part] += above
-                left, right = left + part.start, right + at
-                exact = pair_scores(queries, gallery, left, right)
-                first = (exact > best[left]) | ((exact == best[left]) & (right < row[left]))
-                np.add.at(ahead, left[first], 1)
-    return ahead + 1
-
-
-def _best_positives(
-    queries: FloatArray, gallery: FloatArray, positives: Positives
-) -> tuple[FloatArray, IntArray]:
-    """Score and row of the positive that stands first for each query."""
     owner = np.repeat(np.arange(len(positives)), positives.counts)
-    scores = pair_scores(queries, gallery, owner, positives.rows)
-    order = np.lexsort((positives.rows, -scores, owner))
-    first = order[positives.offsets[:-1]]
-    return scores[first], positives.rows[first]
+    own = pair_scores(queries, gallery, owner, positives.rows)
+    goals = _Goals.of(owner, positives.rows, own, slack_of(queries, gallery, block), device)
+    with full_precision():
+        for at, to, scores, flags in score_tiles(queries, gallery, block, device):
+            left, right = goals.count(scores, at, to, flags)
+            goals.settle(left, right, pair_scores(queries, gallery, left, right))
+    return goals.ahead + 1
 
 
-def _sort_out(scores: Tensor, low: Tensor, high: Tensor) -> tuple[IntArray, IntArray, IntArray]:
-    """How many scores `(q, n)` of each query are surely above, and the places of those in [low, high].
+def ranks_both_ways(
+    images: FloatArray, texts: FloatArray, image_of: IntArray, *, block: int = BLOCK, device: str = "cpu"
+) -> tuple[IntArray, IntArray]:
+    """Rank of each text's own image among all images `(m,)`, and of each image's best own text `(n,)`, int64.
 
-    Counting by a product with ones is several times faster than summing booleans, and exact below 2^24.
+    The same as `ranks_of_positives` both ways, of one product for both. images `(n, e)`, texts `(m, e)`,
+    image_of `(m,)` rows of images; every image has a text at least. `UsageError`.
     """
-    ones, flags = scores.new_ones(scores.shape[1]), torch.empty_like(scores)
-    above = torch.gt(scores, high[:, None], out=flags) @ ones
-    reached = torch.ge(scores, low[:, None], out=flags) @ ones
-    some = torch.nonzero(reached > above)[:, 0]
-    part = scores[some]
-    near = torch.nonzero((part >= low[some, None]) & (part <= high[some, None]))
-    left, right = some[near[:, 0]].cpu().numpy(), near[:, 1].cpu().numpy()
-    return above.long().cpu().numpy(), left, right
+    check(images, texts, block)
+    if np.shape(image_of) != (len(texts),):
+        raise UsageError("one image a text", found=f"{np.shape(image_of)} for {len(texts)}")
+    check_rows(Positives.single(image_of), len(images))
+    bare = np.flatnonzero(np.bincount(image_of, minlength=len(images)) == 0)
+    if bare.size:
+        raise UsageError(
+            "an image has no text",
+            found=f"{bare.size} such images, the first is row {bare[0]}",
+            todo="leave them out and count them",
+        )
+    rows, slack = np.arange(len(texts)), slack_of(images, texts, block)
+    own = pair_scores(images, texts, image_of, rows)
+    down = _Goals.of(image_of, rows, own, slack, device)
+    across = _Goals.of(rows, image_of, own, slack, device)
+    with full_precision():
+        for at, to, scores, flags in score_tiles(images, texts, block, device):
+            left, right = down.count(scores, at, to, flags)
+            down.settle(left, right, pair_scores(images, texts, left, right))
+            right, left = across.count(scores.T, to, at, (flags[0].T, flags[1].T))
+            across.settle(right, left, pair_scores(images, texts, left, right))
+    return across.ahead + 1, down.ahead + 1
+
+
+@dataclass(slots=True, kw_only=True)
+class _Goals:
+    """Of each query the score and the row of its first positive, and how many rows are known to be ahead.
+
+    low and high: float32 on the device, what no product of an equal score is outside of.
+    """
+
+    best: FloatArray
+    row: IntArray
+    low: Tensor
+    high: Tensor
+    ahead: IntArray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ahead = np.zeros(len(self.best), dtype=np.int64)
+
+    @classmethod
+    def of(cls, query: IntArray, row: IntArray, score: FloatArray, slack: float, device: str) -> _Goals:
+        """Of all positive pairs `(p,)` with their scores; every query is in at least one."""
+        order = np.lexsort((row, -score, query))
+        first = order[np.flatnonzero(np.diff(query[order], prepend=-1))]
+        best = score[first]
+        goal = torch.from_numpy(best)
+        return cls(
+            best=best,
+            row=row[first],
+            low=outward(goal - slack, up=False).to(device),
+            high=outward(goal + slack, up=True).to(device),
+        )
+
+    def count(
+        self, scores: Tensor, at: int, to: int, flags: tuple[Tensor, Tensor]
+    ) -> tuple[IntArray, IntArray]:
+        """Count what is surely ahead in `scores (q, n)` of queries from `at` with rows from `to`.
+
+        Gives the queries and rows that a product cannot tell, without the positives themselves. Counting by a
+        product with ones is several times faster than summing booleans, and exact below 2^24.
+        """
+        part = slice(at, at + len(scores))
+        ones, (more, least) = scores.new_ones(scores.shape[1]), flags
+        above = torch.gt(scores, self.high[part, None], out=more) @ ones
+        reached = torch.ge(scores, self.low[part, None], out=least) @ ones
+        self.ahead[part] += above.long().cpu().numpy()
+        # A positive is always reached, and never above.
+        own = (self.row[part] >= to) & (self.row[part] < to + scores.shape[1])
+        some = np.flatnonzero((reached - above).cpu().numpy() > own)
+        if 4 * len(some) < len(scores):
+            chosen = torch.from_numpy(some).to(scores.device)
+            more, least = more[chosen], least[chosen]
+        else:
+            some = np.arange(len(scores))
+        places = torch.nonzero(least.sub_(more).bool()).cpu().numpy()
+        queries, rows = some[places[:, 0]] + at, places[:, 1] + to
+        others = rows != self.row[queries]
+        return queries[others], rows[others]
+
+    def settle(self, queries: IntArray, rows: IntArray, exact: FloatArray) -> None:
+        """Count those of these pairs that are ahead by their exact scores."""
+        best = self.best[queries]
+        first = (exact > best) | ((exact == best) & (rows < self.row[queries]))
+        np.add.at(self.ahead, queries[first], 1)

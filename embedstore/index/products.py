@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from embedstore.shapes import FloatArray, IntArray
 
 BLOCK = 4096
-_PAIR_VALUES = 1 << 18
+_PAIR_VALUES = 1 << 16
+_TILE_QUERIES, _TILE_ROWS = 1024, 1024
 
 
 def pair_scores(queries: FloatArray, gallery: FloatArray, left: IntArray, right: IntArray) -> FloatArray:
@@ -58,13 +59,23 @@ def parts(n: int, block: int) -> Iterator[slice]:
     return (slice(at, min(at + block, n)) for at in range(0, n, block))
 
 
-def score_blocks(
+def score_tiles(
     queries: FloatArray, gallery: FloatArray, block: int, device: str
-) -> Iterator[tuple[int, Tensor]]:
-    """First gallery row and float32 scores of each block."""
-    left = tensor(queries, device)
-    for part in parts(len(gallery), block):
-        yield part.start, left @ tensor(gallery[part], device).T
+) -> Iterator[tuple[int, int, Tensor, tuple[Tensor, Tensor]]]:
+    """First query, first gallery row and float32 scores of each tile, and two tensors of its shape.
+
+    The two are there to be written to; all are written again for the next tile. No tile has more than
+    `block` queries or rows; on a CPU it fits the caches, for whoever passes over it several times.
+    """
+    tall, wide = (block, block) if device != "cpu" else (min(block, _TILE_QUERIES), min(block, _TILE_ROWS))
+    room = torch.empty((3, min(tall, len(queries)) * min(wide, len(gallery))), device=device)
+    for part in parts(len(queries), tall):
+        left = tensor(queries[part], device)
+        for other in parts(len(gallery), wide):
+            shape = (part.stop - part.start, other.stop - other.start)
+            scores, *flags = (one[: shape[0] * shape[1]].view(shape) for one in room)
+            torch.mm(left, tensor(gallery[other], device).T, out=scores)
+            yield part.start, other.start, scores, (flags[0], flags[1])
 
 
 def longest(vectors: FloatArray, block: int) -> float:
@@ -83,8 +94,10 @@ def _longest(vectors: FloatArray) -> float:
 
 
 def tensor(values: FloatArray, device: str) -> Tensor:
-    """The values as float32 on a device."""
-    return torch.from_numpy(np.array(values, dtype=np.float32, order="C")).to(device)
+    """The values as float32 on a device, to be read only: their own memory where that is possible."""
+    narrow = np.ascontiguousarray(values, dtype=np.float32)
+    # Torch warns of memory that it must not write to.
+    return torch.from_numpy(narrow if narrow.flags.writeable else narrow.copy()).to(device)
 
 
 def outward(values: Tensor, *, up: bool) -> Tensor:

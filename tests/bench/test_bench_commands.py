@@ -57,7 +57,7 @@ def test_json_is_one_document(zeroshot, tmp_path) -> None:
     [
         (("--classes", "imagenet"), "no label of the store is a class of ImageNet"),
         (("--convention", "clip"), "clip-benchmark, freeze-align"),
-        (("--confusion", "nowhere/m.csv"), "cannot write the matrix"),
+        (("--confusion", "nowhere/m.csv"), "cannot write the file"),
         (("--descriptions", "nowhere.json"), "cannot read the file as JSON"),
         (("--templates", "nowhere.txt"), "cannot read the file as UTF-8"),
     ],

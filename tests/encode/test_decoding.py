@@ -4,6 +4,8 @@ import errno
 import os
 import signal
 import sys
+from collections import deque
+from threading import Event
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,10 +60,31 @@ def test_no_more_rows_are_begun_than_asked_for():
         begun.append(row)
         return SimpleNamespace(result=lambda: row, cancel=lambda: None)
 
-    rows = in_order(begin, range(20), ahead=4)
+    rows = in_order(begin, range(20), 4, deque())
     assert next(rows) == 0
     assert begun == [0, 1, 2, 3]
     assert list(rows) == list(range(1, 20))
+
+
+def test_decoders_stand_still_once_they_have_settled(planned):
+    gate, opened = Event(), []
+
+    def prepare(picture):
+        assert gate.wait(60)
+        opened.append(picture.size)
+        return np.zeros((3, 1, 1), np.float32)
+
+    encoder = SimpleNamespace(card=SimpleNamespace(processor=None), prepare=prepare)
+    with ThreadDecoders(2) as decoders:
+        rows = decoders.prepared(planned, encoder, range(12), thumbnails=0, ahead=4)
+        gate.set()
+        next(rows)
+        gate.clear()
+        decoders.settle(0)  # waits for nobody
+        gate.set()
+        decoders.settle(60)
+        assert len(opened) == 4
+        assert len(list(rows)) == 11
 
 
 def test_reading_ahead_is_bounded_in_bytes():

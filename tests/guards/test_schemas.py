@@ -68,6 +68,7 @@ HEADER = {
     "plan_fingerprint": SHA,
 }
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
+COMPARED = {"file": "a.json", "sha256": SHA, "store_fingerprint": SHA}
 EXAMPLES = {
     "EncoderCard": IMAGE_CARD,
     "Plan": {
@@ -136,6 +137,26 @@ EXAMPLES = {
         "image_card": IMAGE_CARD,
         "text_card": TEXT_CARD,
     },
+    "BenchReports": {"reports": {}, "left_out": {"segment": "no masks"}},
+    "Comparisons": {"comparisons": [], "only": {"segment": "a"}},
+    "Comparison": {
+        "task": "retrieval",
+        "a": COMPARED,
+        "b": COMPARED | {"file": "b.json"},
+        "metrics": {
+            "text_to_image": {
+                "recall@1": {
+                    "a": FIGURE,
+                    "b": FIGURE,
+                    "difference": FIGURE,
+                    "how": "paired",
+                    "better": "noise",
+                }
+            }
+        },
+        "settings": {"device": ["cpu", None]},
+        "resamples": 1000,
+    },
     "PairsReport": {
         "by": "linear",
         "pairs": [
@@ -161,6 +182,22 @@ EXAMPLES = {
         "role": "caption",
         "store_fingerprint": SHA,
         "cards": {"vision": IMAGE_CARD, "words": TEXT_CARD},
+    },
+    "EaseReport": {
+        "points": [{"image": "vision", "text": "words", "cka": 0.5, "cka_unbiased": 0.4, "loss": 2.5}],
+        "metrics": {"cka": {"pearson": FIGURE}},
+        "vectors": 100,
+        "iterations": 500,
+        "lr": 0.01,
+        "temperature": 0.07,
+    },
+    "RatesReport": {
+        "task": "cache",
+        "rates": [
+            {"of": "vision", "what": "memcpy", "unit": "B/s", "value": 2, "low": 1, "high": 3, "rounds": 5},
+        ],
+        "threads": 2,
+        "store_fingerprint": SHA,
     },
 }
 SPOILERS = {
@@ -195,9 +232,19 @@ SPOILED_VALUES = [
     ("FitConfig", "lr", 0),
     ("BenchReport", "metrics", {"text_to_image": {"recall@1": 0.5}}),
     ("BenchReport", "task", "../guess"),
+    ("Comparison", "only", {"text_to_image/recall@1": "c"}),
+    ("Comparison", "resamples", 0),
+    ("Comparisons", "only", {"segment": "both"}),
+    ("BenchReports", "reports", {"a": {}}),
     ("PairsReport", "by", "cca"),
     ("PairsReport", "vectors", {"vision": "mean"}),
     ("PairsReport", "neighbours", 0),
+    ("EaseReport", "task", "cka"),
+    ("RatesReport", "task", "speeds"),
+    ("RatesReport", "threads", 0),
+    ("RatesReport", "device", "tpu"),
+    ("EaseReport", "vectors", 0),
+    ("EaseReport", "points", [{"cka": 0.5, "loss": 2.5}]),
     ("SubsetCard", "name", "../evil"),
     ("SubsetCard", "table", "masks"),
     ("SubsetCard", "kept", -1),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from embedstore.errors import UsageError
 from embedstore.index import exact
-from embedstore.index.exact import pair_scores, ranks_of_positives, top_k
+from embedstore.index.exact import pair_scores, ranks_both_ways, ranks_of_positives, top_k
 from embedstore.metrics.recall import Positives, first_ranks
 
 
@@ -61,6 +61,45 @@ def test_larger_crowded_galleries_do_not_depend_on_the_block() -> None:
         assert ranks_of_positives(queries, gallery, positives, block=block).tolist() == expected.tolist()
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**31), st.integers(1, 9), st.integers(0, 30), st.integers(1, 17), st.integers(1, 40))
+def test_one_product_gives_the_ranks_of_both_ways(seed, n, more, e, block) -> None:
+    images, texts = crowded(seed, n, n + more, e)
+    image_of = np.random.default_rng(seed).permutation(np.arange(n + more) % n)
+    scores = all_scores(images, texts)
+    to_image, to_text = ranks_both_ways(images, texts, image_of, block=block)
+    assert to_image.tolist() == first_ranks(scores.T, Positives.single(image_of)).tolist()
+    captions = Positives.of([np.flatnonzero(image_of == i) for i in range(n)])
+    assert to_text.tolist() == first_ranks(scores, captions).tolist()
+
+
+def test_both_ways_over_several_tiles_with_embeddings_that_are_all_alike() -> None:
+    near, texts = np.ones((1100, 3), np.float32), np.ones((2300, 3), np.float32)
+    image_of = np.sort(np.arange(2300) % 1100)
+    to_image, to_text = ranks_both_ways(near, texts, image_of)
+    assert np.array_equal(to_image, image_of + 1)
+    assert np.array_equal(to_text, np.searchsorted(image_of, np.arange(1100)) + 1)
+
+
+def test_memory_that_must_not_be_written_to_is_read() -> None:
+    images, texts = crowded(3, 4, 9, 5)
+    expected = ranks_both_ways(images, texts, np.arange(9) % 4)
+    for values in (images, texts):
+        values.flags.writeable = False
+    for found, own in zip(ranks_both_ways(images, texts, np.arange(9) % 4), expected, strict=True):
+        assert found.tolist() == own.tolist()
+
+
+def test_both_ways_need_an_image_a_text_and_a_text_an_image() -> None:
+    a = np.eye(3, dtype=np.float32)
+    with pytest.raises(UsageError, match=r"an image has no text[\s\S]*1 such images, the first is row 1"):
+        ranks_both_ways(a, a, np.array([0, 2, 2]))
+    with pytest.raises(UsageError, match="one image a text"):
+        ranks_both_ways(a, a, np.arange(2))
+    with pytest.raises(UsageError, match="outside the gallery"):
+        ranks_both_ways(a, a, np.array([0, 1, 3]))
+
+
 def test_a_collapsed_head_recalls_what_chance_recalls() -> None:
     same = np.ones((300, 16), dtype=np.float32) / 4
     ranks = ranks_of_positives(same, same, Positives.single(np.arange(300)), block=64)
@@ -88,15 +127,15 @@ def test_a_lower_matmul_precision_set_by_the_user_changes_nothing_and_is_put_bac
 
 
 def test_scores_are_never_held_all_at_once(monkeypatch) -> None:
-    rng, sizes, whole = np.random.default_rng(3), [], exact.score_blocks
+    rng, sizes, whole = np.random.default_rng(3), [], exact.score_tiles
     queries, gallery = unit(rng, 3000, 8), unit(rng, 3000, 8)
 
     def watched(*args):
-        for at, scores in whole(*args):
-            sizes.append(scores.numel())
-            yield at, scores
+        for tile in whole(*args):
+            sizes.append(tile[2].numel())
+            yield tile
 
-    monkeypatch.setattr(exact, "score_blocks", watched)
+    monkeypatch.setattr(exact, "score_tiles", watched)
     tracemalloc.start()
     ranks_of_positives(queries, gallery, Positives.single(np.arange(3000)), block=128)
     peak = tracemalloc.get_traced_memory()[1]

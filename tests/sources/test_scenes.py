@@ -184,6 +184,48 @@ def test_split_shares_labels_and_identity():
     assert sum(n for n in english.values() if n > 1) < 0.1 * sum(english.values())
 
 
+def test_a_tail_makes_later_shapes_rare_by_its_power():
+    source = ScenesSource.from_spec("4000?seed=3&tail=1.2")
+    labels = Counter(sample_scene(3, i, tail=1.2).main.shape for i in range(4000))
+    weights = np.arange(1, 13) ** -1.2
+    expected = 4000 * weights / weights.sum()
+    found = np.array([labels[shape] for shape in SHAPES])
+    assert (np.abs(found - expected) < 4 * np.sqrt(expected)).all()
+    further = Counter(t.shape for i in range(4000) for t in sample_scene(3, i, tail=1.2).things[1:])
+    assert further["square"] > 3 * further["flower"]
+    assert source.identity == {
+        "kind": "scenes", "count": 4000, "seed": 3, "size": 224, "tail": 1.2, "revision": 1,
+    }  # fmt: skip
+    even = ScenesSource.from_spec("4000?seed=3&tail=0")
+    assert even.identity == ScenesSource(4000, 3).identity
+    assert fingerprint(even[17]) == fingerprint(ScenesSource(4000, 3)[17])
+
+
+@few
+@given(seeds, indices, st.floats(0.1, 4))
+def test_samples_of_a_tail_are_as_true_as_others(seed, index, tail):
+    sample, scene = ScenesSource(index + 1, seed, 64, tail)[index], sample_scene(seed, index, tail=tail)
+    assert sample.label == scene.main.shape
+    assert sample.picture.open() == draw_picture(scene, 64)
+    assert (sample.mask.open() == draw_mask(scene, 64)).all()
+    for caption in texts(sample, "caption"):
+        assert false_parts(caption.text, scene) == [], caption.text
+
+
+def test_so_many_captions_and_no_other_text():
+    whole = ScenesSource(200, 5)
+    for count in (1, 2, 3):
+        some = ScenesSource.from_spec(f"200?seed=5&captions={count}")
+        assert some.identity["captions"] == count
+        places = set()
+        for i in range(200):
+            english, own = texts(whole[i], "caption"), some[i].captions
+            assert len(own) == len(set(own)) == count
+            assert set(own) <= set(english)
+            places.add(english.index(own[0]))
+        assert places == {0, 1, 2, 3}
+
+
 @many
 @given(seeds, indices)
 def test_captions_are_true_and_negatives_false_by_one_change(seed, index):
@@ -354,13 +396,19 @@ def test_light_darkens_the_far_side(seed, index, light):
         ("2.5", "not a whole number"),
         ("0", "out of range"),
         ("99999999999", "out of range"),
-        ("5?sede=1", "allowed: seed, size"),
+        ("5?sede=1", "allowed: seed, size, tail, captions"),
         ("5?seed=", "the seed is not a whole number"),
         ("5?seed", "the seed is not a whole number"),
         ("5?size=8", "allowed: 32 to 1024"),
         ("5?size=5000", "allowed: 32 to 1024"),
         ("5?seed=1&seed=2", "given twice"),
         ("5?seed=²", "not a whole number"),
+        ("5?tail=", "the tail is not a decimal number"),
+        ("5?tail=1e3", "allowed: 0 to 4, such as 1.2"),
+        ("5?tail=4.5", "the tail is out of range"),
+        ("5?tail=-1", "not a decimal number"),
+        ("5?captions=0", "allowed: 1 to 3"),
+        ("5?captions=4", "allowed: 1 to 3"),
     ],
 )
 def test_bad_specs_are_refused_in_words(spec, words):

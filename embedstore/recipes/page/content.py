@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from embedstore.documents import NOT_SHARES
 
 if TYPE_CHECKING:
     from embedstore.documents import BenchReport, Figure
 
+Kind: TypeAlias = Literal["figures", "plots", "texts_asked", "images_asked", "classes", "cards", "facts"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One figure with its name and what random scores would give."""
+    """One figure with its name and what random scores would give. `group`: a direction, or a part of it."""
 
-    direction: str
+    group: str
     metric: str
     figure: Figure
     chance: float | None
@@ -26,26 +28,38 @@ class Measure:
         return self.metric not in NOT_SHARES
 
     @property
-    def beats_chance(self) -> bool | None:
-        """Whether the whole interval is on the better side of chance; none where chance is unknown."""
+    def against_chance(self) -> Literal["better", "worse", "unclear"] | None:
+        """On which side of chance the whole interval is; unclear: on both, none: chance is unknown."""
         if self.chance is None:
             return None
-        return self.figure.low > self.chance if self.is_share else self.figure.high < self.chance
+        if self.figure.low <= self.chance <= self.figure.high:
+            return "unclear"
+        return "better" if (self.figure.low > self.chance) is self.is_share else "worse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """A figure that stands on top, and the task it is of."""
+
+    task: str
+    measure: Measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A drawing and the words that say the same to those who cannot see it."""
+    """A drawing, what to see in it, and the words that say the same to those who cannot see it."""
 
     svg: str
     title: str
     alt: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """One retrieved row: a picture (JPEG bytes, none where no thumbnail is kept) with a text, or a text."""
 
+    rank: int
     text: str
     right: bool
     score: float
@@ -54,7 +68,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A text or a picture with a text, what was retrieved for it, and the rank of the right one, from 1."""
+    """A text or a picture with a text, what was retrieved for it, and the rank of the right one, from 1.
+
+    The answers are the nearest, and after them the right one where it is not among these.
+    """
 
     text: str
     answers: tuple[Answer, ...]
@@ -74,6 +91,15 @@ class ClassRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A picture (JPEG or PNG bytes, none where none is kept), words in its place, and lines below it."""
+
+    picture: bytes | None
+    alt: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fact:
     """A line of the settings."""
 
@@ -88,16 +114,37 @@ class Section:
     title: str
     facts: tuple[Fact, ...]
 
+    @classmethod
+    def of(cls, title: str, **facts: object) -> Section:
+        """From names with underscores; what is None is left out."""
+        shown = ((name.replace("_", " "), value) for name, value in facts.items() if value is not None)
+        return cls(title=title, facts=tuple(Fact(name=name, value=str(value)) for name, value in shown))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Something to look at in a chapter. `kind` names the macro of `pieces.html.j2` that shows `value`."""
+
+    kind: Kind
+    value: Any
+    title: str | None = None
+    lead: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """One task, or another thing that a page tells; `notes`: what a reader must know before the figures."""
+
+    title: str
+    lead: str
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
+
 
 def measures_of(report: BenchReport) -> tuple[Measure, ...]:
     """All figures of a report in its order."""
     return tuple(
-        Measure(
-            direction=direction,
-            metric=metric,
-            figure=figure,
-            chance=report.chance.get(direction, {}).get(metric),
-        )
-        for direction, figures in report.metrics.items()
+        Measure(group=group, metric=metric, figure=figure, chance=report.chance.get(group, {}).get(metric))
+        for group, figures in report.metrics.items()
         for metric, figure in figures.items()
     )

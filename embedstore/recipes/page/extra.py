@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,16 @@ from embedstore.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+NEEDED = ("matplotlib", "jinja2", "sklearn")
+
+
+def check_extra() -> None:
+    """`MissingExtraError` before any work where a package that pages need is absent."""
+    with needs_extra():
+        for name in NEEDED:
+            if importlib.util.find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def render_page(template: str, **values: Any) -> str:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "jpeg_url": lambda data: _url("image/jpeg", data),
+        "picture_url": lambda data: _url(_kind(data), data),
         "svg_url": lambda text: _url("image/svg+xml", text.encode()),
         "percent": percent,
         "value": value_text,
@@ -45,7 +45,7 @@ def percent(share: float) -> str:
 
 def number(measure: Measure, value: float) -> str:
     """A value in the unit of its metric."""
-    return percent(value) if measure.is_share else f"{value:g}"
+    return percent(value) if measure.is_share else f"{value:.4g}"
 
 
 def value_text(measure: Measure) -> str:
@@ -56,13 +56,17 @@ def value_text(measure: Measure) -> str:
 def interval_text(measure: Measure) -> str:
     """Its 95 % interval."""
     if not measure.is_share:
-        return f"{measure.figure.low:g} – {measure.figure.high:g}"
+        return f"{measure.figure.low:.4g} – {measure.figure.high:.4g}"
     return f"{100 * measure.figure.low:.1f} – {percent(measure.figure.high)}"
 
 
 def chance_text(measure: Measure) -> str:
     """What random scores give."""
     return "" if measure.chance is None else number(measure, measure.chance)
+
+
+def _kind(picture: bytes) -> str:
+    return "image/png" if picture.startswith(b"\x89PNG") else "image/jpeg"
 
 
 def _url(kind: str, data: bytes) -> str:

@@ -11,6 +11,7 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -142,16 +143,24 @@ class Dice:
         """One option, all equally likely."""
         return options[self.below(len(options))]
 
+    def weighed(self, options: Sequence[T], weights: Sequence[float]) -> T:
+        """One option, as likely as its weight says, from one draw."""
+        reached, sums = self.share() * math.fsum(weights), accumulate(weights)
+        return next((o for o, end in zip(options, sums, strict=True) if reached < end), options[-1])
 
-def sample_scene(seed: int, index: int) -> Scene:
-    """Scene number `index` of the endless data set `seed`: a pure function of the two."""
+
+def sample_scene(seed: int, index: int, *, tail: float = 0.0) -> Scene:
+    """Scene number `index` of the endless data set `seed`: a pure function of the three.
+
+    The k-th of `SHAPES` is drawn with a weight of k^-tail, for every thing: 0 makes all equally likely.
+    """
     dice = Dice("scene", seed, index)
     ground_colour = dice.pick(tuple(GROUND_COLOURS))
     ground_rgb = _tinted(GROUND_COLOURS[ground_colour], dice, 8)
-    things = [_main_thing(dice, ground_rgb)]
+    things = [_main_thing(dice, ground_rgb, tail)]
     share = dice.share()
     for _ in range((share > 0.18) + (share > 0.5) + (share > 0.82)):
-        thing = _further_thing(dice, things, ground_rgb)
+        thing = _further_thing(dice, things, ground_rgb, tail)
         if thing is not None:
             things.append(thing)
     return Scene(
@@ -225,14 +234,18 @@ def _tinted(rgb: Rgb, dice: Dice, spread: int) -> Rgb:
     return red, green, blue
 
 
-def _look(dice: Dice, taken: Sequence[Thing], behind: Sequence[Rgb], size: str) -> dict[str, object]:
+def _look(
+    dice: Dice, taken: Sequence[Thing], behind: Sequence[Rgb], size: str, tail: float
+) -> dict[str, object]:
     shapes = [s for s in SHAPES if all(s != t.shape for t in taken)]
     colours = [
         c for c, rgb in COLOURS.items() if all(distance_of(rgb, other) >= _CONTRAST for other in behind)
     ]
     colour = dice.pick(colours)
     return {
-        "shape": dice.pick(shapes),
+        "shape": dice.weighed(shapes, [(1 + SHAPES.index(s)) ** -tail for s in shapes])
+        if tail
+        else dice.pick(shapes),
         "colour": colour,
         "texture": dice.pick(TEXTURES),
         "size": size,
@@ -242,15 +255,15 @@ def _look(dice: Dice, taken: Sequence[Thing], behind: Sequence[Rgb], size: str) 
     }
 
 
-def _main_thing(dice: Dice, ground: Rgb) -> Thing:
+def _main_thing(dice: Dice, ground: Rgb, tail: float) -> Thing:
     radius = dice.between(*_RADII["large"])
     x, y = (
         min(1 - radius, max(radius, 0.5 + (dice.below(3) - 1) * dice.between(0.14, 0.2))) for _ in range(2)
     )
-    return Thing(**_look(dice, (), (ground,), "large"), x=x, y=y, radius=radius)  # type: ignore[arg-type]
+    return Thing(**_look(dice, (), (ground,), "large", tail), x=x, y=y, radius=radius)  # type: ignore[arg-type]
 
 
-def _further_thing(dice: Dice, things: Sequence[Thing], ground: Rgb) -> Thing | None:
+def _further_thing(dice: Dice, things: Sequence[Thing], ground: Rgb, tail: float) -> Thing | None:
     main = things[0]
     fate = dice.share()
     if len(things) == 1 and main.shape in _SOLID and fate < 0.5:
@@ -259,11 +272,11 @@ def _further_thing(dice: Dice, things: Sequence[Thing], ground: Rgb) -> Thing | 
         reach = (dice.between(0, 0.12) if inside else dice.between(0.64, 0.72)) * main.radius
         size = "small" if inside else "medium-sized"
         radius = 0.36 * main.radius if inside else dice.between(*_RADII[size])
-        look = _look(dice, things, (ground, main.rgb), size)
+        look = _look(dice, things, (ground, main.rgb), size, tail)
         x, y = main.x + reach * math.cos(angle), main.y + reach * math.sin(angle)
         return Thing(**look, x=x, y=y, radius=radius)  # type: ignore[arg-type]
     size = dice.pick(SIZES[1:])
-    look = _look(dice, things, (ground,), size)
+    look = _look(dice, things, (ground,), size, tail)
     for _ in range(60):
         radius = dice.between(*_RADII[size])
         x, y = (dice.between(radius + 0.01, 0.99 - radius) for _ in range(2))

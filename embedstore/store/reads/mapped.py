@@ -63,6 +63,13 @@ class FileMap:
             return False
         return bool((states & 1).all())
 
+    def pages_in_memory(self) -> tuple[int, int] | None:
+        """How many pages of the file are in memory, and how many it has; none where the system fails."""
+        states, place = _states(-(-self._nbytes // _PAGE))
+        if self._libc.mincore(self._address, self._nbytes, place):
+            return None
+        return int((states & 1).sum()), len(states)
+
     def is_whole(self) -> bool:
         """Whether the file is as long as it was; what was cut off must not be touched."""
         return os.fstat(self._handle).st_size == self._nbytes

@@ -5,13 +5,29 @@ from __future__ import annotations
 import typer
 
 from embedstore.bench import TASKS
-from embedstore_cli.commands.bench import multilingual, retrieval, zeroshot
+from embedstore_cli.commands.bench import (
+    cache,
+    compare,
+    ease,
+    everything,
+    multilingual,
+    probe,
+    retrieval,
+    segment,
+    zeroshot,
+)
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
-app.command("multilingual")(multilingual.multilingual)
 app.command("retrieval")(retrieval.retrieval)
 app.command("zeroshot")(zeroshot.zeroshot)
+app.command("multilingual")(multilingual.multilingual)
+app.command("segment")(segment.segment)
+app.command("probe")(probe.probe)
+app.command("ease")(ease.ease)
+app.command("cache")(cache.cache)
+app.command("all")(everything.everything)
+app.command("compare")(compare.compare)
 
 for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
     plug_in(app, _name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +13,51 @@ from embedstore.errors import UsageError
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from embedstore.bench import Measured
     from embedstore.documents import BenchReport
 
+
+def _drawable(page: Path | None) -> Path | None:
+    """Refuse before anything is measured what would be refused after it."""
+    if page is not None:
+        from embedstore.bench.report import check_place
+        from embedstore.recipes.page.extra import check_extra
+
+        check_place(page)
+        check_extra()
+    return page
+
+
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Also write the report here.", show_default=False)
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="Also write the report here, and the outcomes of its rows beside it.",
+        show_default=False,
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html",
+        metavar="FILE",
+        help="Also draw one page of it: figures, plots, examples, mistakes.",
+        show_default=False,
+        callback=_drawable,
+    ),
+]
+
+Csv = Annotated[
+    Path | None,
+    typer.Option(
+        "--csv",
+        metavar="FILE",
+        help="Append rows of CLIP_benchmark's results table to this file.",
+        show_default=False,
+    ),
 ]
 
 
@@ -39,16 +79,55 @@ def finish(
     out: Path | None,
     *,
     json: bool,
+    html: Path | None = None,
+    csv: Path | None = None,
+    names: tuple[str, str | None] | None = None,
     show: Callable[[BenchReport], None] = render.report,
 ) -> None:
-    """Write the report where one wants it, and print it for a machine, or by `show` for a person."""
-    from embedstore.bench import write_report
+    """Write the report and its page where one wants them, and print it for a machine or by `show`.
 
-    if out is not None:
-        write_report(measured.report, out)
+    names: what the user called the store and the head, for the rows of `csv`.
+    """
+    from embedstore.bench import write_measured
+
+    if csv is not None and names is not None:
+        add_rows([measured.report], csv, *names)
+    report = measured.report if out is None else write_measured(measured, out)
+    if html is not None:
+        write_page([measured], html, json=json)
     if json:
-        render.print_json(measured.report.to_json())
+        render.print_json(report.to_json())
         return
-    show(measured.report)
+    show(report)
     if out is not None:
         render.say(f"report: {out}")
+    if html is not None:
+        render.say(f"page: {html}")
+
+
+def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
+    """One page of one or several tasks, with the command that was typed."""
+    from embedstore.recipes.bench_page import Told, write_bench_page
+
+    told = Told(commands=(shlex.join(["embedstore", *sys.argv[1:]]),))
+    with render.bars(quiet=json) as bars:
+        write_bench_page(
+            measured,
+            html,
+            told=told,
+            on_progress=lambda done, total, what: bars.update("page", done=done, total=total, note=what),
+        )
+
+
+def add_rows(reports: Sequence[BenchReport], csv: Path, store: str, head: str | None) -> None:
+    """Append reports to a table of CLIP_benchmark, named after the folders of their store and their head."""
+    from embedstore.bench.clip_csv import append_csv, csv_rows
+
+    dataset = "+".join(_last(part) for part in store.split("+"))
+    append_csv(csv_rows(reports, dataset=dataset, pretrained=_last(head) if head else "stored"), csv)
+
+
+def _last(place: str) -> str:
+    """The last part of a path or URL, without an ending."""
+    name = place.rstrip("/").rpartition("/")[2]
+    return name.rpartition(".")[0] or name

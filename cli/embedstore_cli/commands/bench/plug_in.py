@@ -22,9 +22,10 @@ def plug_in(app: typer.Typer, name: str) -> None:
         device: opt.Device = "auto",
         seed: opt.Seed = 0,
         out: common.Out = None,
+        html: common.Html = None,
         json: opt.Json = False,
     ) -> None:
         measured = TASKS.load(name)(store, head, split=common.split_of(split), device=device, seed=seed)
-        common.finish(measured, out, json=json)
+        common.finish(measured, out, json=json, html=html)
 
     app.command(name, help=f"The task {name!r} of another package.")(task)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embedstore.errors import UsageError
 from embedstore_cli import options as opt
 from embedstore_cli import render
 from embedstore_cli.commands.bench import common
@@ -71,6 +70,8 @@ def zeroshot(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
+    html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """Zero-shot classification: top-1, top-5 and mean per class.
@@ -79,12 +80,10 @@ def zeroshot(
     same model: that of the feature --text, or --text-encoder.
     """
     from embedstore.bench import confusion_csv, measure_zeroshot, read_descriptions
-    from embedstore.bench.report import write_text
+    from embedstore.bench.report import check_place, write_text
 
-    if confusion is not None and (confusion.is_dir() or not confusion.parent.is_dir()):
-        raise UsageError(
-            "cannot write the matrix", where=confusion, todo="name a file in a folder that is there"
-        )
+    if confusion is not None:
+        check_place(confusion)
     with progress(quiet=json) as report:
         measured = measure_zeroshot(
             store,
@@ -104,7 +103,7 @@ def zeroshot(
         )
     if confusion is not None:
         write_text(confusion_csv(measured.found), confusion)
-    common.finish(measured, out, json=json)
+    common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))
     if json:
         return
     print_classes(measured.report)

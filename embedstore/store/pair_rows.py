@@ -39,6 +39,18 @@ class Captioned:
     def __len__(self) -> int:
         return len(self.images)
 
+    def at(self, places: IntArray) -> Captioned:
+        """The pictures at these places `(m,)`, rising, with their captions."""
+        each = np.diff(self.offsets)
+        kept = np.zeros(len(self), bool)
+        kept[places] = True
+        return Captioned(
+            images=self.images[places],
+            texts=self.texts[np.repeat(kept, each)],
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(each[places])]),
+            skipped=self.skipped,
+        )
+
 
 def choose_features(store: Store, named: Sequence[str] | None, table: Table) -> list[Feature]:
     """The features of a table that are compared: those `named`, or every complete one of an encoder.

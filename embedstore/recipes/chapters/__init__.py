@@ -1,0 +1,1 @@
+"""What a bench's page tells of each task: from a report and what was found to blocks of `recipes/page`."""

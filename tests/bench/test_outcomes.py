@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from embedstore.bench import measure_retrieval, measure_zeroshot, write_measured
+from embedstore.bench.outcomes import Outcomes, outcomes_bytes, read_outcomes
+from embedstore.documents import BenchReport
+from embedstore.errors import UsageError
+from embedstore.metrics.statistics import Statistic, values_of
+
+
+@pytest.fixture(scope="module")
+def retrieval(store, head_dir):
+    return measure_retrieval(store, head_dir, device="cpu")
+
+
+def assert_recomputed(report, outcomes) -> None:
+    assert set(outcomes) == set(report.metrics)
+    for group, found in outcomes.items():
+        values = values_of(found.sample, found.statistics)
+        assert values == pytest.approx({m: f.value for m, f in report.metrics[group].items()}, abs=1e-12)
+
+
+def test_a_reports_figures_are_recomputed_from_the_file_beside_it(retrieval, store, tmp_path) -> None:
+    report = write_measured(retrieval, tmp_path / "a.json")
+    file = tmp_path / "a.outcomes.parquet"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", file.name]
+    assert report.outcomes_sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert BenchReport.from_json((tmp_path / "a.json").read_text(), where="a.json") == report
+    outcomes = read_outcomes(file, report.outcomes_sha256)
+    assert_recomputed(report, outcomes)
+    images, texts = store.images()["id"].to_pylist(), store.texts()["id"].to_pylist()
+    pairs = retrieval.found.pairs
+    assert outcomes["image_to_text"].ids.to_pylist() == [images[i] for i in pairs.images]
+    assert outcomes["text_to_image"].ids.to_pylist() == [texts[i] for i in pairs.texts]
+
+
+def test_zeroshots_figures_are_recomputed(store, head_dir, encoder, tmp_path) -> None:
+    measured = measure_zeroshot(store, head_dir, device="cpu")
+    report = write_measured(measured, tmp_path / "z.json")
+    outcomes = read_outcomes(tmp_path / "z.outcomes.parquet", report.outcomes_sha256)
+    assert_recomputed(report, outcomes)
+    assert set(outcomes["image_to_class"].strata.to_pylist()) == set(report.per_class)
+
+
+def test_the_same_outcomes_are_the_same_bytes(retrieval) -> None:
+    assert outcomes_bytes(retrieval.outcomes) == outcomes_bytes(retrieval.outcomes)
+
+
+def test_groups_keep_values_of_their_own_and_rows_without_a_value(tmp_path) -> None:
+    iou = Statistic(kind="stratum-ratio", value="both", over="either", without="sky")
+    one = Outcomes(
+        ids=["p", "p", "q"],
+        strata=["sky", "sea", None],
+        values={"both": np.array([1, 2, np.nan]), "either": np.array([3, 4, 0])},
+        statistics={"mean-iou": iou},
+    )
+    share = Statistic(kind="mean", value="right")
+    two = Outcomes(ids=["x"], values={"right": np.array([0.5])}, statistics={"accuracy": share})
+    assert one.sample.count == 2
+    file = tmp_path / "o.parquet"
+    file.write_bytes(outcomes_bytes({"one": one, "two": two}))
+    back = read_outcomes(file)
+    assert back["one"].statistics == {"mean-iou": iou}
+    assert (back["one"].ids.to_pylist(), back["one"].strata.to_pylist()) == (
+        ["p", "p", "q"],
+        ["sky", "sea", None],
+    )
+    np.testing.assert_array_equal(back["one"].values["both"], [1, 2, np.nan])
+    assert (back["two"].strata, set(back["two"].values)) == (None, {"right"})
+    assert values_of(back["one"].sample, back["one"].statistics) == {"mean-iou": 0.5}
+
+
+def test_bad_outcomes_are_refused() -> None:
+    with pytest.raises(UsageError, match="different lengths"):
+        Outcomes(ids=["a", "b"], values={"rank": np.ones(3)}, statistics={})
+    with pytest.raises(UsageError, match="different lengths"):
+        Outcomes(ids=["a"], values={"rank": np.ones(1)}, statistics={}, strata=["x", "y"])
+    with pytest.raises(UsageError, match="cannot have this name"):
+        Outcomes(ids=["a"], values={"id": np.ones(1)}, statistics={})
+
+
+def test_a_file_that_is_not_the_reports_is_refused(retrieval, tmp_path) -> None:
+    report = write_measured(retrieval, tmp_path / "a.json")
+    file = tmp_path / "a.outcomes.parquet"
+    with pytest.raises(UsageError, match=r"a\.outcomes\.parquet: the outcomes are not those of the report"):
+        read_outcomes(file, "0" * 64)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UsageError, match="the outcomes are not those"):
+        read_outcomes(file, report.outcomes_sha256)
+    with pytest.raises(UsageError, match="the outcomes cannot be read"):
+        read_outcomes(file)
+    with pytest.raises(UsageError, match="the outcomes cannot be read"):
+        read_outcomes(tmp_path / "none.parquet")
+    with pytest.raises(UsageError, match="cannot write the file"):
+        write_measured(retrieval, tmp_path / "none" / "a.json")
