@@ -10,7 +10,9 @@ from embedstore.registry import Registry
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_lines
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
+    from embedstore.bench.long_text import bench_long_text, measure_long_text
     from embedstore.bench.measured import Measured
+    from embedstore.bench.negatives import bench_negatives, measure_negatives
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.report import write_measured, write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 TASKS = Registry(
     "bench task",
     {
+        "long-text": "embedstore.bench.long_text:measure_long_text",
+        "negatives": "embedstore.bench.negatives:measure_negatives",
         "retrieval": "embedstore.bench.retrieval:measure_retrieval",
         "zeroshot": "embedstore.bench.zeroshot:measure_zeroshot",
     },
@@ -31,10 +35,14 @@ __all__ = [
     "TASKS",
     "Measured",
     "Outcomes",
+    "bench_long_text",
+    "bench_negatives",
     "bench_retrieval",
     "bench_zeroshot",
     "ease_of_store",
     "ease_of_toy_worlds",
+    "measure_long_text",
+    "measure_negatives",
     "measure_retrieval",
     "measure_zeroshot",
     "read_lines",
@@ -46,10 +54,14 @@ _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
     "Outcomes": "outcomes",
+    "bench_long_text": "long_text",
+    "bench_negatives": "negatives",
     "bench_retrieval": "retrieval",
     "bench_zeroshot": "zeroshot",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",
+    "measure_long_text": "long_text",
+    "measure_negatives": "negatives",
     "measure_retrieval": "retrieval",
     "measure_zeroshot": "zeroshot",
     "read_lines": "classes",

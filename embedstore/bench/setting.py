@@ -61,7 +61,7 @@ class Setting:
 
 def open_setting(
     store: Store | str | PathLike[str],
-    head_dir: str | PathLike[str],
+    head_dir: str | PathLike[str] | FittedHead,
     *,
     split: str | None,
     device: str = "auto",
@@ -71,13 +71,14 @@ def open_setting(
 ) -> Setting:
     """Open everything a task needs. `image` and `text` choose features; none: found by the head's cards.
 
-    `rows`: image rows, or the name of a subset or of a file of ids.
+    `head_dir` may be a head that is loaded, with a device of its own. `rows`: image rows, or the name of a
+    subset or of a file of ids.
 
     `UsageError` where images of this split chose the head's checkpoint: such figures would be too good.
     `HeadError` where the store has no feature of one of the head's cards, or a chosen one is of another.
     """
     opened = store if isinstance(store, Store) else open_store(store)
-    head = load_head(head_dir, device=pick_device(device))
+    head = head_dir if isinstance(head_dir, FittedHead) else load_head(head_dir, device=pick_device(device))
     images, texts = (
         feature_of_card(opened, own, card, shrink=shrink) if chosen is None else opened[chosen]
         for chosen, own, card, shrink in (
@@ -95,6 +96,22 @@ def open_setting(
         notes=_check_split(opened, head, split),
         **_narrowed(opened, rows),
     )
+
+
+def open_either(
+    store: Store | str | PathLike[str],
+    head_dir: str | PathLike[str] | None,
+    *,
+    split: str | None,
+    device: str = "auto",
+    image: str | None = None,
+    text: str | None = None,
+    rows: IntArray | str | None = None,
+) -> Setting:
+    """`open_setting` with a head, `open_stored` without one."""
+    if head_dir is None:
+        return open_stored(store, image=image, text=text, device=device, rows=rows)
+    return open_setting(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
 
 
 def open_stored(

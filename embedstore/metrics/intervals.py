@@ -25,7 +25,7 @@ _DRAWS_AT_ONCE = 4_000_000
 def mean_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
     """2.5th and 97.5th percentile of the mean of `values (q,)`, resampled over the queries."""
     distinct, draws = _resamples(values, seed, resamples)
-    return _percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
+    return percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
 
 
 def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -37,7 +37,7 @@ def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) 
         below = np.cumsum(counts, axis=1)
         pair = (np.count_nonzero(below <= place, axis=1) for place in (lower, upper))
         medians.append(sum(distinct[at] for at in pair) / 2)
-    return _percentiles(np.concatenate(medians))
+    return percentiles(np.concatenate(medians))
 
 
 def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -51,7 +51,7 @@ def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAM
     if not rows.size:
         raise UsageError("no class has a row")
     draws = np.random.default_rng(seed).binomial(rows, recall, size=(resamples, len(rows)))
-    return _percentiles((draws / rows).mean(axis=1))
+    return percentiles((draws / rows).mean(axis=1))
 
 
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:
@@ -65,6 +65,7 @@ def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray,
     return distinct, (rng.multinomial(len(values), shares, size=size) for size in sizes)
 
 
-def _percentiles(of: FloatArray) -> tuple[float, float]:
+def percentiles(of: FloatArray) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of what was resampled `(b,)`."""
     low, high = np.percentile(of, (2.5, 97.5))
     return float(low), float(high)

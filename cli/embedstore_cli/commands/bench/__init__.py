@@ -5,11 +5,13 @@ from __future__ import annotations
 import typer
 
 from embedstore.bench import TASKS
-from embedstore_cli.commands.bench import ease, retrieval, zeroshot
+from embedstore_cli.commands.bench import ease, long_text, negatives, retrieval, zeroshot
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
 app.command("ease")(ease.ease)
+app.command("long-text")(long_text.long_text)
+app.command("negatives")(negatives.negatives)
 app.command("retrieval")(retrieval.retrieval)
 app.command("zeroshot")(zeroshot.zeroshot)
 
