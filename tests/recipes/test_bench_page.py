@@ -172,6 +172,7 @@ def test_a_map_keeps_clusters_and_is_always_the_same() -> None:
     distances = np.linalg.norm(flat[:, None] - flat[None], axis=-1) + np.diag(np.full(40, np.inf))
     assert ((distances.argmin(axis=1) < 20) == (np.arange(40) < 20)).all()
     assert (flat == projection.flattened(vectors, seed=0)).all()
+    assert np.isfinite(projection.flattened(np.ones((20, 4)), seed=0)).all()
 
 
 def test_without_labels_pictures_fall_into_groups(retrieved, monkeypatch) -> None:
@@ -184,7 +185,9 @@ def test_without_labels_pictures_fall_into_groups(retrieved, monkeypatch) -> Non
     assert "k-means" in bare.lead
     assert len(labelled.blocks[0].value) == 5
     assert len(bare.blocks[0].value) == 2
-    assert all("100 % of nearest" in plot.title for plot in bare.blocks[0].value)
+    assert all("100% have" in plot.note for plot in bare.blocks[0].value)
+    assert "by lot 100%" in bare.lead
+    assert projection.projection_chapter(found.setting, found.pairs.images[:5], None, seed=0) is None
 
 
 def test_a_task_without_a_chapter_of_its_own_has_its_figures() -> None:

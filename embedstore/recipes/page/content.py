@@ -47,11 +47,12 @@ class Headline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A drawing and the words that say the same to those who cannot see it."""
+    """A drawing, what to see in it, and the words that say the same to those who cannot see it."""
 
     svg: str
     title: str
     alt: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,7 +79,7 @@ def plots() -> list:
             at=[1, 2],
         ),
         confusion_plot(np.array([[3, 1], [0, 0]]), [EVIL, "b"], sizes=np.array([4, 0]), title=EVIL),
-        scatter_plot(points, np.array([0, 1, 0, 1]), [EVIL, "b"], title=EVIL, alt=EVIL, hollow=2),
+        scatter_plot(points, np.array([0, 1, 0, 1]), [EVIL, "b"], title=EVIL, note=EVIL, hollow=2),
     ]
 
 

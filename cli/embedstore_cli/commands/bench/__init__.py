@@ -5,28 +5,27 @@ from __future__ import annotations
 import typer
 
 from embedstore.bench import TASKS
-from embedstore_cli.commands.bench import ease, probe, retrieval, segment, zeroshot
-from embedstore_cli.commands.bench.plug_in import plug_in
-
-app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
-app.command("ease")(ease.ease)
-app.command("probe")(probe.probe)
 from embedstore_cli.commands.bench import (
+    cache,
     compare,
     ease,
     multilingual,
+    probe,
     retrieval,
+    segment,
     zeroshot,
 )
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
+app.command("cache")(cache.cache)
+app.command("compare")(compare.compare)
+app.command("ease")(ease.ease)
+app.command("multilingual")(multilingual.multilingual)
+app.command("probe")(probe.probe)
 app.command("retrieval")(retrieval.retrieval)
 app.command("segment")(segment.segment)
 app.command("zeroshot")(zeroshot.zeroshot)
-app.command("multilingual")(multilingual.multilingual)
-app.command("ease")(ease.ease)
-app.command("compare")(compare.compare)
 
 for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
     plug_in(app, _name)
