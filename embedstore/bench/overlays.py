@@ -97,8 +97,8 @@ def spread(found: Segmented, count: int) -> IntArray:
     iou = found.image_iou
     order = np.argsort(iou, kind="stable")[: np.isfinite(iou).sum()]
     chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)
-    found: IntArray = order[np.unique(chosen)]
-    return found
+    places: IntArray = order[np.unique(chosen)]
+    return places
 
 
 def draw_overlays(found: Segmented, places: IntArray) -> Iterator[Overlay]:
