@@ -9,9 +9,10 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_descriptions, read_lines
-    from embedstore.bench.compare import compare_reports
+    from embedstore.bench.compare import compare_files, compare_reports
     from embedstore.bench.confusion import confusion_csv
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
+    from embedstore.bench.everything import measure_all, write_everything
     from embedstore.bench.languages import read_language_classes, read_language_templates
     from embedstore.bench.measured import Measured
     from embedstore.bench.multilingual import bench_multilingual, measure_multilingual
@@ -46,10 +47,12 @@ __all__ = [
     "bench_retrieval",
     "bench_segment",
     "bench_zeroshot",
+    "compare_files",
     "compare_reports",
     "confusion_csv",
     "ease_of_store",
     "ease_of_toy_worlds",
+    "measure_all",
     "measure_multilingual",
     "measure_probe",
     "measure_retrieval",
@@ -59,6 +62,7 @@ __all__ = [
     "read_language_classes",
     "read_language_templates",
     "read_lines",
+    "write_everything",
     "write_measured",
     "write_overlays",
     "write_report",
@@ -79,6 +83,8 @@ _LAZY = {
     "ease_of_toy_worlds": "ease",
     "measure_probe": "probe",
     "measure_multilingual": "multilingual",
+    "compare_files": "compare",
+    "measure_all": "everything",
     "measure_retrieval": "retrieval",
     "measure_segment": "segment",
     "measure_zeroshot": "zeroshot",
@@ -86,6 +92,7 @@ _LAZY = {
     "read_language_classes": "languages",
     "read_language_templates": "languages",
     "read_lines": "classes",
+    "write_everything": "everything",
     "write_measured": "report",
     "write_overlays": "overlays",
     "write_report": "report",

@@ -55,6 +55,54 @@ def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAM
     return _percentiles((draws / rows).mean(axis=1))
 
 
+def sums_intervals(
+    parts: AnyArray,
+    statistics: Callable[[FloatArray], FloatArray],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> FloatArray:
+    """2.5th and 97.5th percentile `(m, 2)` of m statistics of sums over rows, resampled over the rows.
+
+    parts `(n, k)`: what each row adds; statistics: sums `(b, k)` float64 to `(b, m)`, NaN where a resample
+    has none, which is left out. NaN where no resample has one.
+    """
+    if not len(parts):
+        raise UsageError("an interval needs at least one row")
+    added, rng = np.asarray(parts, dtype=np.float64), np.random.default_rng(seed)
+    n, sums = len(added), np.empty((resamples, added.shape[1]))
+    for resample in sums:
+        resample[:] = np.bincount(rng.integers(n, size=n), minlength=n) @ added
+    found = statistics(sums)
+    none = np.full(2, np.nan)
+    known = (column[np.isfinite(column)] for column in found.T)
+    return np.stack([np.percentile(column, (2.5, 97.5)) if column.size else none for column in known])
+
+
+def draws_interval(
+    values: FloatArray, strata: IntArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Interval of the mean over repeated draws and over strata of what rows are worth in each draw.
+
+    values `(r, n)`: row i in draw r; strata `(n,)` from 0. The mean is over the rows of a stratum, then over
+    strata. Draws are resampled, and rows within their strata, each of which keeps its number of rows. With
+    one draw it says nothing about other draws.
+    """
+    if not values.size:
+        raise UsageError("an interval needs at least one value")
+    rng, (repeats, n) = np.random.default_rng(seed), values.shape
+    order = np.argsort(strata, kind="stable")
+    _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
+    start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
+    worth, means = values[:, order], np.empty(resamples)
+    for b in range(resamples):
+        rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
+        draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
+        sums = np.add.reduceat((draws @ worth) * rows, first)
+        means[b] = (sums / (repeats * sizes)).mean()
+    return _percentiles(means)
+
+
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
     """Interval of b − a for independent figures, each `(low, value, high)`, when no rows are known.
 
@@ -97,54 +145,6 @@ def class_average_interval(
         distinct, draws = _resamples(values[of == c], seed + c, resamples)
         total += np.concatenate([counts @ distinct for counts in draws]) / np.count_nonzero(of == c)
     return _percentiles(total / len(present))
-
-
-def sums_intervals(
-    parts: AnyArray,
-    statistics: Callable[[FloatArray], FloatArray],
-    *,
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> FloatArray:
-    """2.5th and 97.5th percentile `(m, 2)` of m statistics of sums over rows, resampled over the rows.
-
-    parts `(n, k)`: what each row adds; statistics: sums `(b, k)` float64 to `(b, m)`, NaN where a resample
-    has none, which is left out. NaN where no resample has one.
-    """
-    if not len(parts):
-        raise UsageError("an interval needs at least one row")
-    added, rng = np.asarray(parts, dtype=np.float64), np.random.default_rng(seed)
-    n, sums = len(added), np.empty((resamples, added.shape[1]))
-    for resample in sums:
-        resample[:] = np.bincount(rng.integers(n, size=n), minlength=n) @ added
-    found = statistics(sums)
-    none = np.full(2, np.nan)
-    known = (column[np.isfinite(column)] for column in found.T)
-    return np.stack([np.percentile(column, (2.5, 97.5)) if column.size else none for column in known])
-
-
-def draws_interval(
-    values: FloatArray, strata: IntArray, *, seed: int, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Interval of the mean over repeated draws and over strata of what rows are worth in each draw.
-
-    values `(r, n)`: row i in draw r; strata `(n,)` from 0. The mean is over the rows of a stratum, then over
-    strata. Draws are resampled, and rows within their strata, each of which keeps its number of rows. With
-    one draw it says nothing about other draws.
-    """
-    if not values.size:
-        raise UsageError("an interval needs at least one value")
-    rng, (repeats, n) = np.random.default_rng(seed), values.shape
-    order = np.argsort(strata, kind="stable")
-    _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
-    start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
-    worth = values[:, order] / size
-    means = np.empty(resamples)
-    for b in range(resamples):
-        rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
-        draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
-        means[b] = draws @ (worth @ rows)
-    return _percentiles(means / (repeats * len(sizes)))
 
 
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:

@@ -9,6 +9,7 @@ from embedstore_cli.commands.bench import (
     cache,
     compare,
     ease,
+    everything,
     multilingual,
     probe,
     retrieval,
@@ -18,14 +19,15 @@ from embedstore_cli.commands.bench import (
 from embedstore_cli.commands.bench.plug_in import plug_in
 
 app = typer.Typer(help="Measure what a fitted head is worth.", no_args_is_help=True)
-app.command("cache")(cache.cache)
-app.command("compare")(compare.compare)
-app.command("ease")(ease.ease)
-app.command("multilingual")(multilingual.multilingual)
-app.command("probe")(probe.probe)
 app.command("retrieval")(retrieval.retrieval)
-app.command("segment")(segment.segment)
 app.command("zeroshot")(zeroshot.zeroshot)
+app.command("multilingual")(multilingual.multilingual)
+app.command("segment")(segment.segment)
+app.command("probe")(probe.probe)
+app.command("ease")(ease.ease)
+app.command("cache")(cache.cache)
+app.command("all")(everything.everything)
+app.command("compare")(compare.compare)
 
 for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
     plug_in(app, _name)

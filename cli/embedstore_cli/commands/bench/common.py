@@ -91,7 +91,7 @@ def finish(
     from embedstore.bench import write_measured
 
     if csv is not None and names is not None:
-        add_rows(measured.report, csv, *names)
+        add_rows([measured.report], csv, *names)
     report = measured.report if out is None else write_measured(measured, out)
     if html is not None:
         write_page([measured], html, json=json)
@@ -119,12 +119,12 @@ def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
         )
 
 
-def add_rows(report: BenchReport, csv: Path, store: str, head: str | None) -> None:
-    """Append the report to a table of CLIP_benchmark, named after the folders of its store and its head."""
+def add_rows(reports: Sequence[BenchReport], csv: Path, store: str, head: str | None) -> None:
+    """Append reports to a table of CLIP_benchmark, named after the folders of their store and their head."""
     from embedstore.bench.clip_csv import append_csv, csv_rows
 
     dataset = "+".join(_last(part) for part in store.split("+"))
-    append_csv(csv_rows(report, dataset=dataset, pretrained=_last(head) if head else "stored"), csv)
+    append_csv(csv_rows(reports, dataset=dataset, pretrained=_last(head) if head else "stored"), csv)
 
 
 def _last(place: str) -> str:
