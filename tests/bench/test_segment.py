@@ -95,7 +95,9 @@ def itself(store):
     head = SimpleNamespace(
         device=torch.device("cpu"), sha256="0" * 64, module=SimpleNamespace(embed_patches=embed_patches)
     )
-    return Setting(store=store, embedder=head, image=store["vision"], text=store["words"], notes=())
+    return Setting(
+        store=store, embedder=head, image=store["vision"], text_feature=None, text_card=None, notes=()
+    )
 
 
 def classes(below=None, names=NAMES) -> Classes:
@@ -110,7 +112,8 @@ def classes(below=None, names=NAMES) -> Classes:
         place_of=places([place.get(n) for n in NAMES]),
         vectors=np.eye(16, dtype=np.float32)[order],
         templates=("a {}",),
-        cut=0,
+        options={},
+        notes=(),
     )
 
 
@@ -378,7 +381,7 @@ def test_the_command_measures_and_draws(scenes, head_dir, encoder, run, tmp_path
         "a photo of a background.",
     ]
     report = BenchReport.from_json(out.read_text(), where=out)
-    assert report.options == {"convention": "dataset", "background": "background"}
+    assert (report.options["background"], report.options["prompts"]) == ("background", 4)
     drawn = sorted(folder.iterdir())
     assert len(drawn) == 3
     with Image.open(drawn[0]) as sheet:
