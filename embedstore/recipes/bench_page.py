@@ -36,6 +36,8 @@ BUILDERS: dict[type, Callable[[Any, BenchReport], list[Block]]] = {
 }
 # Task -> its name and what is asked, for people.
 TASKS = {
+    "long-text": ("Long text", "Retrieval as more tokens of each text are read, with the same head."),
+    "negatives": ("Altered captions", "Whether a picture is nearer to its caption than to an altered one."),
     "retrieval": ("Retrieval", "Which picture a caption finds, and which captions a picture finds."),
     "zeroshot": ("Zero-shot classes", "Each picture goes to the class whose prompts are nearest."),
 }

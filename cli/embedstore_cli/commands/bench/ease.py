@@ -68,7 +68,8 @@ def ease(
     """
     from embedstore.bench.ease import SAMPLE, ease_of_store, ease_of_toy_worlds
     from embedstore.bench.report import write_report, write_text
-    from embedstore.recipes.ease_plot import ease_svg, needed_for_plots
+    from embedstore.recipes.ease_plot import ease_svg
+    from embedstore.recipes.page.standalone import needed_for_plots
 
     if store is None:
         _refuse_options("a store", "--store STORE", image=image, text=text, sample=sample, rows=rows)
