@@ -213,8 +213,8 @@ class _Counts:
 
 def _count(picture: PictureMaps, classes: Classes, table: IntArray) -> _Counts:
     """The counts of a picture, which are added to the confusion `table (c, c)` of all."""
-    maps, truth, count = picture.maps.cpu().numpy(), picture.truth, len(classes.foreground)
-    best, answer = classes.answer(maps)
+    truth, count = picture.truth, len(classes.foreground)
+    best, answer = classes.answer(picture.maps)
     of_things = np.where(truth < count, truth, -1)
     whole = pixel_confusion(answer, truth, len(classes.labels))
     table += whole
@@ -222,7 +222,7 @@ def _count(picture: PictureMaps, classes: Classes, table: IntArray) -> _Counts:
         row=picture.row,
         foreground=Overlap.of(pixel_confusion(best, of_things, count)),
         whole=Overlap.of(whole),
-        ious=image_ious(maps[:count], of_things, threshold=THRESHOLD),
+        ious=image_ious(picture.maps[:count], of_things, threshold=THRESHOLD),
         pixels=(picture.outside, picture.labelled, picture.pixels),
     )
 

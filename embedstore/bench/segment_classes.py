@@ -15,6 +15,8 @@ from embedstore.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
+
     from embedstore.bench.setting import Setting
     from embedstore.model.descriptions import Descriptions
     from embedstore.shapes import AnyArray, Float32Array
@@ -46,18 +48,18 @@ class Classes:
         """The name of each place."""
         return (*(c.label for c in self.foreground), *([BACKGROUND] if self.has_background else []))
 
-    def answer(self, maps: AnyArray) -> tuple[AnyArray, AnyArray]:
+    def answer(self, maps: Tensor) -> tuple[AnyArray, AnyArray]:
         """The place of each pixel of `maps (c, h, w)`: among the foreground, and with the background.
 
-        A tie of the background with a class goes to the class; of two classes to the earlier one.
+        `(h, w)` int64 on the host. A tie of the background with a class goes to the class, of two classes to
+        the earlier one.
         """
         count = len(self.foreground)
-        best = maps[:count].argmax(axis=0)
+        top, best = maps[:count].max(dim=0)
         if not self.has_background:
-            return best, best
-        top = maps[:count].max(axis=0)
+            return best.cpu().numpy(), best.cpu().numpy()
         behind = maps[count] > top if self.below is None else top < self.below
-        return best, np.where(behind, count, best)
+        return best.cpu().numpy(), best.masked_fill(behind, count).cpu().numpy()
 
 
 def class_list(

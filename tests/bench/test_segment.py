@@ -241,7 +241,7 @@ def test_the_published_convention_by_hand(tmp_path) -> None:
 
 def test_maps_of_one_image_against_pixels_of_no_class() -> None:
     maps = np.array([[[0.0, 0.3, 0.5, 1.0]], [[2.0, 2.0, 2.0, 2.0]]])
-    found = image_ious(maps, np.array([[-1, 0, 0, -1]]), threshold=0.4)
+    found = image_ious(torch.from_numpy(maps), np.array([[-1, 0, 0, -1]]), threshold=0.4)
     # Called: the last two, one of which is of the class and one of none; the second true pixel is missed.
     assert (found.iou.tolist(), found.present.tolist()) == ([1 / 3, 0.0], [True, False])
     assert (found.true.tolist(), int(found.seen)) == ([2, 0], 4)
