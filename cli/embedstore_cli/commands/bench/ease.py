@@ -68,7 +68,7 @@ def ease(
     Random toy worlds as in freeze-align's figure A.2, or with --store all encoder pairs as in its figure 1.
     """
     from embedstore.bench.ease import SAMPLE, ease_of_store, ease_of_toy_worlds
-    from embedstore.recipes.ease_plot import needed_for_plots
+    from embedstore.recipes.page.standalone import needed_for_plots
 
     if store is None:
         _refuse_options("a store", "--store STORE", image=image, text=text, sample=sample, rows=rows)
