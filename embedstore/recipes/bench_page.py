@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from embedstore.bench.averages import AVERAGE
+from embedstore.bench.long_text import Lengthened
+from embedstore.bench.negatives import Contrasted
 from embedstore.bench.report import write_text
 from embedstore.bench.retrieval import Retrieved
 from embedstore.bench.segment import Segmented
@@ -18,6 +20,8 @@ from embedstore.model import FittedHead
 from embedstore.recipes.chapters.classes import class_bars
 from embedstore.recipes.chapters.figures import figure_blocks
 from embedstore.recipes.chapters.learning import learning_chapter
+from embedstore.recipes.chapters.long_text import long_text_blocks
+from embedstore.recipes.chapters.negatives import negatives_blocks
 from embedstore.recipes.chapters.others import ease_blocks, ease_measures, rates_blocks
 from embedstore.recipes.chapters.projection import projection_chapter
 from embedstore.recipes.chapters.retrieval import retrieval_blocks
@@ -43,6 +47,8 @@ BUILDERS: dict[type, Callable[[Any, BenchReport], list[Block]]] = {
     Retrieved: retrieval_blocks,
     Classified: zeroshot_blocks,
     Segmented: segment_blocks,
+    Lengthened: long_text_blocks,
+    Contrasted: negatives_blocks,
 }
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from embedstore.recipes.chapters.figures import figure_blocks
 from embedstore.recipes.page.content import Section
 from embedstore.testing.stores import write_random_store
 from embedstore.testing.texts import WordEncoder
+from embedstore_cli.commands.bench import app as bench_commands
 
 
 @pytest.fixture(scope="module")
@@ -297,6 +300,13 @@ def test_html_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch)
     monkeypatch.setattr("embedstore.recipes.page.extra.NEEDED", ("no_such_package",))
     code, _, err = run("bench", "zeroshot", "no.store", "--head", "x", "--html", tmp_path / "p.html")
     assert "pip install 'embedstore[demo]'" in err
+
+
+def test_every_task_can_draw_its_page() -> None:
+    commands = {command.name: command.callback for command in bench_commands.registered_commands}
+    assert len(commands) >= 11
+    without = [name for name, call in commands.items() if "html" not in inspect.signature(call).parameters]
+    assert without == ["compare"]
 
 
 def test_the_command_writes_a_page_with_the_command(run, store, head, tmp_path) -> None:

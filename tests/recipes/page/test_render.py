@@ -189,7 +189,7 @@ def test_figures_stand_with_interval_and_chance(read) -> None:
     words = re.sub(r"\s+", " ", read.text)
     assert "50.0 % 95 % interval 40.0 – 60.0 % chance 10.0 %" in words
     assert "median rank32 – 520" in words
-    assert "all 2 figures for which chance is known are better than chance" in words
+    assert "Better than chance with the whole of their 95 % interval: 2 of 2 figures." in words
     assert "(3 of 4)" in words
     assert "10.0 % – 20.0 %" in words
 
