@@ -58,7 +58,7 @@ def test_sizes_are_those_of_the_manifest_and_the_arrays(small):
 def test_what_is_read_is_bounded_by_whole_units(small, monkeypatch):
     works = {}
 
-    def keep(some, *, of, repeats):
+    def keep(some, *, of, **_):
         works.setdefault(of, list(some))
         return []
 
@@ -71,6 +71,15 @@ def test_what_is_read_is_bounded_by_whole_units(small, monkeypatch):
     # One shard of tokens and one of the prefix.
     files = [small["vision"].path / array / "c/0/0/0" for array in ("tokens", "prefix")]
     assert amounts["plain read"] == sum(path.stat().st_size for path in files)
+
+
+def test_progress_never_goes_back(small):
+    told = []
+    measure_cache(small, repeats=2, progress=lambda *said: told.append(said))
+    shares = [done for _, done, _ in told]
+    assert shares == sorted(shares)
+    assert told[-1] == ("", 2, 2)
+    assert any(0 < share < 1 for share in shares)
 
 
 def test_features_are_chosen_by_name(small):
