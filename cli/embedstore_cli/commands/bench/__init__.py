@@ -10,7 +10,9 @@ from embedstore_cli.commands.bench import (
     compare,
     ease,
     everything,
+    long_text,
     multilingual,
+    negatives,
     probe,
     retrieval,
     segment,
@@ -24,6 +26,8 @@ app.command("retrieval")(retrieval.retrieval)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("multilingual")(multilingual.multilingual)
 app.command("segment")(segment.segment)
+app.command("long-text")(long_text.long_text)
+app.command("negatives")(negatives.negatives)
 app.command("probe")(probe.probe)
 app.command("ease")(ease.ease)
 app.command("cache")(cache.cache)
