@@ -55,7 +55,7 @@ def speed(
     device: opt.Device = "auto",
     repeats: rates.Repeats = 5,
     seed: opt.Seed = 0,
-    out: common.Out = None,
+    out: common.ReportOut = None,
     json: opt.Json = False,
 ) -> None:
     """How fast this machine encodes and fits, stage by stage, beside its limits.
