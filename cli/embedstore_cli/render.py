@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 import warnings
 from contextlib import contextmanager
@@ -88,6 +89,12 @@ def warn_of_idle_gpu(device: str) -> None:
 def say(message: str = "") -> None:
     """A line of the result, on standard output."""
     _out.print(_text(message), soft_wrap=True)
+
+
+def fold(message: str, *, indent: str = "  ") -> None:
+    """A sentence of the result in lines of 80 columns, those after the first a little further in."""
+    for line in textwrap.wrap(message, 80, subsequent_indent=indent):
+        say(line)
 
 
 def heading(message: str) -> None:
@@ -240,4 +247,6 @@ def remarks(measured: BenchReport) -> None:
 
 
 def _number(value: float, *, share: bool) -> str:
-    return f"{100 * value:.1f} %" if share else f"{value:g}"
+    if share:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"

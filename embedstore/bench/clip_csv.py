@@ -15,7 +15,7 @@ from embedstore.bench.report import write_text
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from os import PathLike
 
     from embedstore.documents import BenchReport
@@ -37,12 +37,29 @@ NAMES: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-def csv_rows(report: BenchReport, *, dataset: str, pretrained: str) -> list[dict[str, str]]:
-    """A row for each task and language that CLIP_benchmark knows, values as fractions of 1, in full.
+def csv_rows(reports: Sequence[BenchReport], *, dataset: str, pretrained: str) -> list[dict[str, str]]:
+    """A row for each report, task and language that CLIP_benchmark knows; fractions of 1, in full.
 
-    A part of a group ("text_to_image/de") counts as that language where the report has several. `UsageError`
-    where CLIP_benchmark has no name for any of the figures.
+    A part of a group ("text_to_image/de") counts as that language where the report is of several.
+    `UsageError` where CLIP_benchmark has no name for any of the figures.
     """
+    rows = []
+    for report in reports:
+        model = "+".join(card.model for card in (report.image_card, report.text_card) if card is not None)
+        told = {"dataset": dataset, "model": model, "pretrained": pretrained}
+        rows += [told | {"model_fullname": f"{model} {pretrained}"} | row for row in _rows(report)]
+    if not rows:
+        raise UsageError(
+            "CLIP_benchmark has no such figures",
+            where=f"bench {', '.join(report.task for report in reports)}",
+            found=", ".join(group for report in reports for group in report.metrics),
+            allowed=", ".join(NAMES),
+        )
+    return rows
+
+
+def _rows(report: BenchReport) -> list[dict[str, str]]:
+    """Task, language and metrics of each row of one report."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for group, figures in report.metrics.items():
         whole, _, part = group.partition("/")
@@ -51,22 +68,7 @@ def csv_rows(report: BenchReport, *, dataset: str, pretrained: str) -> list[dict
         task, names = NAMES[whole]
         row = found.setdefault((task, part or report.language or "en"), {})
         row |= {names[metric]: repr(figure.value) for metric, figure in figures.items() if metric in names}
-    rows = {key: row for key, row in found.items() if row}
-    if not rows:
-        raise UsageError(
-            "CLIP_benchmark has no such figures",
-            where=f"bench {report.task}",
-            found=", ".join(report.metrics),
-            allowed=", ".join(NAMES),
-        )
-    model = "+".join(card.model for card in (report.image_card, report.text_card) if card is not None)
-    told = {
-        "dataset": dataset,
-        "model": model,
-        "pretrained": pretrained,
-        "model_fullname": f"{model} {pretrained}",
-    }
-    return [told | {"task": task, "language": language} | row for (task, language), row in rows.items()]
+    return [{"task": task, "language": language} | row for (task, language), row in found.items() if row]
 
 
 def append_csv(rows: Iterable[dict[str, str]], path: str | PathLike[str]) -> None:

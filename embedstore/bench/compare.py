@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedstore.bench.outcomes import read_outcomes
-from embedstore.bench.report import outcomes_path
-from embedstore.documents import BenchReport, Comparison, Difference, Figure, differing_fields, read_bounded
-from embedstore.documents.comparisons import LOWER_IS_BETTER, Compared
+from embedstore.bench.sides import Side, read_sides
+from embedstore.documents import (
+    LOWER_IS_BETTER,
+    Comparison,
+    Comparisons,
+    Difference,
+    Figure,
+    differing_fields,
+)
 from embedstore.errors import UsageError
 from embedstore.metrics import intervals
 from embedstore.metrics.statistics import resampled
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
-    from embedstore.bench.outcomes import Outcomes
+    from embedstore.documents import BenchReport
     from embedstore.metrics.statistics import Sample
     from embedstore.shapes import FloatArray
 
@@ -30,41 +33,63 @@ if TYPE_CHECKING:
 _FOUND = frozenset({"metrics", "chance", "per_class", "outcomes_sha256", "notes"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Side:
-    """One report as it was read, and the outcomes of its rows; `missing`: why there are none."""
-
-    report: BenchReport
-    told: Compared
-    outcomes: dict[str, Outcomes]
-    missing: str
-
-
-def compare_reports(
+def compare_files(
     a: str | PathLike[str],
     b: str | PathLike[str],
     *,
     seed: int = 0,
     resamples: int = intervals.RESAMPLES,
     on_progress: Callable[[int, int], None] | None = None,
+) -> Comparisons:
+    """`compare_reports` of each task that two files have; a file holds one report, or those of `all`.
+
+    `on_progress(groups done, groups)`. Raises `UsageError` where a file cannot be read, where no task is in
+    both, or where no figure of a task is.
+    """
+    ours, theirs = read_sides(Path(a)), read_sides(Path(b))
+    shared = [task for task in ours if task in theirs]
+    if not shared:
+        raise UsageError(
+            "the reports are of different tasks",
+            found=f"{', '.join(ours)} and {', '.join(theirs)}",
+            todo="compare reports of one task",
+        )
+    total = sum(len(ours[task].report.metrics) for task in shared)
+    done, comparisons = 0, []
+    for task in shared:
+        before = done
+
+        def tell(groups: int, _: int, before: int = before) -> None:
+            if on_progress is not None:
+                on_progress(before + groups, total)
+
+        comparisons.append(
+            compare_reports(ours[task], theirs[task], seed=seed, resamples=resamples, on_progress=tell)
+        )
+        done += len(ours[task].report.metrics)
+    return Comparisons(
+        comparisons=tuple(comparisons),
+        only={task: "a" if task in ours else "b" for task in sorted(ours.keys() ^ theirs.keys())},
+    )
+
+
+def compare_reports(
+    ours: Side,
+    theirs: Side,
+    *,
+    seed: int = 0,
+    resamples: int = intervals.RESAMPLES,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Each figure of both reports with B − A and its 95 % interval.
+    """Each figure of two reports of one task with B − A and its 95 % interval.
 
     Where a group's rows of both are the same by their ids, each resample draws the same of them from both: a
     paired bootstrap, so that what is hard for both heads cancels. Otherwise each is resampled by itself;
     where a report has no outcomes beside it, the interval follows from the two intervals, as the distances of
     their ends add in squares (Zou and Donner 2008). A difference whose interval holds 0 is noise.
 
-    `on_progress(groups done, groups)`. Raises `UsageError` where a report cannot be read, where the tasks
-    differ, or where no figure is in both.
+    `on_progress(groups done, groups)`. Raises `UsageError` where no figure is in both.
     """
-    ours, theirs = _read(Path(a)), _read(Path(b))
-    if ours.report.task != theirs.report.task:
-        raise UsageError(
-            "the reports are of different tasks",
-            found=f"{ours.report.task} and {theirs.report.task}",
-            todo="compare reports of one task",
-        )
     shared = [group for group in ours.report.metrics if group in theirs.report.metrics]
     metrics: dict[str, dict[str, Difference]] = {}
     units: dict[str, int] = {}
@@ -112,24 +137,7 @@ def differing_settings(a: BenchReport, b: BenchReport) -> dict[str, tuple[str | 
     }
 
 
-def _read(path: Path) -> _Side:
-    data = read_bounded(path, UsageError)
-    report = BenchReport.from_json(data, where=path, error=UsageError)
-    told = Compared(
-        file=path.name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        head_sha256=report.head_sha256,
-        store_fingerprint=report.store_fingerprint,
-    )
-    beside = outcomes_path(path)
-    if report.outcomes_sha256 is None:
-        return _Side(report=report, told=told, outcomes={}, missing="it was written without its rows")
-    if not beside.is_file():
-        return _Side(report=report, told=told, outcomes={}, missing=f"{beside.name} is not beside it")
-    return _Side(report=report, told=told, outcomes=read_outcomes(beside, report.outcomes_sha256), missing="")
-
-
-def _paired(a: _Side, b: _Side, group: str) -> tuple[int, str]:
+def _paired(a: Side, b: Side, group: str) -> tuple[int, str]:
     """How many units of a group both have, and why these cannot be paired; no reason: they can."""
     for side in (a, b):
         if group not in side.outcomes:
@@ -147,14 +155,14 @@ def _paired(a: _Side, b: _Side, group: str) -> tuple[int, str]:
     return len(ours), ""
 
 
-def _draws(side: _Side, group: str, seed: int, resamples: int) -> dict[str, FloatArray]:
+def _draws(side: Side, group: str, seed: int, resamples: int) -> dict[str, FloatArray]:
     """Each metric of a group in every resample, or nothing where its rows are not told."""
     rows = side.outcomes.get(group)
     return {} if rows is None else resampled(rows.sample, rows.statistics, seed=seed, resamples=resamples)
 
 
 def _differences(
-    a: _Side, b: _Side, group: str, draws: tuple[dict[str, FloatArray], ...], *, paired: bool
+    a: Side, b: Side, group: str, draws: tuple[dict[str, FloatArray], ...], *, paired: bool
 ) -> dict[str, Difference]:
     """Each metric that both have in a group."""
     ours, theirs = a.report.metrics[group], b.report.metrics[group]

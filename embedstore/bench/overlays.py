@@ -97,8 +97,8 @@ def spread(found: Segmented, count: int) -> IntArray:
     iou = found.image_iou
     order = np.argsort(iou, kind="stable")[: np.isfinite(iou).sum()]
     chosen = np.linspace(0, len(order) - 1, min(count, len(order))).round().astype(np.int64)
-    found: IntArray = order[np.unique(chosen)]
-    return found
+    places: IntArray = order[np.unique(chosen)]
+    return places
 
 
 def draw_overlays(found: Segmented, places: IntArray) -> Iterator[Overlay]:
@@ -115,7 +115,7 @@ def draw_overlays(found: Segmented, places: IntArray) -> Iterator[Overlay]:
             iou=float(quality),
             picture=_picture(jpeg, one.placement, one.truth.shape),
             truth=one.truth,
-            predicted=classes.answer(one.maps.cpu().numpy())[1],
+            predicted=classes.answer(one.maps)[1],
             labels=classes.labels,
             background=_background(classes),
         )

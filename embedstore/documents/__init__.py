@@ -24,7 +24,7 @@ from embedstore.documents.cards import (
     TokenizerCard,
     ViewCard,
 )
-from embedstore.documents.comparisons import LOWER_IS_BETTER, Comparison, Difference
+from embedstore.documents.comparisons import LOWER_IS_BETTER, Comparison, Comparisons, Difference
 from embedstore.documents.ease import EasePoint, EaseReport
 from embedstore.documents.head_options import (
     DalipOptions,
@@ -37,7 +37,7 @@ from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
 from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
-from embedstore.documents.reports import NOT_SHARES, BenchReport, Confusion, Figure
+from embedstore.documents.reports import NOT_SHARES, BenchReport, BenchReports, Confusion, Figure
 from embedstore.documents.stores import (
     ArrayName,
     ArraySpec,
@@ -72,7 +72,9 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
+    BenchReports,
     Comparison,
+    Comparisons,
     PairsReport,
     EaseReport,
     RatesReport,
@@ -89,7 +91,9 @@ __all__ = [
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "BenchReports",
     "Comparison",
+    "Comparisons",
     "Confusion",
     "DalipOptions",
     "Difference",

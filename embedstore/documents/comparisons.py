@@ -54,3 +54,11 @@ class Comparison(Document):
     )
     seed: Count = 0
     resamples: Positive
+
+
+class Comparisons(Document):
+    """Two documents of several reports: each task that both have, and the one document that has another."""
+
+    format_version: Positive = FORMAT_VERSION
+    comparisons: tuple[Comparison, ...]
+    only: dict[Name, Literal["a", "b"]] = Field(default={}, description="task to the document that has it")

@@ -73,3 +73,11 @@ class BenchReport(Document):
     confused: tuple[Confusion, ...] = Field(
         default=(), description="the classes most often taken for others, the most frequent first"
     )
+
+
+class BenchReports(Document):
+    """Several tasks of one store and head: task -> report, and task -> why it was left out."""
+
+    format_version: Positive = FORMAT_VERSION
+    reports: dict[Name, BenchReport]
+    left_out: dict[Name, str] = Field(default={}, description="task to the reason")

@@ -26,7 +26,7 @@ _DRAWS_AT_ONCE = 4_000_000
 def mean_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
     """2.5th and 97.5th percentile of the mean of `values (q,)`, resampled over the queries."""
     distinct, draws = _resamples(values, seed, resamples)
-    return _percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
+    return percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
 
 
 def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -38,7 +38,7 @@ def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) 
         below = np.cumsum(counts, axis=1)
         pair = (np.count_nonzero(below <= place, axis=1) for place in (lower, upper))
         medians.append(sum(distinct[at] for at in pair) / 2)
-    return _percentiles(np.concatenate(medians))
+    return percentiles(np.concatenate(medians))
 
 
 def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -52,51 +52,7 @@ def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAM
     if not rows.size:
         raise UsageError("no class has a row")
     draws = np.random.default_rng(seed).binomial(rows, recall, size=(resamples, len(rows)))
-    return _percentiles((draws / rows).mean(axis=1))
-
-
-def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
-    """Interval of b − a for independent figures, each `(low, value, high)`, when no rows are known.
-
-    The distances from value to end add in squares (Zou and Donner 2008, "MOVER").
-    """
-    value = b[1] - a[1]
-    low = value - math.hypot(b[1] - b[0], a[2] - a[1])
-    high = value + math.hypot(b[2] - b[1], a[1] - a[0])
-    return low, high
-
-
-def shared_mean_interval(
-    sums: FloatArray, counts: AnyArray, *, seed: int, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Interval of the mean over parts (languages) of `sum of sums / sum of counts`, rows drawn as wholes.
-
-    sums and counts `(n, l)`: what each row (an image) brings to each of l parts, and of how many. The parts
-    are measured on the same rows, so one draw serves them all; each needs a count above 0.
-    """
-    if not len(sums) or (counts.sum(axis=0) == 0).any():
-        raise UsageError("an interval needs at least one value in each part")
-    kinds, which = np.unique(np.concatenate([sums, counts], axis=1), axis=0, return_inverse=True)
-    _, draws = _resamples(which.ravel(), seed, resamples)
-    width = sums.shape[1]
-    means = []
-    for drawn in draws:
-        of_parts, over = drawn @ kinds[:, :width], drawn @ kinds[:, width:]
-        shares = np.divide(of_parts, over, out=np.full(of_parts.shape, np.nan), where=over > 0)
-        means.append(np.nanmean(shares, axis=1))
-    return _percentiles(np.concatenate(means))
-
-
-def class_average_interval(
-    values: FloatArray, labels: IntArray, *, seed: int, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """As `class_mean_interval`, of values `(n,)` that need not be 0 or 1; labels `(n,)`."""
-    present, of = np.unique(labels, return_inverse=True)
-    total = np.zeros(resamples)
-    for c in range(len(present)):
-        distinct, draws = _resamples(values[of == c], seed + c, resamples)
-        total += np.concatenate([counts @ distinct for counts in draws]) / np.count_nonzero(of == c)
-    return _percentiles(total / len(present))
+    return percentiles((draws / rows).mean(axis=1))
 
 
 def sums_intervals(
@@ -138,13 +94,57 @@ def draws_interval(
     order = np.argsort(strata, kind="stable")
     _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
-    worth = values[:, order] / size
-    means = np.empty(resamples)
+    worth, means = values[:, order], np.empty(resamples)
     for b in range(resamples):
         rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
         draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
-        means[b] = draws @ (worth @ rows)
-    return _percentiles(means / (repeats * len(sizes)))
+        sums = np.add.reduceat((draws @ worth) * rows, first)
+        means[b] = (sums / (repeats * sizes)).mean()
+    return percentiles(means)
+
+
+def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
+    """Interval of b − a for independent figures, each `(low, value, high)`, when no rows are known.
+
+    The distances from value to end add in squares (Zou and Donner 2008, "MOVER").
+    """
+    value = b[1] - a[1]
+    low = value - math.hypot(b[1] - b[0], a[2] - a[1])
+    high = value + math.hypot(b[2] - b[1], a[1] - a[0])
+    return low, high
+
+
+def shared_mean_interval(
+    sums: FloatArray, counts: AnyArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Interval of the mean over parts (languages) of `sum of sums / sum of counts`, rows drawn as wholes.
+
+    sums and counts `(n, l)`: what each row (an image) brings to each of l parts, and of how many. The parts
+    are measured on the same rows, so one draw serves them all; each needs a count above 0.
+    """
+    if not len(sums) or (counts.sum(axis=0) == 0).any():
+        raise UsageError("an interval needs at least one value in each part")
+    kinds, which = np.unique(np.concatenate([sums, counts], axis=1), axis=0, return_inverse=True)
+    _, draws = _resamples(which.ravel(), seed, resamples)
+    width = sums.shape[1]
+    means = []
+    for drawn in draws:
+        of_parts, over = drawn @ kinds[:, :width], drawn @ kinds[:, width:]
+        shares = np.divide(of_parts, over, out=np.full(of_parts.shape, np.nan), where=over > 0)
+        means.append(np.nanmean(shares, axis=1))
+    return percentiles(np.concatenate(means))
+
+
+def class_average_interval(
+    values: FloatArray, labels: IntArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """As `class_mean_interval`, of values `(n,)` that need not be 0 or 1; labels `(n,)`."""
+    present, of = np.unique(labels, return_inverse=True)
+    total = np.zeros(resamples)
+    for c in range(len(present)):
+        distinct, draws = _resamples(values[of == c], seed + c, resamples)
+        total += np.concatenate([counts @ distinct for counts in draws]) / np.count_nonzero(of == c)
+    return percentiles(total / len(present))
 
 
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:
@@ -158,6 +158,7 @@ def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray,
     return distinct, (rng.multinomial(len(values), shares, size=size) for size in sizes)
 
 
-def _percentiles(of: FloatArray) -> tuple[float, float]:
+def percentiles(of: FloatArray) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of what was resampled `(b,)`."""
     low, high = np.percentile(of, (2.5, 97.5))
     return float(low), float(high)

@@ -20,7 +20,7 @@ def test_rows_of_two_tasks_stand_in_one_table_by_the_names_there(store, head_dir
     retrieval = measure_retrieval(store, head_dir, device="cpu").report
     zeroshot = measure_zeroshot(store, head_dir, device="cpu").report
     for report in (retrieval, zeroshot):
-        append_csv(csv_rows(report, dataset="scenes", pretrained="mine"), table)
+        append_csv(csv_rows([report], dataset="scenes", pretrained="mine"), table)
     first, second = read(table)
     assert {
         k: first[k] for k in ("dataset", "model", "pretrained", "task", "language", "model_fullname")
@@ -57,7 +57,7 @@ def report(**metrics):
 
 def test_parts_by_language_are_rows_of_their_own() -> None:
     rows = csv_rows(
-        report(**{"text_to_image/de": ["recall@1", "mean_rank"], "image_to_class/en": ["top-1"]}),
+        [report(**{"text_to_image/de": ["recall@1", "mean_rank"], "image_to_class/en": ["top-1"]})],
         dataset="d",
         pretrained="p",
     )
@@ -70,7 +70,7 @@ def test_parts_by_language_are_rows_of_their_own() -> None:
 
 def test_what_has_no_name_there_is_refused() -> None:
     with pytest.raises(UsageError, match=r"no such figures[\s\S]*found: patches[\s\S]*image_to_class"):
-        csv_rows(report(patches=["mean-iou"]), dataset="d", pretrained="p")
+        csv_rows([report(patches=["mean-iou"])], dataset="d", pretrained="p")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from embedstore.bench import Measured, compare_reports, write_measured, write_report
+from embedstore.bench import Measured, compare_files, write_measured, write_report
 from embedstore.bench.figures import class_figures, retrieval_figures
 from embedstore.bench.outcomes import class_outcomes, rank_outcomes
 from embedstore.documents import BenchReport, Comparison
@@ -26,6 +26,11 @@ def retrieval(ranks, ids=IDS, group="text_to_image", **fields):
     return Measured(report=report, outcomes={group: rank_outcomes(list(ids), ranks)})
 
 
+def compare_one(a, b, **options):
+    (found,) = compare_files(a, b, **options).comparisons
+    return found
+
+
 @pytest.fixture
 def compare(tmp_path):
     """Write two reports and compare them."""
@@ -33,7 +38,7 @@ def compare(tmp_path):
     def run(a, b, **options):
         for measured, name in ((a, "a.json"), (b, "b.json")):
             write_measured(measured, tmp_path / name)
-        return compare_reports(tmp_path / "a.json", tmp_path / "b.json", **options)
+        return compare_one(tmp_path / "a.json", tmp_path / "b.json", **options)
 
     return run
 
@@ -76,10 +81,10 @@ def test_unpaired_intervals_are_those_of_independent_samples(compare, ranks) -> 
 def test_without_rows_the_two_intervals_tell_and_the_reason_is_said(compare, ranks, tmp_path) -> None:
     paired = compare(retrieval(ranks), retrieval(np.maximum(ranks - 2, 1)))
     (tmp_path / "b.outcomes.parquet").unlink()
-    gone = compare_reports(tmp_path / "a.json", tmp_path / "b.json")
+    gone = compare_one(tmp_path / "a.json", tmp_path / "b.json")
     assert gone.unpaired == {"text_to_image": "no rows of b.json: b.outcomes.parquet is not beside it"}
     write_report(retrieval(ranks).report, tmp_path / "a.json")
-    old = compare_reports(tmp_path / "a.json", tmp_path / "b.json")
+    old = compare_one(tmp_path / "a.json", tmp_path / "b.json")
     assert old.unpaired == {"text_to_image": "no rows of a.json: it was written without its rows"}
     for found in (gone, old):
         one = found.metrics["text_to_image"]["recall@5"]
@@ -163,14 +168,14 @@ def test_reports_that_cannot_be_compared_are_refused(compare, ranks, tmp_path) -
     with pytest.raises(UsageError, match=r"no figure in common[\s\S]*text_to_image and image_to_text"):
         compare(retrieval(ranks), retrieval(ranks, group="image_to_text"))
     with pytest.raises(UsageError, match=r"none\.json: cannot be read"):
-        compare_reports(tmp_path / "none.json", tmp_path / "b.json")
+        compare_one(tmp_path / "none.json", tmp_path / "b.json")
     (tmp_path / "a.json").write_text('{"task": 3}')
     with pytest.raises(UsageError, match=r"a\.json: BenchReport is not valid"):
-        compare_reports(tmp_path / "a.json", tmp_path / "b.json")
+        compare_one(tmp_path / "a.json", tmp_path / "b.json")
     compare(retrieval(ranks), retrieval(ranks))
     (tmp_path / "b.outcomes.parquet").write_bytes(b"PAR1")
     with pytest.raises(UsageError, match="not those of the report"):
-        compare_reports(tmp_path / "a.json", tmp_path / "b.json")
+        compare_one(tmp_path / "a.json", tmp_path / "b.json")
 
 
 def test_a_comparison_reads_back_and_tells_how_far_it_is(compare, ranks) -> None:

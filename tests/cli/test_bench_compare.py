@@ -9,7 +9,7 @@ import pytest
 from embedstore.bench import Measured, write_measured
 from embedstore.bench.figures import retrieval_figures
 from embedstore.bench.outcomes import rank_outcomes
-from embedstore.documents import BenchReport, Comparison
+from embedstore.documents import BenchReport, Comparisons
 
 IDS = [f"image-{i}" for i in range(50)]
 
@@ -64,9 +64,9 @@ def test_json_is_a_document_of_its_own_and_is_what_out_writes(run, reports, tmp_
     code, out, _ = run("bench", "compare", *reports, "--json", "--out", tmp_path / "c.json")
     assert code == 0
     assert (tmp_path / "c.json").read_text() == out
-    found = Comparison.from_json(out, where="out")
+    (found,) = Comparisons.from_json(out, where="out").comparisons
     assert found.metrics["text_to_image"]["recall@5"].better == "a"
-    assert json.loads(out)["settings"]["split"] == [None, "test"]
+    assert json.loads(out)["comparisons"][0]["settings"]["split"] == [None, "test"]
 
 
 def test_other_tasks_and_files_are_one_clear_error(run, reports, tmp_path):

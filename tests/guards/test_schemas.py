@@ -137,6 +137,8 @@ EXAMPLES = {
         "image_card": IMAGE_CARD,
         "text_card": TEXT_CARD,
     },
+    "BenchReports": {"reports": {}, "left_out": {"segment": "no masks"}},
+    "Comparisons": {"comparisons": [], "only": {"segment": "a"}},
     "Comparison": {
         "task": "retrieval",
         "a": COMPARED,
@@ -232,6 +234,8 @@ SPOILED_VALUES = [
     ("BenchReport", "task", "../guess"),
     ("Comparison", "only", {"text_to_image/recall@1": "c"}),
     ("Comparison", "resamples", 0),
+    ("Comparisons", "only", {"segment": "both"}),
+    ("BenchReports", "reports", {"a": {}}),
     ("PairsReport", "by", "cca"),
     ("PairsReport", "vectors", {"vision": "mean"}),
     ("PairsReport", "neighbours", 0),

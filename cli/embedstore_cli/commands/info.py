@@ -97,14 +97,12 @@ def _describe_subset(card: SubsetCard) -> str:
 
 
 def _describe_prototypes(card: PrototypesCard) -> str:
-    each = f"{min(card.counts)} to {max(card.counts)}" if len({*card.counts}) > 1 else str(card.counts[0])
-    what = "images" if card.made_of == "images" else "prompts"
     space = (
         f"in the joint space of head {card.head_sha256[:12]}"
         if card.head_sha256 is not None
         else f"by {card.card.model}"
     )
-    return f"{card.name}: {len(card.concepts)} concepts of {each} {what} each, {card.width} wide, {space}"
+    return f"{card.name}: {len(card.concepts)} concepts of {card.each} each, {card.width} wide, {space}"
 
 
 def _pairs(counts: Mapping[str, object]) -> str:

@@ -13,10 +13,11 @@ from embedstore.errors import UsageError
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedstore.bench import Measured
     from embedstore.documents import BenchReport
+    from embedstore.recipes.bench_page import Subject
 
 
 def _drawable(page: Path | None) -> Path | None:
@@ -91,7 +92,7 @@ def finish(
     from embedstore.bench import write_measured
 
     if csv is not None and names is not None:
-        add_rows(measured.report, csv, *names)
+        add_rows([measured.report], csv, *names)
     report = measured.report if out is None else write_measured(measured, out)
     if html is not None:
         write_page([measured], html, json=json)
@@ -105,11 +106,14 @@ def finish(
         render.say(f"page: {html}")
 
 
-def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
-    """One page of one or several tasks, with the command that was typed."""
+def write_page(
+    measured: Sequence[Subject], html: Path, *, json: bool, left_out: Mapping[str, str] | None = None
+) -> None:
+    """One page of one or several tasks, with the command that was typed; `left_out`: task to reason."""
     from embedstore.recipes.bench_page import Told, write_bench_page
 
-    told = Told(commands=(shlex.join(["embedstore", *sys.argv[1:]]),))
+    command = shlex.join(["embedstore", *sys.argv[1:]])
+    told = Told(commands=(command,), left_out=left_out or {})
     with render.bars(quiet=json) as bars:
         write_bench_page(
             measured,
@@ -119,12 +123,12 @@ def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
         )
 
 
-def add_rows(report: BenchReport, csv: Path, store: str, head: str | None) -> None:
-    """Append the report to a table of CLIP_benchmark, named after the folders of its store and its head."""
+def add_rows(reports: Sequence[BenchReport], csv: Path, store: str, head: str | None) -> None:
+    """Append reports to a table of CLIP_benchmark, named after the folders of their store and their head."""
     from embedstore.bench.clip_csv import append_csv, csv_rows
 
     dataset = "+".join(_last(part) for part in store.split("+"))
-    append_csv(csv_rows(report, dataset=dataset, pretrained=_last(head) if head else "stored"), csv)
+    append_csv(csv_rows(reports, dataset=dataset, pretrained=_last(head) if head else "stored"), csv)
 
 
 def _last(place: str) -> str:

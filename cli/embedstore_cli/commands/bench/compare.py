@@ -29,7 +29,7 @@ def compare(
 
     Rows are paired by their ids where both reports have the same, from the outcomes beside them.
     """
-    from embedstore.bench import compare_reports
+    from embedstore.bench import compare_files
     from embedstore.bench.report import write_text
 
     began = time.monotonic()
@@ -40,12 +40,12 @@ def compare(
             if time.monotonic() - began > 2:
                 bars.update("groups", done=done, total=total)
 
-        found = compare_reports(a, b, seed=seed, on_progress=show)
+        found = compare_files(a, b, seed=seed, on_progress=show)
     if out is not None:
         write_text(found.to_json(), out)
     if json:
         render.print_json(found.to_json())
         return
-    tables.comparison(found)
+    tables.comparisons(found)
     if out is not None:
         render.say(f"comparison: {out}")

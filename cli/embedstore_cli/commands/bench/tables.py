@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from typing import TYPE_CHECKING
 
 from embedstore.documents import NOT_SHARES
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from embedstore.documents import Comparison, Difference
+    from embedstore.documents import Comparison, Comparisons, Difference
 
 _MOST_SETTINGS = 16
 _LONGEST = 40
@@ -22,10 +21,19 @@ _HOW = {
 }
 
 
-def comparison(found: Comparison) -> None:
-    """Two reports side by side, the difference with its interval, and how the interval came about."""
-    render.say(f"A: {found.a.file}")
-    render.say(f"B: {found.b.file}")
+def comparisons(found: Comparisons) -> None:
+    """Two files side by side, task by task."""
+    first = found.comparisons[0]
+    render.say(f"A: {first.a.file}")
+    render.say(f"B: {first.b.file}")
+    for one in found.comparisons:
+        _comparison(one)
+    for task, side in found.only.items():
+        render.say(f"only in {side.upper()}: task {task}")
+
+
+def _comparison(found: Comparison) -> None:
+    """Each difference with its interval, and how the interval came about."""
     rows = [
         (f"{group.replace('_', ' ')} {metric}", *_cells(difference, share=metric not in NOT_SHARES))
         for group, metrics in found.metrics.items()
@@ -35,8 +43,8 @@ def comparison(found: Comparison) -> None:
     for group, metrics in found.metrics.items():
         for how in dict.fromkeys(difference.how for difference in metrics.values()):
             why = f" over {found.units[group]} rows" if how == "paired" else _why(found, group)
-            _say(f"{group.replace('_', ' ')}: {_HOW[how]}{why}")
-    _say(_judged(found))
+            render.fold(f"{group.replace('_', ' ')}: {_HOW[how]}{why}")
+    render.fold(_judged(found))
     for name, side in found.only.items():
         render.say(f"only in {side.upper()}: {name}")
     _settings(found)
@@ -73,19 +81,13 @@ def _judged(found: Comparison) -> str:
 
 def _settings(found: Comparison) -> None:
     if not found.settings:
-        _say("all else is the same: store, head, cards, split, versions, device, seed")
+        render.fold("all else is the same: store, head, cards, split, versions, device, seed")
         return
     rows = [(name, _short(a), _short(b)) for name, (a, b) in found.settings.items()]
     render.say()
     render.table("what else differs", ("", "A", "B"), rows[:_MOST_SETTINGS], words=("A", "B"))
     if len(rows) > _MOST_SETTINGS:
         render.say(f"and {len(rows) - _MOST_SETTINGS} more: --json tells all")
-
-
-def _say(words: str) -> None:
-    """A sentence in lines of 80 columns, those after the first a little further in."""
-    for line in textwrap.wrap(words, 80, subsequent_indent="  "):
-        render.say(line)
 
 
 def _short(value: str | None) -> str:

@@ -17,7 +17,7 @@ progress = render.progress
 SubsetName = Annotated[
     str, typer.Option("--name", metavar="SUBSET", help="Name of the subset that is made.", show_default=False)
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a subset of that name.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what has that name already.")]
 Rows = Annotated[
     str | None,
     typer.Option(
