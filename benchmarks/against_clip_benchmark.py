@@ -7,7 +7,9 @@ Its `zeroshot_retrieval.evaluate` and `zeroshot_classification.evaluate` get a m
 the head, one class at a time. Prints both figures and their difference; exits with 1 where one is above 1e-6.
 Without the package it says how to install it and does nothing:
 
-    pip install --no-deps clip-benchmark    # in an environment of its own; needs scikit-learn and tqdm
+    pip install --no-deps clip-benchmark "numpy<2.4"    # in an environment of its own, with tqdm
+
+Release 1.6.2 makes numbers of arrays as NumPy 2.4 no longer allows.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import argparse
 import itertools
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -129,14 +132,14 @@ def main() -> int:
     options.add_argument("store")
     options.add_argument("--head", required=True)
     options.add_argument("--split", default="test")
-    options.add_argument("--classes", help="class names, one a line; without it the store's labels")
-    options.add_argument("--templates", help="prompts, one a line, with {}")
+    options.add_argument("--classes", type=Path, help="class names, one a line; none: the store's labels")
+    options.add_argument("--templates", type=Path, help="prompts, one a line, with {}")
     options.add_argument("--json", action="store_true")
     given = options.parse_args()
     try:
         from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
     except ModuleNotFoundError as absent:
-        print(f"skipped: no module {absent.name!r}; pip install --no-deps clip-benchmark")
+        print(f'skipped: no module {absent.name!r}; pip install --no-deps clip-benchmark "numpy<2.4"')
         return 0
     split = None if given.split == "all" else given.split
     found = retrieval(measure_retrieval(given.store, given.head, split=split), zeroshot_retrieval.evaluate)
