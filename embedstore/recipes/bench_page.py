@@ -38,6 +38,7 @@ BUILDERS: dict[type, Callable[[Any, BenchReport], list[Block]]] = {
 TASKS = {
     "retrieval": ("Retrieval", "Which picture a caption finds, and which captions a picture finds."),
     "zeroshot": ("Zero-shot classes", "Each picture goes to the class whose prompts are nearest."),
+    "multilingual": ("Languages", "The same pictures, asked for and named in each language."),
 }
 _HEADLINES, _FEW_TASKS = (3, 1), 2
 

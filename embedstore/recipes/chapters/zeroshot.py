@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.metrics.accuracy import confusion
 from embedstore.recipes.page.content import Block, Card, ClassRow
 from embedstore.recipes.page.plots import confusion_plot
 
@@ -21,7 +20,7 @@ WORST, MOST_CLASSES, MOST_IN_MATRIX = 12, 60, 40
 
 def zeroshot_blocks(found: Classified, report: BenchReport) -> list[Block]:
     """The confusion matrix, a bar for each class, and pictures whose own class came last."""
-    table = confusion(found.predicted, found.labels, len(found.classes))
+    table = found.confusion
     rows = class_rows(found, report, table)
     some = rows if len(rows) <= MOST_CLASSES else rows[: MOST_CLASSES // 2] + rows[-MOST_CLASSES // 2 :]
     some_of = "" if len(some) == len(rows) else f" The best and the worst of {len(rows)} classes."
