@@ -247,4 +247,6 @@ def remarks(measured: BenchReport) -> None:
 
 
 def _number(value: float, *, share: bool) -> str:
-    return f"{100 * value:.1f} %" if share else f"{value:g}"
+    if share:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"

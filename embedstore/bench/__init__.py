@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
     from embedstore.bench.everything import measure_all, write_everything
     from embedstore.bench.languages import read_language_classes, read_language_templates
+    from embedstore.bench.long_text import bench_long_text, measure_long_text
     from embedstore.bench.measured import Measured
     from embedstore.bench.multilingual import bench_multilingual, measure_multilingual
+    from embedstore.bench.negatives import bench_negatives, measure_negatives
     from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.overlays import write_overlays
     from embedstore.bench.probe import bench_probe, measure_probe
@@ -30,6 +32,8 @@ TASKS = Registry(
     {
         "probe": "embedstore.bench.probe:measure_probe",
         "multilingual": "embedstore.bench.multilingual:measure_multilingual",
+        "long-text": "embedstore.bench.long_text:measure_long_text",
+        "negatives": "embedstore.bench.negatives:measure_negatives",
         "retrieval": "embedstore.bench.retrieval:measure_retrieval",
         "segment": "embedstore.bench.segment:measure_segment",
         "zeroshot": "embedstore.bench.zeroshot:measure_zeroshot",
@@ -42,7 +46,9 @@ __all__ = [
     "TASKS",
     "Measured",
     "Outcomes",
+    "bench_long_text",
     "bench_multilingual",
+    "bench_negatives",
     "bench_probe",
     "bench_retrieval",
     "bench_segment",
@@ -53,7 +59,9 @@ __all__ = [
     "ease_of_store",
     "ease_of_toy_worlds",
     "measure_all",
+    "measure_long_text",
     "measure_multilingual",
+    "measure_negatives",
     "measure_probe",
     "measure_retrieval",
     "measure_segment",
@@ -72,19 +80,23 @@ _LAZY = {
     "DEFAULT_TEMPLATES": "classes",
     "Measured": "measured",
     "Outcomes": "outcomes",
-    "bench_probe": "probe",
+    "bench_long_text": "long_text",
     "bench_multilingual": "multilingual",
+    "bench_negatives": "negatives",
+    "bench_probe": "probe",
     "bench_retrieval": "retrieval",
     "bench_segment": "segment",
     "bench_zeroshot": "zeroshot",
+    "compare_files": "compare",
     "compare_reports": "compare",
     "confusion_csv": "confusion",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",
-    "measure_probe": "probe",
-    "measure_multilingual": "multilingual",
-    "compare_files": "compare",
     "measure_all": "everything",
+    "measure_long_text": "long_text",
+    "measure_multilingual": "multilingual",
+    "measure_negatives": "negatives",
+    "measure_probe": "probe",
     "measure_retrieval": "retrieval",
     "measure_segment": "segment",
     "measure_zeroshot": "zeroshot",

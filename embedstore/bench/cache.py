@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 MEGABYTES = 512
 BATCH = 256
 _PIECE = 8 << 20
-_COPIED = 64 << 20
+# Larger than the caches of a processor.
+_COPIED = 128 << 20
 _COLD_ROWS = 1024
 _COLD_ROUNDS = 3
 SINGLE, COPY, PLAIN = "memcpy, one thread", "memcpy", "plain read"
@@ -253,23 +254,33 @@ def _plain(held: _Held, reader: GroupReader, what: str, *, limit: str | None) ->
 
 
 class _Copies:
-    """Copies of so many bytes in memory, out of and into buffers that are as large as they have to be."""
+    """Copies of so many bytes in memory, each time between other places of buffers that no cache holds."""
 
     def __init__(self, nbytes: int) -> None:
-        size = min(_COPIED, nbytes)
-        self._source, self._target = np.ones(size, np.uint8), np.zeros(size, np.uint8)
-        self._parts = [min(size, nbytes - at) for at in range(0, nbytes, size)]
+        # Written, so that no page of them comes into being while it is timed.
+        self._source, self._target = np.ones(_COPIED, np.uint8), np.ones(_COPIED, np.uint8)
+        self._nbytes, self._at = nbytes, 0
+
+    def _pieces(self, threads: int) -> Iterator[list[tuple[int, int]]]:
+        """Stretches of the buffers, in parts of `threads` each, that come to all bytes."""
+        left = self._nbytes
+        while left:
+            count = min(left, _COPIED - self._at)
+            step = -(-count // threads)
+            stop = self._at + count
+            yield [(low, min(stop, low + step)) for low in range(self._at, stop, step)]
+            self._at, left = stop % _COPIED, left - count
 
     def alone(self) -> None:
         """By one thread."""
-        for count in self._parts:
-            self._copy(0, count)
+        for parts in self._pieces(1):
+            for part in parts:
+                self._copy(*part)
 
     def shared(self, reader: GroupReader) -> None:
         """By all threads of a reader."""
-        for count in self._parts:
-            step = -(-count // reader.threads)
-            reader.run([partial(self._copy, at, min(count, at + step)) for at in range(0, count, step)])
+        for parts in self._pieces(reader.threads):
+            reader.run([partial(self._copy, *part) for part in parts])
 
     def _copy(self, first: int, stop: int) -> None:
         np.copyto(self._target[first:stop], self._source[first:stop])

@@ -115,7 +115,7 @@ def draw_overlays(found: Segmented, places: IntArray) -> Iterator[Overlay]:
             iou=float(quality),
             picture=_picture(jpeg, one.placement, one.truth.shape),
             truth=one.truth,
-            predicted=classes.answer(one.maps.cpu().numpy())[1],
+            predicted=classes.answer(one.maps)[1],
             labels=classes.labels,
             background=_background(classes),
         )

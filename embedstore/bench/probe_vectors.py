@@ -11,7 +11,7 @@ from embedstore.bench.setting import open_setting
 from embedstore.encoders.device import pick_device
 from embedstore.errors import UsageError
 from embedstore.heads.image_inputs import patch_mean
-from embedstore.model import feature_of_card, load_head
+from embedstore.model import feature_of_card, load_head, stored_vectors
 from embedstore.store import Store, choose_rows, open_store
 from embedstore.stream.embed import embed_images, refuse_quarantined
 
@@ -56,6 +56,8 @@ class Space:
         if self.vector is None:
             if self.head is None:
                 raise UsageError("a probe on joint embeddings needs a head")
+            if self.feature.card.head is not None:
+                return stored_vectors(self.feature, rows)
             return self.head.embed_images(self.feature, rows)
         refuse_quarantined(self.feature, rows)
         parts = [_READ[part](self, rows) for part in self.vector.split("+")]
@@ -115,7 +117,7 @@ def _joint(
         raise UsageError(
             "a head gives one embedding of each image", where="vector", found=vector, todo="leave it out"
         )
-    setting = open_setting(store, head_dir, split=split, image=image, device=device, rows=rows)
+    setting = open_setting(store, head_dir, split=split, image=image, device=device, rows=rows, texts=False)
     return Space(
         store=setting.store,
         feature=setting.image,

@@ -12,7 +12,7 @@ from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
 from embedstore.bench.ranking import LOOKED_AT, Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
-from embedstore.bench.setting import Setting, open_setting, open_stored
+from embedstore.bench.setting import Setting, open_either
 from embedstore.documents import BenchReport
 
 if TYPE_CHECKING:
@@ -73,13 +73,8 @@ def measure_retrieval(
     bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
     `HeadError` as `open_setting` and `select_pairs` do.
     """
-    setting = (
-        open_stored(store, image=image, text=text, device=device, rows=rows)
-        if head_dir is None
-        else open_setting(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
-    )
     found = retrieve(
-        setting,
+        open_either(store, head_dir, split=split, device=device, image=image, text=text, rows=rows),
         split=split,
         language=language,
         role=role,

@@ -79,9 +79,11 @@ def select_pairs(
     role: str,
     rows: IntArray | None = None,
     texts: Bools | None = None,
+    also: Sequence[Feature] = (),
 ) -> Pairs:
     """Images of a split with all their texts of one role and language; `texts (m,)`: which of these count.
 
+    also: further text features, in each of which a text must be readable.
     Left out and counted: pictures and texts that could not be read, and images without such a text.
     `UsageError` where nothing remains or no text of the store has that language and role.
     """
@@ -95,7 +97,7 @@ def select_pairs(
     # A text without an image takes the last place of the map, which never holds one.
     owner = place[image_of]
     chosen = np.flatnonzero((owner >= 0) & wanted)
-    good = readable(text)[chosen]
+    good = np.logical_and.reduce([readable(feature)[chosen] for feature in (text, *also)])
     skipped[NO_TEXT] = int((~good).sum())
     chosen = chosen[good]
     chosen = chosen[np.argsort(owner[chosen], kind="stable")]

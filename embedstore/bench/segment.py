@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from embedstore.bench.patch_maps import PictureMaps
     from embedstore.bench.segment_classes import Classes
     from embedstore.documents import Figure
+    from embedstore.model.descriptions import Descriptions
     from embedstore.shapes import FloatArray, IntArray
     from embedstore.store import Store
 
@@ -85,6 +86,7 @@ def measure_segment(
     split: str | None = "test",
     classes: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
+    descriptions: Descriptions | None = None,
     background: str | float = "words",
     convention: Convention = "dataset",
     text_encoder: str | None = None,
@@ -106,18 +108,26 @@ def measure_segment(
     0..1 and cut at 0.4, whatever the other classes, and pixels of no class count as not of it.
 
     classes: lines as `parse_classes` reads them, labels of the plan's classes; pixels of others do not
-    count. image: the feature; else of those with the head's card, one that has a grid. Intervals: 95 %
-    bootstrap over images. Raises as `open_setting`; `UsageError` for a store without masks, a feature
-    without a grid and bad options.
+    count. templates and descriptions: see `class_prompts`. image: the feature; else of those with the head's
+    card, one that has a grid. Intervals: 95 % bootstrap over images. Raises as `open_setting`; `UsageError`
+    for a store without masks, a feature without a grid and bad options.
     """
     if convention not in get_args(Convention):
         raise UsageError("unknown convention", found=convention, allowed=", ".join(get_args(Convention)))
     setting = gridded(
-        open_setting(store, head_dir, split=split, device=device, image=image, rows=rows), named=image
+        open_setting(store, head_dir, split=split, device=device, image=image, rows=rows, texts=False),
+        named=image,
     )
     found = segment(
         setting,
-        class_list(setting, classes, templates, background, text_encoder),
+        class_list(
+            setting,
+            classes,
+            templates=templates,
+            descriptions=descriptions,
+            background=background,
+            text_encoder=text_encoder,
+        ),
         split=split,
         convention=convention,
         on_progress=on_progress,
@@ -203,8 +213,8 @@ class _Counts:
 
 def _count(picture: PictureMaps, classes: Classes, table: IntArray) -> _Counts:
     """The counts of a picture, which are added to the confusion `table (c, c)` of all."""
-    maps, truth, count = picture.maps.cpu().numpy(), picture.truth, len(classes.foreground)
-    best, answer = classes.answer(maps)
+    truth, count = picture.truth, len(classes.foreground)
+    best, answer = classes.answer(picture.maps)
     of_things = np.where(truth < count, truth, -1)
     whole = pixel_confusion(answer, truth, len(classes.labels))
     table += whole
@@ -212,7 +222,7 @@ def _count(picture: PictureMaps, classes: Classes, table: IntArray) -> _Counts:
         row=picture.row,
         foreground=Overlap.of(pixel_confusion(best, of_things, count)),
         whole=Overlap.of(whole),
-        ious=image_ious(maps[:count], of_things, threshold=THRESHOLD),
+        ious=image_ious(picture.maps[:count], of_things, threshold=THRESHOLD),
         pixels=(picture.outside, picture.labelled, picture.pixels),
     )
 
@@ -266,7 +276,7 @@ def _per_image(found: Segmented, seed: int) -> _Figures:
 
 
 def _options(found: Segmented) -> dict[str, str | int | float | bool]:
-    options: dict[str, str | int | float | bool] = {"convention": found.convention}
+    options: dict[str, str | int | float | bool] = {"convention": found.convention, **found.classes.options}
     if found.convention == "freeze-align":
         return options | {"threshold": THRESHOLD}
     if not found.classes.has_background:
@@ -277,12 +287,10 @@ def _options(found: Segmented) -> dict[str, str | int | float | bool]:
 
 def _notes(found: Segmented) -> list[str]:
     classes = found.classes
-    notes = []
+    notes = list(classes.notes)
     absent = int((found.foreground.true.sum(axis=0) == 0).sum())
     if absent:
         notes.append(
             f"{absent} of {len(classes.foreground)} classes have no pixel here; the means leave them out"
         )
-    if classes.cut:
-        notes.append(f"{classes.cut} prompts were cut at the tokenizer's limit")
     return notes

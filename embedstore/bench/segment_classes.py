@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.classes import (
-    DEFAULT_TEMPLATES,
-    ClassName,
-    check_templates,
-    parse_classes,
-    prompts_of,
-)
+from embedstore.bench.classes import ClassName, class_prompts, parse_classes
 from embedstore.bench.patch_maps import places
 from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
 
     from embedstore.bench.setting import Setting
+    from embedstore.model.descriptions import Descriptions
     from embedstore.shapes import AnyArray, Float32Array
 
 BACKGROUND = "background"
@@ -32,7 +29,8 @@ class Classes:
     """What pixels are called. foreground: classes by their place; has_background: one more place behind.
 
     words: of the background, none where the best cosine below `below` makes it. place_of `(256,)`: the place
-    of each value of a mask; vectors: of the foreground, and behind them of the background's words if any.
+    of each value of a mask; vectors: of the foreground, and behind them of the background's words if any;
+    options and notes: what a report tells of the prompts.
     """
 
     foreground: tuple[ClassName, ...]
@@ -42,35 +40,38 @@ class Classes:
     place_of: AnyArray
     vectors: Float32Array
     templates: tuple[str, ...]
-    cut: int
+    options: Mapping[str, str | int | float | bool]
+    notes: tuple[str, ...]
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The name of each place."""
         return (*(c.label for c in self.foreground), *([BACKGROUND] if self.has_background else []))
 
-    def answer(self, maps: AnyArray) -> tuple[AnyArray, AnyArray]:
+    def answer(self, maps: Tensor) -> tuple[AnyArray, AnyArray]:
         """The place of each pixel of `maps (c, h, w)`: among the foreground, and with the background.
 
-        A tie of the background with a class goes to the class; of two classes to the earlier one.
+        `(h, w)` int64 on the host. A tie of the background with a class goes to the class, of two classes to
+        the earlier one.
         """
         count = len(self.foreground)
-        best = maps[:count].argmax(axis=0)
+        top, best = maps[:count].max(dim=0)
         if not self.has_background:
-            return best, best
-        top = maps[:count].max(axis=0)
+            return best.cpu().numpy(), best.cpu().numpy()
         behind = maps[count] > top if self.below is None else top < self.below
-        return best, np.where(behind, count, best)
+        return best.cpu().numpy(), best.masked_fill(behind, count).cpu().numpy()
 
 
 def class_list(
     setting: Setting,
     lines: Sequence[str] | None,
-    templates: Sequence[str] | None,
-    background: str | float,
-    text_encoder: str | None,
+    *,
+    templates: Sequence[str] | None = None,
+    descriptions: Descriptions | None = None,
+    background: str | float = "words",
+    text_encoder: str | None = None,
 ) -> Classes:
-    """Which classes count, in the order of the list, and their embeddings."""
+    """Which classes count, in the order of the list, and their embeddings; see `measure_segment`."""
     plan = setting.store.plan
     if not plan.masks or not plan.classes:
         raise UsageError(
@@ -99,9 +100,14 @@ def class_list(
     if own is not None and below is None:
         words = next((c for c in listed if c.label == own), ClassName(label=own, words=own))
     place = {c.label: k for k, c in enumerate(foreground)} | ({own: len(foreground)} if own else {})
-    forms = check_templates(templates if templates is not None else DEFAULT_TEMPLATES)
-    prompts = [prompts_of([own], forms) for own in (*foreground, *([words] if words else []))]
-    vectors, cut = class_vectors(speaker_of(setting, text_encoder), prompts)
+    asked = class_prompts(
+        setting.store,
+        classes=[*foreground, *([words] if words else [])],
+        templates=templates,
+        descriptions=descriptions,
+    )
+    vectors, cut = class_vectors(speaker_of(setting, text_encoder), asked.prompts)
+    told = f"{cut} of {asked.options['prompts']} prompts were cut at the tokenizer's limit"
     return Classes(
         foreground=foreground,
         has_background=own is not None,
@@ -109,8 +115,9 @@ def class_list(
         below=below,
         place_of=places([place.get(name) for name in plan.classes]),
         vectors=vectors,
-        templates=forms,
-        cut=cut,
+        templates=asked.templates,
+        options=asked.options,
+        notes=(*asked.notes, *([told] if cut else [])),
     )
 
 

@@ -14,6 +14,8 @@ from embedstore.metrics.iou import Overlap, chance_iou, chance_share_iou
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from torch import Tensor
+
     from embedstore.shapes import AnyArray, FloatArray, IntArray
 
 
@@ -41,7 +43,7 @@ class ImageIous:
         )
 
 
-def image_ious(maps: FloatArray, truth: AnyArray, *, threshold: float) -> ImageIous:
+def image_ious(maps: Tensor, truth: AnyArray, *, threshold: float) -> ImageIous:
     """Each class's map `(c, h, w)` stretched to 0..1 and cut, against the truth `(h, w)`, -1: of no class.
 
     A pixel is called the class where the stretched map is above the threshold; a map of one value calls none.
@@ -51,7 +53,7 @@ def image_ious(maps: FloatArray, truth: AnyArray, *, threshold: float) -> ImageI
     iou = np.zeros(count)
     for c in np.flatnonzero(true):
         low, high = maps[c].min(), maps[c].max()
-        called = (maps[c] - low) > threshold * (high - low)
+        called = ((maps[c] - low) > threshold * (high - low)).cpu().numpy()
         meant = truth == c
         iou[c] = np.count_nonzero(called & meant) / np.count_nonzero(called | meant)
     return ImageIous(iou=iou, present=true > 0, true=true, seen=np.asarray(truth.size))

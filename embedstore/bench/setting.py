@@ -98,7 +98,7 @@ class Setting:
 
 def open_setting(
     store: Store | str | PathLike[str],
-    head_dir: str | PathLike[str],
+    head_dir: str | PathLike[str] | FittedHead,
     *,
     split: str | None,
     device: str = "auto",
@@ -109,14 +109,15 @@ def open_setting(
 ) -> Setting:
     """Open everything a task needs. `image` and `text` choose features; none: found by the head's cards.
 
-    `image` may be the joint embeddings that this head made. `rows`: image rows, or the name of a subset or of
-    a file of ids. `texts`: whether the store's texts are read; a store without any serves where they are not.
+    `image` may be the joint embeddings that this head made. `head_dir` may be a head that is loaded, with a
+    device of its own. `rows`: image rows, or the name of a subset or of a file of ids. `texts`: whether the
+    store's texts are read; a store without any serves where they are not.
 
     `UsageError` where images of this split chose the head's checkpoint: such figures would be too good.
     `HeadError` where the store has no feature of one of the head's cards, or a chosen one is of another.
     """
     opened = store if isinstance(store, Store) else open_store(store)
-    head = load_head(head_dir, device=pick_device(device))
+    head = head_dir if isinstance(head_dir, FittedHead) else load_head(head_dir, device=pick_device(device))
     config = head.config
     images = (
         feature_of_card(opened, config.image_feature, config.image_card, shrink=config.image_shrink)
@@ -141,6 +142,22 @@ def _text_of_head(store: Store, head: FittedHead, name: str | None) -> Feature:
         return feature_of_card(store, config.text_feature, config.text_card)
     head.check_text(store[name])
     return store[name]
+
+
+def open_either(
+    store: Store | str | PathLike[str],
+    head_dir: str | PathLike[str] | None,
+    *,
+    split: str | None,
+    device: str = "auto",
+    image: str | None = None,
+    text: str | None = None,
+    rows: IntArray | str | None = None,
+) -> Setting:
+    """`open_setting` with a head, `open_stored` without one."""
+    if head_dir is None:
+        return open_stored(store, image=image, text=text, device=device, rows=rows)
+    return open_setting(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
 
 
 def open_stored(

@@ -26,7 +26,7 @@ _DRAWS_AT_ONCE = 4_000_000
 def mean_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
     """2.5th and 97.5th percentile of the mean of `values (q,)`, resampled over the queries."""
     distinct, draws = _resamples(values, seed, resamples)
-    return _percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
+    return percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
 
 
 def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -38,7 +38,7 @@ def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) 
         below = np.cumsum(counts, axis=1)
         pair = (np.count_nonzero(below <= place, axis=1) for place in (lower, upper))
         medians.append(sum(distinct[at] for at in pair) / 2)
-    return _percentiles(np.concatenate(medians))
+    return percentiles(np.concatenate(medians))
 
 
 def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -52,7 +52,7 @@ def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAM
     if not rows.size:
         raise UsageError("no class has a row")
     draws = np.random.default_rng(seed).binomial(rows, recall, size=(resamples, len(rows)))
-    return _percentiles((draws / rows).mean(axis=1))
+    return percentiles((draws / rows).mean(axis=1))
 
 
 def sums_intervals(
@@ -100,7 +100,7 @@ def draws_interval(
         draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
         sums = np.add.reduceat((draws @ worth) * rows, first)
         means[b] = (sums / (repeats * sizes)).mean()
-    return _percentiles(means)
+    return percentiles(means)
 
 
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
@@ -132,7 +132,7 @@ def shared_mean_interval(
         of_parts, over = drawn @ kinds[:, :width], drawn @ kinds[:, width:]
         shares = np.divide(of_parts, over, out=np.full(of_parts.shape, np.nan), where=over > 0)
         means.append(np.nanmean(shares, axis=1))
-    return _percentiles(np.concatenate(means))
+    return percentiles(np.concatenate(means))
 
 
 def class_average_interval(
@@ -144,7 +144,7 @@ def class_average_interval(
     for c in range(len(present)):
         distinct, draws = _resamples(values[of == c], seed + c, resamples)
         total += np.concatenate([counts @ distinct for counts in draws]) / np.count_nonzero(of == c)
-    return _percentiles(total / len(present))
+    return percentiles(total / len(present))
 
 
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:
@@ -158,6 +158,7 @@ def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray,
     return distinct, (rng.multinomial(len(values), shares, size=size) for size in sizes)
 
 
-def _percentiles(of: FloatArray) -> tuple[float, float]:
+def percentiles(of: FloatArray) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of what was resampled `(b,)`."""
     low, high = np.percentile(of, (2.5, 97.5))
     return float(low), float(high)

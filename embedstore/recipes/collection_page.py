@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.fit.svg import Line, Panel, chart
-from embedstore.metrics.runs import crossed_interval, t_interval
+from embedstore.metrics.intervals import draws_interval
+from embedstore.metrics.runs import t_interval
 from embedstore.recipes.collection_study import COLLECTED, POOL, RANDOM, SETS, TEMPLATES, Outcome, Recipe
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ embedstore curate collect pool.store --prototypes shapes --feature words --keep 
 embedstore curate sample pool.store pool.store --count {taken} --seed S --name random-S
 embedstore fit pool.store --image vision --text words --rows collected --width {recipe.width} \\
   --epochs {recipe.epochs} --batch-size {recipe.batch_size} --lr {recipe.lr:g} --seed S --out head
-embedstore bench zeroshot test.store --head head --templates templates.txt
+embedstore bench zeroshot test.store --head head --split all --templates templates.txt
 ```
 
 Prototypes are made of the shapes' names, in the space of the captions: there is no CLIP here for the
@@ -138,7 +139,7 @@ def _measured(
     paired = found.mean_per_class(one, of) - found.mean_per_class(other, of)
     here = np.isin(found.labels, of)
     hits = (found.right[one] - found.right[other])[:, here]
-    return float(paired.mean()), t_interval(paired), crossed_interval(hits, found.labels[here], seed=0)
+    return float(paired.mean()), t_interval(paired), draws_interval(hits, found.labels[here], seed=0)
 
 
 def _differences(found: Outcome) -> list[str]:

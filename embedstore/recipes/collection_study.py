@@ -133,14 +133,15 @@ class CollectionStudy:
         from embedstore.bench.report import write_text
         from embedstore.recipes.collection_page import study_chart, study_page
 
-        pool, test = self.encoded("pool", self.recipe.pool), self.encoded("test", self.recipe.test)
+        texts = (f"{TEXT}={self.recipe.text_encoder}",)
+        pool, test = self.encoded("pool", self.recipe.pool, texts), self.encoded("test", self.recipe.test, ())
         found = self.measured(pool, test)
         write_text(study_chart(found), self.page.with_suffix(".svg"))
         write_text(study_page(found, self.recipe, chart=self.page.with_suffix(".svg").name), self.page)
         self.say(f"written: {self.page}")
         return found
 
-    def encoded(self, name: str, source: str) -> Store:
+    def encoded(self, name: str, source: str, text_encoders: tuple[str, ...]) -> Store:
         """A store of scenes; a finished one is left as it is."""
         from embedstore.encode import EncodeOptions, encode_source
         from embedstore.store import open_store
@@ -152,7 +153,7 @@ class CollectionStudy:
             source,
             store,
             image_encoders=[f"{IMAGE}={self.recipe.image_encoder}"],
-            text_encoders=[f"{TEXT}={self.recipe.text_encoder}"],
+            text_encoders=text_encoders,
             options=EncodeOptions(device=self.device, thumbnails=0),
         )
         return open_store(store)
@@ -274,12 +275,12 @@ class CollectionStudy:
         self, test: Store, name: str, seed: int, classes: tuple[str, ...]
     ) -> tuple[IntArray, FloatArray]:
         """Classes of the test pictures `(q,)`, and whether the head names each one rightly `(q,)`."""
-        from embedstore.bench.setting import open_setting
-        from embedstore.bench.zeroshot import classify
+        from embedstore.bench.zeroshot import measure_zeroshot
 
         head = self.out / "heads" / f"{name},seed={seed}"
-        setting = open_setting(test, head, split=None, device=self.device)
-        found = classify(setting, split=None, classes=classes, templates=TEMPLATES)
+        found = measure_zeroshot(
+            test, head, split=None, classes=classes, templates=TEMPLATES, device=self.device
+        ).found
         return found.labels, (found.ranks == 1).astype(np.float64)
 
     def agreement(self, pool: Store, labels: list[str]) -> float:

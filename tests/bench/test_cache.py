@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from embedstore.bench.cache import measure_cache
+from embedstore.bench.cache import _Copies, measure_cache
 from embedstore.documents import RatesReport
 from embedstore.errors import EmbedstoreError, UsageError
-from embedstore.store import open_store
+from embedstore.store import GroupReader, open_store
 from embedstore.store.reads import resident
 from embedstore.testing.stores import write_random_store
 
@@ -20,6 +20,7 @@ COLD = ["plain read, cold", "in order, cold", "shuffled, cold", "random rows, co
 def _quick(monkeypatch):
     """One call a round is enough to see what is called."""
     monkeypatch.setattr("embedstore.bench.timing._calls", lambda work, _: work.run() or 1)
+    monkeypatch.setattr("embedstore.bench.cache._COPIED", 1 << 20)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,19 @@ def test_files_behind_a_url_have_no_plain_read(small, monkeypatch):
 def test_bad_options_are_refused(small, options, words):
     with pytest.raises(UsageError, match=words):
         measure_cache(small, **options)
+
+
+@pytest.mark.parametrize("nbytes", [1, 70, 100, 101, 250])
+def test_every_byte_is_copied_once_and_places_move_on(monkeypatch, nbytes):
+    monkeypatch.setattr("embedstore.bench.cache._COPIED", 100)
+    copies, seen = _Copies(nbytes), []
+    monkeypatch.setattr(_Copies, "_copy", lambda self, first, stop: seen.append((first, stop)))
+    copies.alone()
+    copies.shared(GroupReader(2))
+    assert sum(stop - first for first, stop in seen) == 2 * nbytes
+    places = sorted(place % 100 for first, stop in seen for place in range(first, stop))
+    # The second copy goes on where the first one ended.
+    assert places == sorted(place % 100 for place in range(2 * nbytes))
 
 
 def test_a_file_is_known_to_be_in_memory_after_it_was_read(tmp_path):

@@ -95,7 +95,9 @@ def itself(store):
     head = SimpleNamespace(
         device=torch.device("cpu"), sha256="0" * 64, module=SimpleNamespace(embed_patches=embed_patches)
     )
-    return Setting(store=store, embedder=head, image=store["vision"], text=store["words"], notes=())
+    return Setting(
+        store=store, embedder=head, image=store["vision"], text_feature=None, text_card=None, notes=()
+    )
 
 
 def classes(below=None, names=NAMES) -> Classes:
@@ -110,7 +112,8 @@ def classes(below=None, names=NAMES) -> Classes:
         place_of=places([place.get(n) for n in NAMES]),
         vectors=np.eye(16, dtype=np.float32)[order],
         templates=("a {}",),
-        cut=0,
+        options={},
+        notes=(),
     )
 
 
@@ -238,7 +241,7 @@ def test_the_published_convention_by_hand(tmp_path) -> None:
 
 def test_maps_of_one_image_against_pixels_of_no_class() -> None:
     maps = np.array([[[0.0, 0.3, 0.5, 1.0]], [[2.0, 2.0, 2.0, 2.0]]])
-    found = image_ious(maps, np.array([[-1, 0, 0, -1]]), threshold=0.4)
+    found = image_ious(torch.from_numpy(maps), np.array([[-1, 0, 0, -1]]), threshold=0.4)
     # Called: the last two, one of which is of the class and one of none; the second true pixel is missed.
     assert (found.iou.tolist(), found.present.tolist()) == ([1 / 3, 0.0], [True, False])
     assert (found.true.tolist(), int(found.seen)) == ([2, 0], 4)
@@ -378,7 +381,7 @@ def test_the_command_measures_and_draws(scenes, head_dir, encoder, run, tmp_path
         "a photo of a background.",
     ]
     report = BenchReport.from_json(out.read_text(), where=out)
-    assert report.options == {"convention": "dataset", "background": "background"}
+    assert (report.options["background"], report.options["prompts"]) == ("background", 4)
     drawn = sorted(folder.iterdir())
     assert len(drawn) == 3
     with Image.open(drawn[0]) as sheet:

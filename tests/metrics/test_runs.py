@@ -1,4 +1,4 @@
-"""Intervals over runs: Student's table, its coverage, and a textbook loop for the crossed bootstrap."""
+"""Intervals over runs: Student's table and the coverage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embedstore.errors import UsageError
-from embedstore.metrics.runs import crossed_interval, t_interval, t_quantile
+from embedstore.metrics.runs import t_interval, t_quantile
 
 
 @pytest.mark.parametrize(
@@ -26,27 +26,3 @@ def test_t_interval_by_hand_and_its_coverage() -> None:
     assert 0.94 < held < 0.96
     with pytest.raises(UsageError, match="two of them"):
         t_interval(np.array([1.0]))
-
-
-def test_crossed_interval_agrees_with_the_textbook_loop() -> None:
-    rng = np.random.default_rng(1)
-    classes = np.repeat([0, 1, 5], [60, 30, 10])
-    values = rng.normal(size=(5, 1)) * 0.2 + rng.normal(size=100) + rng.normal(size=(5, 100)) * 0.3
-    found = []
-    for _ in range(4000):
-        runs = rng.integers(5, size=5)
-        rows = [rng.choice(np.flatnonzero(classes == c), (classes == c).sum()) for c in (0, 1, 5)]
-        found.append(np.mean([values[np.ix_(runs, own)].mean() for own in rows]))
-    ours = crossed_interval(values, classes, seed=0, resamples=4000)
-    assert ours == pytest.approx(tuple(np.percentile(found, (2.5, 97.5))), abs=0.03)
-    assert ours == crossed_interval(values, classes, seed=0, resamples=4000)
-
-
-def test_crossed_interval_is_of_runs_alone_where_rows_agree_and_of_rows_alone_where_runs_do() -> None:
-    runs = np.array([[0.0], [1.0]])
-    assert crossed_interval(np.repeat(runs, 7, axis=1), np.zeros(7, np.int64), seed=0) == (0.0, 1.0)
-    row = np.array([0.0, 1.0, 1.0, 1.0])
-    low, high = crossed_interval(np.stack([row, row]), np.array([0, 1, 1, 1]), seed=0)
-    assert (low, high) == pytest.approx((0.5, 0.5))
-    with pytest.raises(UsageError, match="each run for each row"):
-        crossed_interval(np.zeros((2, 3)), np.zeros(2, np.int64), seed=0)

@@ -10,10 +10,13 @@ from embedstore_cli.commands.bench import (
     compare,
     ease,
     everything,
+    long_text,
     multilingual,
+    negatives,
     probe,
     retrieval,
     segment,
+    speed,
     zeroshot,
 )
 from embedstore_cli.commands.bench.plug_in import plug_in
@@ -23,9 +26,12 @@ app.command("retrieval")(retrieval.retrieval)
 app.command("zeroshot")(zeroshot.zeroshot)
 app.command("multilingual")(multilingual.multilingual)
 app.command("segment")(segment.segment)
+app.command("long-text")(long_text.long_text)
+app.command("negatives")(negatives.negatives)
 app.command("probe")(probe.probe)
 app.command("ease")(ease.ease)
 app.command("cache")(cache.cache)
+app.command("speed")(speed.speed)
 app.command("all")(everything.everything)
 app.command("compare")(compare.compare)
 

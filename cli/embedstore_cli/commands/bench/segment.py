@@ -29,6 +29,12 @@ def segment(
         Path | None,
         typer.Option(metavar="FILE", help="Prompts, one a line, with {} for the class.", show_default=False),
     ] = None,
+    descriptions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="Sentences about each class: class -> list of sentences.", show_default=False
+        ),
+    ] = None,
     background: Annotated[
         str,
         typer.Option(
@@ -61,7 +67,7 @@ def segment(
     json: opt.Json = False,
 ) -> None:
     """Segmentation by patch-to-class similarity: mean IoU and pixel accuracy by the store's masks."""
-    from embedstore.bench import measure_segment, read_lines, write_overlays
+    from embedstore.bench import measure_segment, read_descriptions, read_lines, write_overlays
 
     render.warn_of_idle_gpu(device)
     with render.progress(quiet=json) as report:
@@ -73,6 +79,7 @@ def segment(
             rows=rows,
             classes=read_lines(classes) if classes else None,
             templates=read_lines(templates) if templates else None,
+            descriptions=None if descriptions is None else read_descriptions(descriptions),
             background=background,
             convention=convention,  # type: ignore[arg-type]  # refused there with what is allowed
             text_encoder=text_encoder,
