@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import FloatArray
 
 # What was found, rather than what it depends on.
-_FOUND = frozenset({"metrics", "chance", "per_class", "outcomes_sha256", "notes"})
+_FOUND = frozenset({"metrics", "chance", "per_class", "confused", "outcomes_sha256", "notes"})
 
 
 def compare_files(
