@@ -55,6 +55,11 @@ class Outcomes:
             raise UsageError("an outcome cannot have this name", found=sorted(set(self.values) & set(_KEYS)))
 
     @property
+    def unit_ids(self) -> tuple[str, ...]:
+        """The ids, each once, sorted."""
+        return _numbers(self.ids)[1]
+
+    @property
     def sample(self) -> Sample:
         """The rows as numbers, for `embedstore.metrics.statistics`."""
         units, _ = _numbers(self.ids)

@@ -28,14 +28,25 @@ def write_measured(measured: Measured, path: str | os.PathLike[str]) -> BenchRep
     Each file is whole or not there; the report, which is written last, holds the sha256 of the other and is
     returned as written. `UsageError` where the place cannot be written.
     """
-    report, place = measured.report, Path(path)
-    if measured.outcomes:
-        data = outcomes_bytes(measured.outcomes)
-        check_place(place)
-        _write(data, outcomes_path(place))
-        report = report.model_copy(update={"outcomes_sha256": hashlib.sha256(data).hexdigest()})
+    place = Path(path)
+    check_place(place)
+    report = with_outcomes(measured, place)
     write_report(report, place)
     return report
+
+
+def with_outcomes(measured: Measured, place: Path) -> BenchReport:
+    """Write the outcomes that belong beside a report at `place`; the report, with their sha256."""
+    if not measured.outcomes:
+        return measured.report
+    data = outcomes_bytes(measured.outcomes)
+    _write(data, outcomes_path(place))
+    return measured.report.model_copy(update={"outcomes_sha256": hashlib.sha256(data).hexdigest()})
+
+
+def task_path(reports: Path, task: str) -> Path:
+    """Where one report of several would lie, had it a file of its own: beside these."""
+    return reports.with_name(f"{reports.stem}.{task}.json")
 
 
 def outcomes_path(report: Path) -> Path:

@@ -24,6 +24,7 @@ from embedstore.documents.cards import (
     TokenizerCard,
     ViewCard,
 )
+from embedstore.documents.comparisons import LOWER_IS_BETTER, Comparison, Comparisons, Difference
 from embedstore.documents.ease import EasePoint, EaseReport
 from embedstore.documents.head_options import (
     DalipOptions,
@@ -36,7 +37,7 @@ from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
 from embedstore.documents.prototypes import PrototypesCard
 from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
-from embedstore.documents.reports import NOT_SHARES, BenchReport, Figure
+from embedstore.documents.reports import NOT_SHARES, BenchReport, BenchReports, Confusion, Figure
 from embedstore.documents.stores import (
     ArrayName,
     ArraySpec,
@@ -71,6 +72,9 @@ PUBLISHED: tuple[type[Document], ...] = (
     HeadConfig,
     FitConfig,
     BenchReport,
+    BenchReports,
+    Comparison,
+    Comparisons,
     PairsReport,
     EaseReport,
     RatesReport,
@@ -79,6 +83,7 @@ PUBLISHED: tuple[type[Document], ...] = (
 __all__ = [
     "FORMAT_VERSION",
     "IMPORTED_MEAN",
+    "LOWER_IS_BETTER",
     "NAME_PATTERN",
     "NOT_SHARES",
     "PROBE_TOLERANCE",
@@ -86,7 +91,12 @@ __all__ = [
     "ArrayName",
     "ArraySpec",
     "BenchReport",
+    "BenchReports",
+    "Comparison",
+    "Comparisons",
+    "Confusion",
     "DalipOptions",
+    "Difference",
     "DinotxtOptions",
     "Document",
     "EasePoint",

@@ -68,6 +68,7 @@ HEADER = {
     "plan_fingerprint": SHA,
 }
 FIGURE = {"value": 0.5, "low": 0.4, "high": 0.6}
+COMPARED = {"file": "a.json", "sha256": SHA, "store_fingerprint": SHA}
 EXAMPLES = {
     "EncoderCard": IMAGE_CARD,
     "Plan": {
@@ -135,6 +136,26 @@ EXAMPLES = {
         "head_sha256": SHA,
         "image_card": IMAGE_CARD,
         "text_card": TEXT_CARD,
+    },
+    "BenchReports": {"reports": {}, "left_out": {"segment": "no masks"}},
+    "Comparisons": {"comparisons": [], "only": {"segment": "a"}},
+    "Comparison": {
+        "task": "retrieval",
+        "a": COMPARED,
+        "b": COMPARED | {"file": "b.json"},
+        "metrics": {
+            "text_to_image": {
+                "recall@1": {
+                    "a": FIGURE,
+                    "b": FIGURE,
+                    "difference": FIGURE,
+                    "how": "paired",
+                    "better": "noise",
+                }
+            }
+        },
+        "settings": {"device": ["cpu", None]},
+        "resamples": 1000,
     },
     "PairsReport": {
         "by": "linear",
@@ -211,6 +232,10 @@ SPOILED_VALUES = [
     ("FitConfig", "lr", 0),
     ("BenchReport", "metrics", {"text_to_image": {"recall@1": 0.5}}),
     ("BenchReport", "task", "../guess"),
+    ("Comparison", "only", {"text_to_image/recall@1": "c"}),
+    ("Comparison", "resamples", 0),
+    ("Comparisons", "only", {"segment": "both"}),
+    ("BenchReports", "reports", {"a": {}}),
     ("PairsReport", "by", "cca"),
     ("PairsReport", "vectors", {"vision": "mean"}),
     ("PairsReport", "neighbours", 0),

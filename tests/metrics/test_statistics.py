@@ -139,3 +139,15 @@ def test_the_same_units_are_drawn_alike_whatever_their_values() -> None:
     drawn = [resampled(s, statistic, seed=3)["x"] for s in (one, same, other)]
     np.testing.assert_allclose(drawn[0], drawn[1])
     np.testing.assert_allclose(drawn[2] - drawn[1], 1.0)
+
+
+def test_a_difference_of_nothing_is_taken_for_one_about_once_in_twenty() -> None:
+    rng, statistic, wrong = np.random.default_rng(3), {"x": Statistic(kind="mean", value="right")}, 0
+    for _ in range(100):
+        drawn = [
+            resampled(sample(range(100), right=rng.random(100) < 0.5), statistic, seed=7, resamples=200)["x"]
+            for _ in "ab"
+        ]
+        low, high = np.percentile(drawn[1] - drawn[0], (2.5, 97.5))
+        wrong += not low <= 0 <= high
+    assert 1 <= wrong <= 12

@@ -27,6 +27,7 @@ def retrieval(
     seed: opt.Seed = 0,
     out: common.Out = None,
     html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """Recall@1, 5 and 10, median and mean rank, image to text and text to image, several captions an image.
@@ -49,4 +50,4 @@ def retrieval(
         device=device,
         seed=seed,
     )
-    common.finish(measured, out, json=json, html=html)
+    common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))
