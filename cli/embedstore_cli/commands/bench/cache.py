@@ -26,6 +26,7 @@ def cache(
     ] = None,
     seed: opt.Seed = 0,
     out: common.Out = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """How fast the features of a store are read: in order, shuffled, row by row; warm and cold.
@@ -45,4 +46,4 @@ def cache(
             seed=seed,
             progress=lambda name, done, total: shown.update("features", done=done, total=total, note=name),
         )
-    rates.finish(report, out, json=json)
+    rates.finish(report, out, json=json, html=html)

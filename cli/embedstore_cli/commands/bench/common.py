@@ -13,10 +13,11 @@ from embedstore.errors import UsageError
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedstore.bench import Measured
     from embedstore.documents import BenchReport
+    from embedstore.recipes.bench_page import Subject
 
 
 def _drawable(page: Path | None) -> Path | None:
@@ -105,11 +106,14 @@ def finish(
         render.say(f"page: {html}")
 
 
-def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
-    """One page of one or several tasks, with the command that was typed."""
+def write_page(
+    measured: Sequence[Subject], html: Path, *, json: bool, left_out: Mapping[str, str] | None = None
+) -> None:
+    """One page of one or several tasks, with the command that was typed; `left_out`: task to reason."""
     from embedstore.recipes.bench_page import Told, write_bench_page
 
-    told = Told(commands=(shlex.join(["embedstore", *sys.argv[1:]]),))
+    command = shlex.join(["embedstore", *sys.argv[1:]])
+    told = Told(commands=(command,), left_out=left_out or {})
     with render.bars(quiet=json) as bars:
         write_bench_page(
             measured,

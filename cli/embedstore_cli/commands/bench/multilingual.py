@@ -59,6 +59,7 @@ def multilingual(
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Retrieval in each language of the texts, zero-shot in each of --classes, and the averages.
@@ -83,7 +84,7 @@ def multilingual(
             seed=seed,
             on_progress=report,
         )
-    common.finish(measured, out, json=json, show=by_language)
+    common.finish(measured, out, json=json, html=html, show=by_language)
 
 
 def by_language(report: BenchReport) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedstore_cli import render
+from embedstore_cli.commands.bench import common
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +21,14 @@ _SCALES = {"B/s": (1e9, "GB/s"), "FLOP/s": (1e9, "GFLOP/s")}
 Repeats = Annotated[int, typer.Option(help="Rounds; medians are told, with the slowest and quickest.")]
 
 
-def finish(report: RatesReport, out: Path | None, *, json: bool) -> None:
-    """Write the report where one wants it, and print it for a person or a machine."""
+def finish(report: RatesReport, out: Path | None, *, json: bool, html: Path | None = None) -> None:
+    """Write the report and its page where one wants them, and print it for a person or a machine."""
     from embedstore.bench.report import write_report
 
     if out is not None:
         write_report(report, out)
+    if html is not None:
+        common.write_page([report], html, json=json)
     if json:
         render.print_json(report.to_json())
         return
@@ -39,6 +42,8 @@ def finish(report: RatesReport, out: Path | None, *, json: bool) -> None:
         render.warn(note)
     if out is not None:
         render.say(f"report: {out}")
+    if html is not None:
+        render.say(f"page: {html}")
 
 
 def _show(report: RatesReport, of: str, rates: list[Rate]) -> None:
