@@ -14,7 +14,7 @@ import numpy as np
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from embedstore.metrics.accuracy import ClassRecall
     from embedstore.shapes import AnyArray, FloatArray, IntArray
@@ -53,6 +53,28 @@ def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAM
         raise UsageError("no class has a row")
     draws = np.random.default_rng(seed).binomial(rows, recall, size=(resamples, len(rows)))
     return _percentiles((draws / rows).mean(axis=1))
+
+
+def crossed_mean_interval(
+    ways: Sequence[FloatArray], *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Interval of the mean over `ways` of the mean of values `(s, q)`, by heads s and queries q.
+
+    Heads, the same for all ways, and the queries of each way are both drawn with replacement: the interval is
+    of other heads and other queries. With one head it is of the queries alone.
+    """
+    heads = len(ways[0])
+    if not heads or not all(way.size and len(way) == heads for way in ways):
+        raise UsageError("an interval needs values of the same heads", found=[way.shape for way in ways])
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(heads, np.full(heads, 1 / heads), size=resamples) / heads
+    means = np.zeros(resamples)
+    for way in ways:
+        columns, counts = np.unique(np.asarray(way, dtype=np.float64), axis=1, return_counts=True)
+        total = counts.sum()
+        queries = rng.multinomial(total, counts / total, size=resamples) / total
+        means += np.einsum("bs,sd,bd->b", drawn, columns, queries) / len(ways)
+    return _percentiles(means)
 
 
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
