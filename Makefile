@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test lint types pytest schemas paper-tables clean
+.PHONY: demo test lint types pytest schemas paper-tables collection-study clean
 
 demo: $(READY)
 	$(BIN)/embedstore demo demo
@@ -26,6 +26,10 @@ pytest: $(READY)
 paper-tables: $(READY)
 	$(if $(DATA),,$(error name the data: make paper-tables DATA=FOLDER))
 	$(BIN)/embedstore paper-tables $(DATA) --out paper-tables --page docs/paper-tables.md
+
+# Some minutes on two cores. Run again after an interruption: it goes on.
+collection-study: $(READY)
+	$(BIN)/embedstore collection-study --out collection-study --page docs/collection-study.md
 
 schemas: $(READY)
 	$(BIN)/python schemas/generate.py

@@ -14,6 +14,7 @@ from embedstore.errors import EmbedstoreError, ToldError, UsageError
 from embedstore_cli.commands import (
     apply,
     bench,
+    collection_study,
     compact,
     curate,
     demo,
@@ -62,6 +63,7 @@ app.command("push")(push.push)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.command("paper-tables", hidden=True)(paper_tables.paper_tables)
+app.command("collection-study", hidden=True)(collection_study.collection_study)
 
 
 def _print_version(wanted: bool) -> None:

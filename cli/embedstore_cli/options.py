@@ -83,6 +83,7 @@ Rows = Annotated[
         show_default=False,
     ),
 ]
+Role = Annotated[str, typer.Option(help="Role of the texts: caption or long.")]
 Language = Annotated[str, typer.Option(help="Language of the captions.")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import time
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,13 @@ from rich.text import Text
 from embedstore.documents import NOT_SHARES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from embedstore.documents import BenchReport
 
+
+# What is done sooner needs no bar.
+QUIET_SECONDS = 2.0
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -186,6 +190,19 @@ def bars(*, quiet: bool = False) -> Iterator[Bars]:
         yield Bars(progress)
 
 
+@contextmanager
+def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage of a command, from its second second on."""
+    begun = time.monotonic()
+    with bars(quiet=quiet) as shown:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if time.monotonic() - begun > QUIET_SECONDS:
+                shown.update(stage, done=done, total=total)
+
+        yield report
+
+
 def report(measured: BenchReport) -> None:
     """A bench report as one table: figure, 95 % interval and chance, in percent."""
     rows = []
@@ -201,7 +218,13 @@ def report(measured: BenchReport) -> None:
                     "" if chance is None else _number(chance, share=share),
                 )
             )
-    counted = ", ".join(
+    table(f"{measured.task}: {counted(measured)}", ("", "value", "95 % interval", "chance"), rows)
+    remarks(measured)
+
+
+def counted(measured: BenchReport) -> str:
+    """How many images, texts and classes of which rows were measured."""
+    numbers = ", ".join(
         f"{count} {what}"
         for count, what in (
             (measured.images, "images"),
@@ -211,8 +234,11 @@ def report(measured: BenchReport) -> None:
         if count
     )
     where = f"split {measured.split}" if measured.split else "all rows"
-    where += f", rows {measured.rows.name}" if measured.rows else ""
-    table(f"{measured.task}: {counted}, {where}", ("", "value", "95 % interval", "chance"), rows)
+    return f"{numbers}, {where}" + (f", rows {measured.rows.name}" if measured.rows else "")
+
+
+def remarks(measured: BenchReport) -> None:
+    """What a reader of the figures must know, on standard error."""
     for note in measured.notes:
         warn(note)
     for reason, count in measured.skipped.items():
@@ -221,4 +247,6 @@ def report(measured: BenchReport) -> None:
 
 
 def _number(value: float, *, share: bool) -> str:
-    return f"{100 * value:.1f} %" if share else f"{value:g}"
+    if share:
+        return f"{100 * value:.1f} %"
+    return f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"

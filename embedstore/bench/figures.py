@@ -16,23 +16,33 @@ if TYPE_CHECKING:
 RECALL_AT = (1, 5, 10)
 
 
-def share_figure(hits: FloatArray, *, seed: int) -> Figure:
-    """Mean of 0 and 1 `(q,)` with its interval over the queries."""
-    low, high = intervals.mean_interval(hits, seed=seed)
-    return Figure(value=float(hits.mean()), low=low, high=high)
+def share_figure(values: FloatArray, *, seed: int) -> Figure:
+    """Mean of hits, or of any numbers, `(q,)` with its interval over the queries."""
+    low, high = intervals.mean_interval(values, seed=seed)
+    return Figure(value=float(values.mean()), low=low, high=high)
 
 
 def retrieval_figures(ranks: IntArray, *, seed: int) -> dict[str, Figure]:
-    """recall@1, 5, 10 and median_rank of one direction, from the rank of each query's best positive."""
-    figures = {f"recall@{k}": share_figure(recall.hits(ranks, k), seed=seed) for k in RECALL_AT}
+    """recall@1, 5, 10, median_rank and mean_rank of one direction, from the ranks of the best positives."""
     low, high = intervals.median_interval(ranks, seed=seed)
-    return figures | {"median_rank": Figure(value=float(np.median(ranks)), low=low, high=high)}
+    return recall_figures(ranks, seed=seed) | {
+        "median_rank": Figure(value=float(np.median(ranks)), low=low, high=high),
+        "mean_rank": share_figure(ranks.astype(np.float64), seed=seed),
+    }
+
+
+def recall_figures(ranks: IntArray, *, seed: int) -> dict[str, Figure]:
+    """recall@1, 5 and 10 alone, for which no rank above 10 needs to be known."""
+    return {f"recall@{k}": share_figure(recall.hits(ranks, k), seed=seed) for k in RECALL_AT}
 
 
 def retrieval_chance(counts: IntArray, n: int) -> dict[str, float]:
     """The same for random scores: `counts` positives of each query in a gallery of n."""
     chance = {f"recall@{k}": recall.chance_recall(counts, n, k) for k in RECALL_AT}
-    return chance | {"median_rank": recall.chance_median_rank(counts, n)}
+    return chance | {
+        "median_rank": recall.chance_median_rank(counts, n),
+        "mean_rank": recall.chance_mean_rank(counts, n),
+    }
 
 
 def class_figures(

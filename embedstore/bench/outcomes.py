@@ -77,10 +77,15 @@ def text_ids(store: Store, rows: IntArray) -> pa.Array[Any]:
     return store.texts(["id"])["id"].take(pa.array(rows)).combine_chunks()
 
 
-def rank_outcomes(ids: pa.Array[Any] | Sequence[str], ranks: IntArray) -> Outcomes:
-    """Of queries with the rank of their best positive `(q,)`: recall@k, and the median rank."""
+def rank_outcomes(ids: pa.Array[Any] | Sequence[str], ranks: IntArray, *, whole: bool = True) -> Outcomes:
+    """Of queries with the rank of their best positive `(q,)`: recall@k, and the median and the mean rank.
+
+    Not `whole`: the ranks are known up to the highest k only, and there are no such means.
+    """
     statistics = {f"recall@{k}": Statistic(kind="mean", value="rank", at_most=k) for k in RECALL_AT}
-    statistics["median_rank"] = Statistic(kind="median", value="rank")
+    if whole:
+        statistics["median_rank"] = Statistic(kind="median", value="rank")
+        statistics["mean_rank"] = Statistic(kind="mean", value="rank")
     return Outcomes(ids=ids, values={"rank": ranks}, statistics=statistics)
 
 

@@ -7,35 +7,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.figures import retrieval_chance, retrieval_figures
+from embedstore.bench.figures import recall_figures, retrieval_chance, retrieval_figures, share_figure
 from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
+from embedstore.bench.ranking import LOOKED_AT, Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
-from embedstore.bench.setting import Setting, open_setting, open_stored
+from embedstore.bench.setting import Setting, open_either
 from embedstore.documents import BenchReport
-from embedstore.index.exact import ranks_of_positives
-from embedstore.metrics.recall import Positives
 
 if TYPE_CHECKING:
     from os import PathLike
 
+    from embedstore.documents import Figure
     from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieved:
-    """Everything of one retrieval task: pairs, joint embeddings `(n, e)` and `(m, e)`, and ranks.
-
-    text_to_image `(m,)`: rank of each text's image; image_to_text `(n,)`: rank of each image's best text.
-    """
+    """Everything of one retrieval task: pairs, joint embeddings `(n, e)` and `(m, e)`, and ranks."""
 
     setting: Setting
     pairs: Pairs
     images: Float32Array
     texts: Float32Array
-    text_to_image: IntArray
-    image_to_text: IntArray
+    ranks: Ranking
+    index: str = "exact"
+
+    @property
+    def text_to_image(self) -> IntArray:
+        """Rank of each text's image `(m,)`."""
+        return self.ranks.text_to_image
+
+    @property
+    def image_to_text(self) -> IntArray:
+        """Rank of each image's best text `(n,)`."""
+        return self.ranks.image_to_text
 
 
 def measure_retrieval(
@@ -47,32 +54,32 @@ def measure_retrieval(
     split: str | None = "test",
     language: str = "en",
     role: str = "caption",
+    index: str = "exact",
     device: str = "auto",
     seed: int = 0,
     rows: IntArray | str | None = None,
 ) -> Measured:
-    """Recall@1, 5 and 10 and the median rank, both ways, exact, with several captions an image.
+    """Recall@1, 5 and 10, the median and the mean rank, both ways, exact, with several captions an image.
 
     Without a head the stored pooled embeddings of the features `image` and `text` are compared: what `apply`
     made, or the towers of one model; with a head, these are the features that it reads.
 
     A query is a hit where at least one of its positives is among the first k (CLIP_benchmark's definition);
-    equal scores go to the lower row. The gallery is every image of the split (none: every image) that has a
-    text of this role and language, and all those texts; `rows` narrows to image rows, or to those of a
-    subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 % bootstrap over
-    queries, seeded; each caption counts as a query of its own. Raises `UsageError` and `HeadError` as
-    `open_setting` and `select_pairs` do.
+    equal scores go to the lower row. index: `ivf`, `hnsw` or `pq` in place of `exact` takes the first 10 of
+    an approximate FAISS index, so that there is no median or mean rank; the report tells the share of the
+    exact first 10 that it finds, of at most 512 queries. The gallery is every image of the split (none: every
+    image) that has a text of this role and language, and all those texts; `rows` narrows to image rows, or
+    to those of a subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 %
+    bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
+    `HeadError` as `open_setting` and `select_pairs` do.
     """
-    setting = (
-        open_stored(store, image=image, text=text, device=device, rows=rows)
-        if head_dir is None
-        else open_setting(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
-    )
     found = retrieve(
-        setting,
+        open_either(store, head_dir, split=split, device=device, image=image, text=text, rows=rows),
         split=split,
         language=language,
         role=role,
+        index=index,
+        seed=seed,
     )
     report = retrieval_report(found, split=split, language=language, role=role, seed=seed)
     return Measured(report=report, found=found, outcomes=retrieval_outcomes(found))
@@ -87,6 +94,8 @@ def retrieve(
     split: str | None,
     language: str = "en",
     role: str = "caption",
+    index: str = "exact",
+    seed: int = 0,
     rows: IntArray | None = None,
 ) -> Retrieved:
     """Select, embed and rank; `rows` in place of those of the setting."""
@@ -102,16 +111,15 @@ def retrieve(
     )
     images = setting.embedder.embed_images(setting.image, pairs.images)
     texts = setting.embedder.embed_texts(setting.text, pairs.texts)
-    kind = str(setting.embedder.device)
-    own = Positives.single(pairs.image_of)
-    captions = Positives(rows=np.arange(len(texts)), offsets=pairs.offsets)
     return Retrieved(
         setting=setting,
         pairs=pairs,
         images=images,
         texts=texts,
-        text_to_image=ranks_of_positives(texts, images, own, device=kind),
-        image_to_text=ranks_of_positives(images, texts, captions, device=kind),
+        ranks=ranking(
+            images, texts, pairs.image_of, index=index, seed=seed, device=str(setting.embedder.device)
+        ),
+        index=index,
     )
 
 
@@ -120,32 +128,54 @@ def retrieval_report(
 ) -> BenchReport:
     """The figures of what was retrieved, with intervals and chance."""
     pairs = found.pairs
+    metrics, chance = rank_tables(found, seed=seed)
     return BenchReport(
         task="retrieval",
-        metrics={
-            "text_to_image": retrieval_figures(found.text_to_image, seed=seed),
-            "image_to_text": retrieval_figures(found.image_to_text, seed=seed),
-        },
-        chance={
-            "text_to_image": retrieval_chance(np.ones_like(pairs.texts), len(pairs.images)),
-            "image_to_text": retrieval_chance(pairs.counts, len(pairs.texts)),
-        },
+        metrics=metrics,
+        chance=chance,
         images=len(pairs.images),
         texts=len(pairs.texts),
         skipped={reason: count for reason, count in pairs.skipped.items() if count},
         split=split,
         language=language,
         role=role,
+        options={"index": found.index},
         notes=found.setting.notes,
         seed=seed,
         **found.setting.report_fields(),
     )
 
 
+def rank_tables(
+    found: Retrieved, *, seed: int
+) -> tuple[dict[str, dict[str, Figure]], dict[str, dict[str, float]]]:
+    """Figures of both directions, and what random scores give.
+
+    Of an approximate index those that need no rank above 10, and `index_recall@10`.
+    """
+    pairs = found.pairs
+    chance = {
+        "text_to_image": retrieval_chance(np.ones_like(pairs.texts), len(pairs.images)),
+        "image_to_text": retrieval_chance(pairs.counts, len(pairs.texts)),
+    }
+    ranks = {"text_to_image": found.text_to_image, "image_to_text": found.image_to_text}
+    if not found.ranks.index_recalls:
+        return {way: retrieval_figures(own, seed=seed) for way, own in ranks.items()}, chance
+    metrics = {
+        way: recall_figures(own, seed=seed)
+        | {f"index_recall@{LOOKED_AT}": share_figure(found.ranks.index_recalls[way], seed=seed)}
+        for way, own in ranks.items()
+    }
+    return metrics, {
+        way: {name: value for name, value in known.items() if name in metrics[way]}
+        for way, known in chance.items()
+    }
+
+
 def retrieval_outcomes(found: Retrieved) -> dict[str, Outcomes]:
     """What became of each text and of each image."""
-    store, pairs = found.setting.store, found.pairs
+    store, pairs, whole = found.setting.store, found.pairs, not found.ranks.index_recalls
     return {
-        "text_to_image": rank_outcomes(text_ids(store, pairs.texts), found.text_to_image),
-        "image_to_text": rank_outcomes(image_ids(store, pairs.images), found.image_to_text),
+        "text_to_image": rank_outcomes(text_ids(store, pairs.texts), found.text_to_image, whole=whole),
+        "image_to_text": rank_outcomes(image_ids(store, pairs.images), found.image_to_text, whole=whole),
     }

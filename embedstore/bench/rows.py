@@ -11,6 +11,9 @@ from embedstore.errors import UsageError
 from embedstore.store.selection import readable, split_rows, texts_with
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedstore.model.classes import ClassName
     from embedstore.shapes import IntArray
     from embedstore.store import Feature, Store
     from embedstore.store.selection import Bools
@@ -76,9 +79,11 @@ def select_pairs(
     role: str,
     rows: IntArray | None = None,
     texts: Bools | None = None,
+    also: Sequence[Feature] = (),
 ) -> Pairs:
     """Images of a split with all their texts of one role and language; `texts (m,)`: which of these count.
 
+    also: further text features, in each of which a text must be readable.
     Left out and counted: pictures and texts that could not be read, and images without such a text.
     `UsageError` where nothing remains or no text of the store has that language and role.
     """
@@ -92,7 +97,7 @@ def select_pairs(
     # A text without an image takes the last place of the map, which never holds one.
     owner = place[image_of]
     chosen = np.flatnonzero((owner >= 0) & wanted)
-    good = readable(text)[chosen]
+    good = np.logical_and.reduce([readable(feature)[chosen] for feature in (text, *also)])
     skipped[NO_TEXT] = int((~good).sum())
     chosen = chosen[good]
     chosen = chosen[np.argsort(owner[chosen], kind="stable")]
@@ -104,3 +109,36 @@ def select_pairs(
             found=f"split {split}, role {role}, language {language}; left out: {skipped}",
         )
     return Pairs(images=images[counts > 0], texts=chosen, counts=counts[counts > 0], skipped=skipped)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """Image rows `(n,)`, the places of their labels among the classes `(n,)`, and how many were left out."""
+
+    rows: IntArray
+    labels: IntArray
+    skipped: dict[str, int]
+
+
+def select_labelled(
+    store: Store,
+    image: Feature,
+    classes: Sequence[ClassName],
+    *,
+    split: str | None,
+    rows: IntArray | None = None,
+) -> Labelled:
+    """The readable images of a split whose label is among the classes; `UsageError` where there is none."""
+    chosen, skipped = select_images(store, image, split=split, rows=rows)
+    place = {name.label: c for c, name in enumerate(classes)}
+    words = store.images(["label"])["label"].take(chosen).to_pylist()
+    labels = np.array([-2 if word is None else place.get(word, -1) for word in words], dtype=np.int64)
+    skipped |= {NO_LABEL: int((labels == -2).sum()), OTHER_LABEL: int((labels == -1).sum())}
+    good = labels >= 0
+    if not good.any():
+        raise UsageError(
+            "no image of the split has a label among the classes",
+            found=f"labels {', '.join(sorted({w for w in words if w is not None})[:20]) or 'none'}",
+            allowed=", ".join(list(place)[:20]),
+        )
+    return Labelled(rows=chosen[good], labels=labels[good], skipped=skipped)

@@ -6,26 +6,40 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from embedstore.encoders import load_text_encoder
 from embedstore.encoders.device import device_kind, pick_device
-from embedstore.errors import UsageError
-from embedstore.model import FittedHead, StoredEmbeddings, feature_of_card, load_head
+from embedstore.errors import HeadError, UsageError
+from embedstore.model import (
+    FittedHead,
+    StoredEmbeddings,
+    feature_of_card,
+    feature_of_head,
+    load_head,
+    stored_vectors,
+)
 from embedstore.store import Store, choose_rows, open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from os import PathLike
 
-    from embedstore.documents import HeadConfig, RowsRecord
-    from embedstore.shapes import IntArray
+    from embedstore.documents import EncoderCard, HeadConfig, RowsRecord, Table
+    from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Feature
     from embedstore.store.selection import Bools
 
+# A multiple of every batch, so that batches do not depend on it.
+ROWS_AT_ONCE = 8192
 LIBRARIES = ("embedstore", "torch", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """An open store, what embeds its rows, the two features that it reads, and what to know about them.
+    """An open store, what embeds its rows, the features that it reads, and what to know about them.
 
+    `text_feature`: none where a task reads no texts; `text_card`: of the encoder of prompts, where known.
     `rows (n,)`: the image rows that a task is narrowed to, none: all; `texts (m,)`: which texts count, none:
     all; `chosen`: what is told of them in a report, where they have a name.
     """
@@ -33,7 +47,8 @@ class Setting:
     store: Store
     embedder: FittedHead | StoredEmbeddings
     image: Feature
-    text: Feature
+    text_feature: Feature | None
+    text_card: EncoderCard | None
     notes: tuple[str, ...]
     rows: IntArray | None = None
     texts: Bools | None = None
@@ -46,13 +61,35 @@ class Setting:
             raise UsageError("this task needs a head", todo="give one with --head DIR")
         return self.embedder
 
+    @property
+    def text(self) -> Feature:
+        """The text feature; `UsageError` where the setting was opened without texts."""
+        if self.text_feature is None:
+            raise UsageError("this task reads texts", todo="name a text feature with --text NAME")
+        return self.text_feature
+
+    def embed_images(
+        self, rows: IntArray, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> Float32Array:
+        """Unit vectors `(n, e)` of image rows, in the order given: stored ones, or through the head."""
+        stored = self.image.card.head is not None
+        parts = []
+        for at in range(0, max(1, len(rows)), ROWS_AT_ONCE):
+            part = rows[at : at + ROWS_AT_ONCE]
+            parts.append(
+                stored_vectors(self.image, part) if stored else self.embedder.embed_images(self.image, part)
+            )
+            if on_progress is not None:
+                on_progress(at + len(part), len(rows))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
     def report_fields(self) -> dict[str, Any]:
         """Fields of a `BenchReport` that say what it depends on."""
         return {
             "store_fingerprint": self.store.fingerprint,
             "head_sha256": self.embedder.sha256,
             "image_card": self.image.card,
-            "text_card": self.text.card,
+            "text_card": self.text_card,
             "versions": {name: version(name) for name in LIBRARIES},
             "device": device_kind(self.embedder.device),
             "rows": self.chosen,
@@ -61,7 +98,55 @@ class Setting:
 
 def open_setting(
     store: Store | str | PathLike[str],
-    head_dir: str | PathLike[str],
+    head_dir: str | PathLike[str] | FittedHead,
+    *,
+    split: str | None,
+    device: str = "auto",
+    image: str | None = None,
+    text: str | None = None,
+    rows: IntArray | str | None = None,
+    texts: bool = True,
+) -> Setting:
+    """Open everything a task needs. `image` and `text` choose features; none: found by the head's cards.
+
+    `image` may be the joint embeddings that this head made. `head_dir` may be a head that is loaded, with a
+    device of its own. `rows`: image rows, or the name of a subset or of a file of ids. `texts`: whether the
+    store's texts are read; a store without any serves where they are not.
+
+    `UsageError` where images of this split chose the head's checkpoint: such figures would be too good.
+    `HeadError` where the store has no feature of one of the head's cards, or a chosen one is of another.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    head = head_dir if isinstance(head_dir, FittedHead) else load_head(head_dir, device=pick_device(device))
+    config = head.config
+    images = (
+        feature_of_card(opened, config.image_feature, config.image_card, shrink=config.image_shrink)
+        if image is None
+        else feature_of_head(opened, head, "images", image, option="--image")
+    )
+    words = _text_of_head(opened, head, text) if texts else None
+    return Setting(
+        store=opened,
+        embedder=head,
+        image=images,
+        text_feature=words,
+        text_card=config.text_card if words is None else words.card,
+        notes=_check_split(opened, head, split),
+        **_narrowed(opened, rows),
+    )
+
+
+def _text_of_head(store: Store, head: FittedHead, name: str | None) -> Feature:
+    config = head.config
+    if name is None:
+        return feature_of_card(store, config.text_feature, config.text_card)
+    head.check_text(store[name])
+    return store[name]
+
+
+def open_either(
+    store: Store | str | PathLike[str],
+    head_dir: str | PathLike[str] | None,
     *,
     split: str | None,
     device: str = "auto",
@@ -69,32 +154,10 @@ def open_setting(
     text: str | None = None,
     rows: IntArray | str | None = None,
 ) -> Setting:
-    """Open everything a task needs. `image` and `text` choose features; none: found by the head's cards.
-
-    `rows`: image rows, or the name of a subset or of a file of ids.
-
-    `UsageError` where images of this split chose the head's checkpoint: such figures would be too good.
-    `HeadError` where the store has no feature of one of the head's cards, or a chosen one is of another.
-    """
-    opened = store if isinstance(store, Store) else open_store(store)
-    head = load_head(head_dir, device=pick_device(device))
-    images, texts = (
-        feature_of_card(opened, own, card, shrink=shrink) if chosen is None else opened[chosen]
-        for chosen, own, card, shrink in (
-            (image, head.config.image_feature, head.config.image_card, head.config.image_shrink),
-            (text, head.config.text_feature, head.config.text_card, None),
-        )
-    )
-    head.check_image(images)
-    head.check_text(texts)
-    return Setting(
-        store=opened,
-        embedder=head,
-        image=images,
-        text=texts,
-        notes=_check_split(opened, head, split),
-        **_narrowed(opened, rows),
-    )
+    """`open_setting` with a head, `open_stored` without one."""
+    if head_dir is None:
+        return open_stored(store, image=image, text=text, device=device, rows=rows)
+    return open_setting(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
 
 
 def open_stored(
@@ -116,22 +179,70 @@ def open_stored(
             "nothing to compare",
             todo="give a head with --head DIR, or two features of one joint space with --image and --text",
         )
-    for name, table, option in ((image, "images", "--image"), (text, "texts", "--text")):
-        if opened[name].table != table:
-            raise UsageError(
-                f"{name!r} is a feature of {opened[name].table}", where=option, allowed=f"one of {table}"
-            )
-    images, texts = opened[image], opened[text]
+    images, texts = _of_table(opened, image, "images"), _of_table(opened, text, "texts")
     embedder = StoredEmbeddings.of(images, texts, device=pick_device(device))
     note = "no head was given, so it is not checked whether these images chose or trained it"
     return Setting(
         store=opened,
         embedder=embedder,
         image=images,
-        text=texts,
+        text_feature=texts,
+        text_card=texts.card,
         notes=(note,) if embedder.sha256 is not None else (),
         **_narrowed(opened, rows),
     )
+
+
+def open_towers(
+    store: Store | str | PathLike[str],
+    *,
+    image: str | None,
+    text_encoder: str | None,
+    device: str = "auto",
+    rows: IntArray | str | None = None,
+) -> Setting:
+    """A setting without a head and without stored texts: pooled embeddings beside a text tower by its spec.
+
+    `UsageError` where one is not named, `HeadError` where the two are not of one width.
+    """
+    opened = store if isinstance(store, Store) else open_store(store)
+    if image is None or text_encoder is None:
+        raise UsageError(
+            "nothing to compare",
+            todo="give a head with --head DIR; or name an image feature with --image and the text tower of "
+            "its model: with --text NAME where the store has it, or with --text-encoder SPEC",
+        )
+    images, place = _of_table(opened, image, "images"), pick_device(device)
+    card = load_text_encoder(text_encoder, device=str(place)).card
+    if card.pooled_width != images.card.pooled_width:
+        raise HeadError(
+            "the text tower is not of the image feature's joint space",
+            where=f"{image} and {text_encoder}",
+            found=f"widths {images.card.pooled_width} and {card.pooled_width}",
+            todo="give the text tower of the same model, or a head with --head",
+        )
+    names = (images.card.model, card.model)
+    note = f"cosines mean something only if {names[0]} and {names[1]} were trained together"
+    return Setting(
+        store=opened,
+        embedder=StoredEmbeddings(sha256=None, device=place),
+        image=images,
+        text_feature=None,
+        text_card=card,
+        notes=(note,) if names[0] != names[1] else (),
+        **_narrowed(opened, rows),
+    )
+
+
+def _of_table(store: Store, name: str, table: Table) -> Feature:
+    """A feature by its name; `UsageError` where it is of the other table."""
+    if store[name].table != table:
+        raise UsageError(
+            f"{name!r} is a feature of {store[name].table}",
+            where=f"--{table.removesuffix('s')}",
+            allowed=f"one of {table}",
+        )
+    return store[name]
 
 
 def _narrowed(store: Store, rows: IntArray | str | None) -> dict[str, Any]:

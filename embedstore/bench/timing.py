@@ -24,11 +24,11 @@ _MOST_CALLS = 1000
 class Work:
     """Something to be timed: `run` does `amount` of `unit`; `before` is called, untimed, ahead of it.
 
-    limit: the name of the work that bounds it.
+    What `run` gives, if anything, is the seconds that count. limit: the name of the work that bounds it.
     """
 
     what: str
-    run: Callable[[], object]
+    run: Callable[[], float | None]
     amount: float
     unit: RateUnit
     limit: str | None = None
@@ -90,7 +90,7 @@ def _seconds(work: Work, calls: int) -> float:
     """Seconds of one call, on average."""
     if work.before is not None:
         work.before()
-    began = time.perf_counter()
+    told, began = 0.0, time.perf_counter()
     for _ in range(calls):
-        work.run()
-    return (time.perf_counter() - began) / calls
+        told += work.run() or 0.0
+    return (told or time.perf_counter() - began) / calls

@@ -32,7 +32,7 @@ def unit_vectors(values: AnyArray) -> Float32Array:
     # torch converts float16 several times as fast as NumPy.
     found: Float32Array = torch.from_numpy(np.ascontiguousarray(values)).to(torch.float32, copy=True).numpy()
     with np.errstate(all="ignore"):
-        squares = np.einsum("ij,ij->i", found, found)
+        squares = np.vecdot(found, found)
         odd = ~((squares > 1e-20) & (squares < 1e20))
         if odd.any():
             wide = np.asarray(values)[odd].astype(np.float64)

@@ -33,7 +33,7 @@ class Meetings:
     def recall(
         self, vectors: Float32Array, order: IntArray, *, seed: int = 0, device: str = "cpu"
     ) -> tuple[float | None, int]:
-        """Share of the duplicate pairs of 512 sampled rows that are compared, of how many pairs."""
+        """Share of the duplicate pairs of 512 sampled rows, or all, that are compared, of how many pairs."""
         sampled = sample_places(len(vectors), SAMPLE_ROWS, seed)
         met, total = self.met_pairs(vectors, order, sampled, np.arange(len(vectors)), device=device)
         return (met / total if total else None), total

@@ -38,7 +38,7 @@ from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, Ve
 from embedstore.documents.policy_study import PolicyFigures, PolicyScore, PolicyStudy
 from embedstore.documents.prototypes import PrototypesCard
 from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
-from embedstore.documents.reports import NOT_SHARES, BenchReport, BenchReports, Figure
+from embedstore.documents.reports import NOT_SHARES, BenchReport, BenchReports, Confusion, Figure
 from embedstore.documents.stores import (
     ArrayName,
     ArraySpec,
@@ -96,6 +96,7 @@ __all__ = [
     "BenchReports",
     "Comparison",
     "Comparisons",
+    "Confusion",
     "DalipOptions",
     "Difference",
     "DinotxtOptions",

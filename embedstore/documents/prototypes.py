@@ -39,3 +39,10 @@ class PrototypesCard(Document):
         if len(self.counts) != len(self.concepts) or len(set(self.concepts)) != len(self.concepts):
             raise ValueError("concepts are named once each, with a count each")
         return self
+
+    @property
+    def each(self) -> str:
+        """How many images or prompts a concept is the mean of, in words."""
+        low, high = min(self.counts), max(self.counts)
+        of = self.made_of if self.made_of == "images" else "prompts"
+        return f"{low} to {high} {of}" if low < high else f"{high} {of if high > 1 else of[:-1]}"

@@ -19,6 +19,15 @@ class Figure(Document):
     high: float
 
 
+class Confusion(Document):
+    """A class that was taken for another."""
+
+    label: str
+    taken_for: str
+    images: Positive = Field(description="of `label` that were taken for `taken_for`")
+    of: Positive = Field(description="images of `label`")
+
+
 # Metrics that are not fractions of 1.
 NOT_SHARES = frozenset({"median_rank", "mean_rank"})
 
@@ -60,6 +69,9 @@ class BenchReport(Document):
     )
     outcomes_sha256: Sha256 | None = Field(
         default=None, description="of the file of the rows' outcomes beside the report; none: there is none"
+    )
+    confused: tuple[Confusion, ...] = Field(
+        default=(), description="the classes most often taken for others, the most frequent first"
     )
 
 

@@ -57,7 +57,7 @@ def probe_images(
         units = encode_image_units(
             planned,
             first.encoder,
-            [_target(job) for job in jobs],
+            [target_of(job) for job in jobs],
             _units(rows, size),
             batch_size=size,
             decoders=decoders,
@@ -77,7 +77,7 @@ def probe_texts(
     units = encode_text_units(
         lambda rows: [texts[row] for row in rows],
         first.encoder,
-        [_target(job) for job in jobs],
+        [target_of(job) for job in jobs],
         _units(len(texts), size),
         token_budget=TEXT_TOKENS_PER_PICTURE * batch_size,
         on_rows=lambda _: None,
@@ -111,8 +111,8 @@ def _units(rows: int, size: int) -> range | list[int]:
     return range(count) if count > 1 else [0, 0]
 
 
-def _target(job: FeatureJob) -> Target:
-    """As quick as the real one: how long coding takes does not depend on what was learnt."""
+def target_of(job: FeatureJob) -> Target:
+    """A feature that is not kept, coded as quickly as a real one: that is no matter of what was learnt."""
     header = job.header
     policy = effective_policy(header.policy, header.card)
     shapes = learnt_shapes(policy, header.card, tuple(a.name for a in header.arrays))
@@ -164,23 +164,34 @@ class _Beside:
         if self._writing is not None:
             self._writing.result()
         if self._folder is not None:
-            self._writing = self._pool.submit(self._write, unit, self._folder)
+            self._writing = self._pool.submit(_unless_full, unit, self.jobs, self._folder)
 
-    def _write(self, unit: EncodedUnit, folder: Path) -> None:
-        made: list[Path] = []
-        # A disk that is full here is not what is asked; the prediction tells what is missing.
-        with suppress(OSError, DiskFullError):
-            for number, (job, arrays) in enumerate(zip(self.jobs, unit.arrays, strict=True)):
-                for spec in job.header.arrays:
-                    if spec.name in arrays:
-                        name, _ = shard.write(
-                            folder / f"{number}-{spec.name}",
-                            arrays[spec.name],
-                            places=spec.shard,
-                            chunk=spec.chunk,
-                            fill=fill_value(spec),
-                        )
-                        made.append(name)
-            files.flush_files(made)
+
+def _unless_full(unit: EncodedUnit, jobs: Sequence[FeatureJob], folder: Path) -> None:
+    # A disk that is full here is not what is asked; the prediction tells what is missing.
+    with suppress(OSError, DiskFullError):
+        write_unit(unit, jobs, folder)
+
+
+def write_unit(unit: EncodedUnit, jobs: Sequence[FeatureJob], folder: Path) -> None:
+    """Write the shards of a unit into a folder as the store's writer does, flush them and remove them again.
+
+    Raises `DiskFullError`, and `StoreError` where nothing can be written.
+    """
+    made: list[Path] = []
+    try:
+        for number, (job, arrays) in enumerate(zip(jobs, unit.arrays, strict=True)):
+            for spec in job.header.arrays:
+                if spec.name in arrays:
+                    name, _ = shard.write(
+                        folder / f"{number}-{spec.name}",
+                        arrays[spec.name],
+                        places=spec.shard,
+                        chunk=spec.chunk,
+                        fill=fill_value(spec),
+                    )
+                    made.append(name)
+        files.flush_files(made)
+    finally:
         for name in made:
             files.remove(name)

@@ -65,17 +65,24 @@ class Index:
         return found
 
     def recall(self, queries: FloatArray, k: int, *, seed: int = 0, sample: int = SAMPLE_QUERIES) -> float:
-        """Share of the exact best k that this index finds, for at most `sample` of the queries.
+        """Mean of `recalls`; 1 where there are no queries."""
+        found = self.recalls(queries, k, seed=seed, sample=sample)
+        return float(found.mean()) if len(found) else 1.0
+
+    def recalls(
+        self, queries: FloatArray, k: int, *, seed: int = 0, sample: int = SAMPLE_QUERIES
+    ) -> FloatArray:
+        """Of at most `sample` of the queries each: the share of the exact best k that this index finds.
 
         A row with the score of the k-th best counts as well as that one.
         """
         asked = np.asarray(queries[sample_places(len(queries), sample, seed)])
         if self._index is None or not len(asked):
-            return 1.0
+            return np.ones(len(asked))
         exact = top_k(asked, self._gallery, k, device=self._device)
         found = self.search(asked, k)
-        hits = (found.scores >= exact.scores[:, -1:]).sum()
-        return float(hits / exact.scores.size)
+        shares: FloatArray = (found.scores >= exact.scores[:, -1:]).mean(axis=1)
+        return shares
 
     def _ordered(self, queries: Float32Array, rows: IntArray, k: int) -> tuple[IntArray, FloatArray]:
         """Candidates `(b, m)` by their exact scores, the best k of them."""

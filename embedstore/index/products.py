@@ -65,8 +65,7 @@ def score_tiles(
     """First query, first gallery row and float32 scores of each tile, and two tensors of its shape.
 
     The two are there to be written to; all are written again for the next tile. No tile has more than
-    `block` queries or rows; on a CPU it is as small as fits the caches, for whoever passes over it several
-    times.
+    `block` queries or rows; on a CPU it fits the caches, for whoever passes over it several times.
     """
     tall, wide = (block, block) if device != "cpu" else (min(block, _TILE_QUERIES), min(block, _TILE_ROWS))
     room = torch.empty((3, min(tall, len(queries)) * min(wide, len(gallery))), device=device)

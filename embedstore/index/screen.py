@@ -1,42 +1,45 @@
-"""The best k of a long stream for many queries, exactly, at little more than the cost of the products.
+"""The best k of a long stream for many queries, exactly, in one reading, at about the cost of the products.
 
-A float32 product only rules out (see `index.exact` for its error bound): what it cannot rule out is kept with
-its approximate score, cut back whenever its room is full, and scored exactly once, at the end, from a second
-reading of those rows. A sample of the stream foretells the bar, so that few rows enter that will not stay;
-where it foretold too much, the queries concerned are searched again without it.
+A product in float32, or in bfloat16 where the processor multiplies that faster, only rules out, by its error
+bound (see `index.exact` and `Tile`); what it cannot rule out is scored exactly at once (`index.grid`), and
+kept where that reaches the bar: the k-th best so far, or what a sample and the part of the stream that was
+seen foretell of it, so that few rows enter that will not stay. The stream is read in an order in which what
+was seen is always spread over all of it; where that foretold too much, the queries are searched again.
 """
 
 from __future__ import annotations
 
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from itertools import cycle, pairwise
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from embedstore.errors import UsageError
+from embedstore.index.grid import GRID, grid_scores
+from embedstore.index.heaps import Best, Heaps, likely, merged
 from embedstore.index.products import full_precision, parts, slack_between
+from embedstore.index.tiles import TILE, Room, Tile, ahead, distance, fast_bfloat16, levels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from embedstore.shapes import AnyArray, Float32Array, FloatArray, IntArray
+    from embedstore.shapes import Float32Array, FloatArray, IntArray
 
-BLOCK = 4096
-GRID = 2.0**-32
-_SUB = 1024
-_SUBS_AT_ONCE = 256
+__all__ = ["BLOCK", "GRID", "Best", "Vectors", "best_of", "merged"]
+
+BLOCK = 1024
 _SAMPLE, _SAMPLE_BLOCKS = 32768, 16
-_SAMPLE_SHARE = 64
+_SAMPLE_SHARE = 128
 _LEAST_ROOM = 1024
 _LEAST_QUERIES = 32
 _LENGTH = 1.0 + 1e-5
+_TINY = 1e-30
 
 
 class Vectors(Protocol):
@@ -47,14 +50,6 @@ class Vectors(Protocol):
 
     def __call__(self, positions: IntArray) -> Float32Array:
         """Read them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Best:
-    """The best n of each query: `positions (q, n)`, ascending in each row, and `scores (q, n)` float64."""
-
-    positions: IntArray
-    scores: FloatArray
 
 
 def best_of(
@@ -70,10 +65,10 @@ def best_of(
 ) -> Best:
     """The k positions of `range(count)` with the highest cosine to each of `queries (q, e)`, unit vectors.
 
-    A score is the float64 product of the two float32 vectors, rounded to a multiple of 2^-32, far above its
-    rounding error and far below that of float32: so it is the same wherever it is computed, and equal scores
-    go to the lower position, for any block, thread count and device. Where fewer than k positions have a
-    direction there are so many. Memory: some `q · k` · 18 bytes, and the scores of one block.
+    A score is the exact product of the two float32 vectors, rounded to a multiple of 2^-28: a function of the
+    two alone. Equal scores go to the lower position. So the result is the same for any block, thread count
+    and device. Where fewer than k positions have a direction there are so many. Memory: `q · k` · 18 bytes
+    (`q · (k + 1024)` · 12 for k under 2048), and the scores of 1024 rows.
     """
     if k < 1:
         raise UsageError("k must be at least 1", found=k)
@@ -81,31 +76,13 @@ def best_of(
         raise UsageError("a block has at least one row", found=block, allowed="1 to 2^24 - 1")
     unit = np.ascontiguousarray(queries, dtype=np.float32)
     search = _Search(unit, vectors, count, min(k, max(count, 1)), block=block, device=device)
-    told = on_progress or (lambda _: None)
     with full_precision(), _threads(len(unit), threads) as cut:
-        guess = search.foretold()
-        screens = search.screened([(part, guess[part]) for part in cut], told)
-        wrong = np.concatenate([screen.misled() for screen in screens])
-        exact = [screen.exact_scores() for screen in screens]
-        found = _joined(screens, exact, min(k, search.valid))
-        if wrong.any():
-            again = np.flatnonzero(wrong)
-            redone = search.screened([(again, np.full(len(again), -np.inf))], lambda _: None)
-            more = _joined(redone, [s.exact_scores() for s in redone], min(k, search.valid))
-            found.positions[again], found.scores[again] = more.positions, more.scores
-    return found
-
-
-def merged(shards: list[Best], k: int) -> Best:
-    """The best k of streams that follow each other, positions counted on, from the best of each."""
-    positions = np.concatenate([shard.positions for shard in shards], axis=1)
-    scores = np.concatenate([shard.scores for shard in shards], axis=1)
-    if positions.shape[1] <= k:
-        return Best(positions=positions, scores=scores)
-    kept = np.array([np.flatnonzero(_best(line, k)) for line in scores]).reshape(len(scores), k)
-    return Best(
-        positions=np.take_along_axis(positions, kept, axis=1), scores=np.take_along_axis(scores, kept, axis=1)
-    )
+        found = search.best(cut, search.foretold(), on_progress or (lambda _: None))
+        again = np.flatnonzero(found.misled())
+        if len(again):
+            redone = search.of(again).best([slice(0, len(again))], None, lambda _: None)
+            found.positions[again], found.scores[again] = redone.positions, redone.scores
+    return Best(positions=found.positions[:, : found.width], scores=found.scores[:, : found.width])
 
 
 class _Search:
@@ -116,18 +93,24 @@ class _Search:
     ) -> None:
         self.queries, self.vectors, self.count, self.k = queries, vectors, count, k
         self.block, self.device = block, device
-        self.valid = 0
-        self.slack = slack_between(_LENGTH, _LENGTH, queries.shape[1]) + 2 * GRID
+        self.narrow = device == "cpu" and fast_bfloat16()
+        # What a product with a float32 sum may be off; twice, as bfloat16 instructions round in between.
+        self.slack = 2 * slack_between(_LENGTH, _LENGTH, queries.shape[1]) + 2 * GRID
 
-    def foretold(self) -> FloatArray:
-        """A bar for each query that some more than k of all positions are likely to reach; -inf: none."""
-        none = np.full(len(self.queries), -np.inf)
+    def of(self, some: IntArray) -> _Search:
+        """The same search for some of the queries."""
+        return _Search(
+            self.queries[some], self.vectors, self.count, self.k, block=self.block, device=self.device
+        )
+
+    def foretold(self) -> FloatArray | None:
+        """A bar for each query that some more than k of all positions are likely to reach; none for few."""
         each = min(_SAMPLE, self.count // _SAMPLE_SHARE) // _SAMPLE_BLOCKS
         if not each or self.count < 4 * self.k:
-            return none
+            return None
         starts = np.linspace(0, self.count - each, _SAMPLE_BLOCKS).astype(np.int64)
         share = self.k * each * _SAMPLE_BLOCKS / self.count
-        rank = int(share + 4 * share**0.5 + 8)
+        rank = likely(share)
         best = torch.full((len(self.queries), rank), -torch.inf)
         on_device = torch.from_numpy(self.queries).to(self.device)
         for start in starts:
@@ -137,245 +120,111 @@ class _Search:
             best = torch.topk(both, rank, dim=1, sorted=False).values
         return best.amin(dim=1).double().numpy() - 2 * self.slack
 
-    def screened(
-        self, shares: list[tuple[slice | IntArray, FloatArray]], told: Callable[[int], None]
-    ) -> list[_Screen]:
-        """Run the whole stream past some queries, each share of them on a thread of its own."""
-        screens = [_Screen(self, self.queries[part], bar) for part, bar in shares]
-        self.valid = 0
+    def best(self, cut: list[slice], bar: FloatArray | None, told: Callable[[int], None]) -> Heaps:
+        """Run the whole stream past the queries, each share of them on a thread of its own.
+
+        Without a `bar` nothing is foretold, neither before nor on the way, so that nobody can be misled.
+        """
+        heaps = self._heaps(bar)
+        screens = [_Screen(self, part, heaps.part(part)) for part in cut]
+        valid = seen = 0
         with ThreadPoolExecutor(len(screens)) as pool:
-            for start, vectors in _ahead(self.vectors, self.count, self.block):
-                block = torch.from_numpy(vectors).to(self.device)
-                for _ in pool.map(lambda s, at=start, b=block: s.add(at, b), screens):
-                    pass
-                self.valid += len(vectors) - int(np.isnan(vectors[:, 0]).sum())
-                told(start + len(vectors))
-        return screens
+            # One share needs no other thread than this one.
+            each: Any = pool.map if len(screens) > 1 else map
+            for level in levels(self.count, self.block):
+                for tile in ahead(self._tiles(level)):
+                    list(each(partial(_Screen.add, tile=tile), screens))
+                    valid += len(tile.exact) - int(tile.exact[:, 0].isnan().sum())
+                    seen += len(tile.exact)
+                    told(seen)
+                if bar is not None:
+                    heaps.foretell(seen / self.count)
+            list(each(_Screen.end, screens))
+        heaps.width = min(self.k, valid)
+        return heaps
+
+    def _heaps(self, bar: FloatArray | None) -> Heaps:
+        count = len(self.queries)
+        shape = (count, min(self.k + max(self.k // 2, _LEAST_ROOM, TILE), self.count))
+        return Heaps(
+            positions=np.empty(shape, np.uint32 if self.count < 2**32 else np.int64),
+            scores=np.empty(shape, np.float64),
+            filled=np.zeros(count, np.int64),
+            told=np.full(count, -np.inf) if bar is None else bar,
+            bar=np.full(count, -np.inf) if bar is None else bar.copy(),
+            k=self.k,
+            width=self.k,
+        )
+
+    def _tiles(self, blocks: list[slice]) -> Iterator[Tile]:
+        """The blocks in tiles; the memory of a tile is used again by the one after the next."""
+        shape = (min(TILE, self.block, self.count), self.queries.shape[1])
+        rooms = cycle([Room(shape, self.device, narrow=self.narrow) for _ in range(2)])
+        for part in blocks:
+            block = torch.from_numpy(self.vectors(np.arange(part.start, part.stop))).to(self.device)
+            for piece in parts(len(block), TILE):
+                yield next(rooms).tile(part.start + piece.start, block[piece])
 
 
 class _Screen:
-    """What is left of a stream for some queries: `filled (q,)` positions, ascending, and their scores."""
+    """Rules out, for some of the queries, what a product can rule out, and scores the rest."""
 
-    def __init__(self, search: _Search, queries: Float32Array, guess: FloatArray) -> None:
-        self.search, self.k, self.slack = search, search.k, search.slack
-        self._queries, self._wide = queries, torch.from_numpy(queries.astype(np.float64))
-        self._on_device = torch.from_numpy(queries).to(search.device)
-        self._room = max(self.k // 2, _LEAST_ROOM)
-        shape = (len(queries), min(self.k + self._room, search.count))
-        self.positions = np.empty(shape, np.uint32 if search.count < 2**32 else np.int64)
-        self.scores = np.empty(shape, np.float32)
-        self.filled = np.zeros(len(queries), np.int64)
-        self._guess = guess
-        self._bar = _down(guess)
-        # The exact score of the k-th best so far, where so many are so near to it that nothing else helps.
-        self._strict = np.full(len(queries), -np.inf)
-        self._buffers: tuple[Tensor, Tensor] | None = None
+    def __init__(self, search: _Search, part: slice, heaps: Heaps) -> None:
+        self._heaps, self._narrow = heaps, search.narrow
+        queries = torch.from_numpy(search.queries[part]).to(search.device)
+        self._exact = queries.double()
+        self._product, off = queries, 0.0
+        if search.narrow:
+            self._product = queries.to(torch.bfloat16)
+            off = distance(queries, self._product, torch.empty_like(queries))
+        self._slack, self._length = search.slack + off * _LENGTH, _LENGTH + off
+        self._buffer: Tensor | None = None
 
-    def add(self, start: int, block: Tensor) -> None:
-        """Keep of the positions from `start` what a product with `block (b, e)` does not rule out."""
-        wide = len(block)
-        if self._buffers is None or self._buffers[0].shape[1] != wide:
-            shape = (len(self._queries), wide)
-            self._buffers = (
-                torch.empty(shape, device=block.device),
-                torch.empty(shape, dtype=torch.bool, device=block.device),
-            )
-        scores, enters = self._buffers
-        torch.mm(self._on_device, block.T, out=scores)
-        torch.ge(scores, torch.from_numpy(self._bar).to(block.device)[:, None], out=enters)
-        flat, values = _picked(scores, enters)
-        ends = np.searchsorted(flat, np.arange(len(self._queries) + 1) * wide)
-        if np.isfinite(self._strict).any():
-            flat, values, ends = self._refused(flat, values, ends, block)
-        counts = np.diff(ends)
-        over = np.flatnonzero(self.filled + counts > self.positions.shape[1])
-        for query in over.tolist():
-            own = slice(ends[query], ends[query + 1])
-            self._cut(query, flat[own] - query * wide + start, values[own])
-        if len(over):
-            kept = np.repeat(~np.isin(np.arange(len(counts)), over), counts)
-            flat, values = flat[kept], values[kept]
-            counts[over] = 0
-        first = np.cumsum(counts) - counts
-        width = self.positions.shape[1]
-        lines = np.arange(len(counts))
-        slots = np.repeat(lines * width + self.filled - first, counts) + np.arange(len(flat))
-        self.positions.reshape(-1)[slots] = flat - np.repeat(lines * wide - start, counts)
-        self.scores.reshape(-1)[slots] = values
-        self.filled += counts
-
-    def misled(self) -> AnyArray:
-        """Cut every query back; which of them lost rows to a bar that was foretold too high."""
-        wrong = np.zeros(len(self.filled), dtype=bool)
-        for query in range(len(self.filled)):
-            self._cut(query, np.empty(0, np.int64), np.empty(0, np.float32))
-            few = self.filled[query] < min(self.k, self.search.valid)
-            wrong[query] = few or (self._sure(query) < self._guess[query])
-        self.scores = np.empty((0, 0), np.float32)
-        self._buffers = None
-        return wrong
-
-    def _sure(self, query: int) -> float:
-        """No position with a lower product belongs to the best."""
-        if self._guess[query] == -np.inf:
-            return np.inf
-        values = self.scores[query, : self.filled[query]]
-        return float(np.partition(values, len(values) - self.k)[len(values) - self.k]) - 2 * self.slack
-
-    def _cut(self, query: int, positions: IntArray, values: Float32Array) -> None:
-        """Add some positions to a query's own and keep those that may be among the best."""
-        have = self.filled[query]
-        positions = np.concatenate([self.positions[query, :have], positions.astype(self.positions.dtype)])
-        values = np.concatenate([self.scores[query, :have], values])
-        if len(values) > self.k:
-            kth = float(np.partition(values, len(values) - self.k)[len(values) - self.k])
-            self._bar[query] = max(self._bar[query], float(_down(np.array(kth - 2 * self.slack))))
-            kept = values >= self._bar[query]
-            positions, values = positions[kept], values[kept]
-            if len(values) > min(self.k + self._room // 2, self.positions.shape[1]):
-                positions, values = self._resolved(query, positions)
-        self.filled[query] = len(values)
-        self.positions[query, : len(values)] = positions
-        self.scores[query, : len(values)] = values
-
-    def _resolved(self, query: int, positions: AnyArray) -> tuple[AnyArray, Float32Array]:
-        """Of too many that are alike to a product, the best k by their exact scores."""
-        exact = np.concatenate(
-            [
-                _pairs(self._wide[query : query + 1], self.search.vectors(positions[part].astype(np.int64)))
-                for part in parts(len(positions), BLOCK)
-            ]
-        )
-        order = np.argsort(-exact, kind="stable")[: self.k]
-        self._strict[query] = exact[order[-1]]
-        self._bar[query] = max(self._bar[query], float(_down(self._strict[query] - self.slack)))
-        order.sort()
-        return positions[order], exact[order].astype(np.float32)
-
-    def _refused(
-        self, flat: IntArray, values: Float32Array, ends: IntArray, block: Tensor
-    ) -> tuple[IntArray, Float32Array, IntArray]:
-        """What enters, without what comes after an exact bar that it does not exceed."""
-        kept = np.ones(len(flat), dtype=bool)
-        vectors = block.cpu().numpy()
-        for query in np.flatnonzero(np.isfinite(self._strict) & (np.diff(ends) > 0)):
-            own = slice(ends[query], ends[query + 1])
-            exact = _pairs(self._wide[query : query + 1], vectors[flat[own] - query * len(vectors)])
-            kept[own] = exact > self._strict[query]
-        counts = np.add.reduceat(np.append(kept, 0), ends[:-1]) * (np.diff(ends) > 0)
-        return flat[kept], values[kept], np.concatenate([[0], np.cumsum(counts)])
-
-    def exact_scores(self) -> FloatArray:
-        """The scores `(q, n)` of what is left, n the most of any query; read once more, in rising order."""
-        count, width = self.search.count, int(self.filled.max(initial=0))
-        exact = np.full((len(self.filled), width), -np.inf)
-        for group in parts(count, _SUB * _SUBS_AT_ONCE):
-            edges = np.append(np.arange(group.start, group.stop, _SUB), group.stop)
-            places = np.array(
-                [
-                    np.searchsorted(self.positions[query, : self.filled[query]], edges)
-                    for query in range(len(self.filled))
-                ]
-            ).reshape(len(self.filled), len(edges))
-            for sub in range(len(edges) - 1):
-                self._score(int(edges[sub]), int(edges[sub + 1]), places[:, sub], places[:, sub + 1], exact)
-        return exact
-
-    def _score(self, start: int, stop: int, first: IntArray, last: IntArray, exact: FloatArray) -> None:
-        counts = last - first
-        rows = np.append(0, np.cumsum(counts))
-        if not rows[-1]:
+    def add(self, tile: Tile) -> None:
+        """Keep of the tile what reaches the bars."""
+        flat = self._candidates(tile)
+        if not len(flat):
             return
-        lines = np.arange(len(counts))
-        within = np.repeat(first - rows[:-1], counts) + np.arange(rows[-1])
-        line = np.repeat(lines, counts)
-        wanted = self.positions.reshape(-1)[line * self.positions.shape[1] + within].astype(np.int64)
-        if rows[-1] * 4 < stop - start:
-            needed, columns = np.unique(wanted, return_inverse=True)
+        wide, lines = len(tile.exact), np.arange(len(self._exact) + 1)
+        edges = np.searchsorted(flat, lines * wide)
+        counts = np.diff(edges)
+        columns = flat - np.repeat(lines[:-1] * wide, counts)
+        scores = grid_scores(self._exact, tile.exact, edges, columns)
+        good = scores >= np.repeat(self._heaps.bar, counts)
+        kept = np.concatenate([[0], np.cumsum(good)])[edges]
+        self._heaps.add(np.diff(kept), columns[good] + tile.start, scores[good])
+
+    def end(self) -> None:
+        """Cut every query back to what is asked."""
+        for query in range(len(self._heaps.filled)):
+            self._heaps.cut(query, order=True)
+
+    def _candidates(self, tile: Tile) -> IntArray:
+        """Places in the flattened `(q, b)` that the product does not rule out, ascending."""
+        scores = self._scores(tile)
+        low = self._heaps.bar - (self._slack + tile.off * self._length)
+        if not self._narrow:
+            down = np.nextafter(low.astype(np.float32), np.float32(-np.inf))
+            bars = torch.from_numpy(down).to(scores.device)
         else:
-            needed, columns = np.arange(start, stop), wanted - start
-        found = _sampled(self._wide, self.search.vectors(needed), rows, columns)
-        exact.reshape(-1)[line * exact.shape[1] + within] = found
+            # Rounding keeps order: a product of at least `low` is at least `low` when both are rounded.
+            low[np.abs(low) < _TINY] = -_TINY
+            bars = torch.from_numpy(low).to(torch.bfloat16)
+        if scores.device.type != "cpu":
+            return torch.nonzero((scores >= bars[:, None]).flatten())[:, 0].cpu().numpy()
+        if not self._narrow:
+            return np.flatnonzero(scores.numpy() >= bars.numpy()[:, None])
+        if float(low.min(initial=1.0)) > 0:
+            # Positive bfloat16 numbers are ordered as their bits are; NaN comes through and is refused later.
+            bits = scores.view(torch.int16).numpy()
+            return np.flatnonzero(bits >= bars.view(torch.int16).numpy()[:, None])
+        return np.flatnonzero((scores >= bars[:, None]).numpy())
 
-
-def _joined(screens: list[_Screen], exact: list[FloatArray], k: int) -> Best:
-    """The best k of each query, in the memory of what the screens have left."""
-    total = sum(len(s.filled) for s in screens)
-    found = Best(
-        positions=np.empty((total, k), screens[0].positions.dtype), scores=np.empty((total, k), np.float64)
-    )
-    at = 0
-    for number, screen in enumerate(screens):
-        for query in range(len(screen.filled)):
-            have = screen.filled[query]
-            positions, scores = screen.positions[query, :have], exact[number][query, :have]
-            if have > k:
-                kept = _best(scores, k)
-                positions, scores = positions[kept], scores[kept]
-            found.positions[at, : len(scores)], found.scores[at, : len(scores)] = positions, scores
-            at += 1
-        exact[number] = np.empty((0, 0))
-        screen.positions = screen.positions[:0]
-    return found
-
-
-def _best(scores: FloatArray, k: int) -> AnyArray:
-    """Which k of more than k scores are best, equal ones by their place."""
-    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
-    kept = scores > kth
-    level = np.flatnonzero(scores == kth)
-    kept[level[: k - int(kept.sum())]] = True
-    found: AnyArray = kept
-    return found
-
-
-def _picked(scores: Tensor, enters: Tensor) -> tuple[IntArray, Float32Array]:
-    """Places in the flattened scores that are set, ascending, and the scores there."""
-    if scores.device.type == "cpu":
-        flat = np.flatnonzero(enters.numpy())
-        return flat, scores.numpy().reshape(-1)[flat]
-    places = torch.nonzero(enters.flatten())[:, 0]
-    return places.cpu().numpy(), scores.flatten()[places].cpu().numpy()
-
-
-def _pairs(query: Tensor, vectors: Float32Array) -> FloatArray:
-    """Exact scores `(b,)` of one query `(1, e)` float64."""
-    return _sampled(query, vectors, np.array([0, len(vectors)]), np.arange(len(vectors)))
-
-
-def _sampled(queries: Tensor, vectors: Float32Array, rows: IntArray, columns: IntArray) -> FloatArray:
-    """Exact scores `(m,)` of query r with vectors `columns[rows[r] : rows[r + 1]]`."""
-    wide = torch.from_numpy(vectors).double()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        places = torch.sparse_csr_tensor(
-            torch.from_numpy(rows),
-            torch.from_numpy(columns),
-            torch.zeros(len(columns), dtype=torch.float64),
-            size=(len(queries), len(vectors)),
-            check_invariants=False,
-        )
-        found = torch.sparse.sampled_addmm(places, queries, wide.T, beta=0.0).values().numpy()
-    rounded: FloatArray = np.round(found / GRID) * GRID
-    return rounded
-
-
-def _down(bar: FloatArray) -> Float32Array:
-    """To float32 without ever raising a bar."""
-    return np.nextafter(np.asarray(bar, np.float64).astype(np.float32), np.float32(-np.inf))
-
-
-def _ahead(vectors: Vectors, count: int, block: int) -> Iterator[tuple[int, Float32Array]]:
-    """Start and vectors of every block; the next one is read meanwhile."""
-    cut = [np.arange(part.start, part.stop) for part in parts(count, block)]
-    with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(vectors, cut[0]) if cut else None
-        for number, positions in enumerate(cut):
-            assert coming is not None  # noqa: S101 - told to the type checker
-            found = coming.result()
-            if number + 1 < len(cut):
-                coming = reader.submit(vectors, cut[number + 1])
-            yield int(positions[0]), found
+    def _scores(self, tile: Tile) -> Tensor:
+        shape = (len(self._product), len(tile.product))
+        if self._buffer is None or self._buffer.shape != shape:
+            self._buffer = torch.empty(shape, device=tile.product.device, dtype=tile.product.dtype)
+        return torch.mm(self._product, tile.product.T, out=self._buffer)
 
 
 @contextmanager

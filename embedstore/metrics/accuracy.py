@@ -32,6 +32,15 @@ class ClassRecall:
         return int(np.count_nonzero(self.rows == 0))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfusedPair:
+    """`count` rows of class `label` were called class `predicted`."""
+
+    label: int
+    predicted: int
+    count: int
+
+
 def label_ranks(scores: FloatArray, labels: IntArray) -> IntArray:
     """Rank, from 1, of each row's own class in `scores (n, c)`; equal scores go to the lower class first.
 
@@ -55,6 +64,19 @@ def class_recall(right: FloatArray, labels: IntArray, classes: int) -> ClassReca
 def confusion(predicted: IntArray, labels: IntArray, classes: int) -> IntArray:
     """How often a row of class i (first axis) was called j (second axis); `(c, c)` int64."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes)
+
+
+def confused_pairs(predicted: IntArray, labels: IntArray, most: int) -> tuple[ConfusedPair, ...]:
+    """The `most` pairs of a class and another that its rows were called, by falling count, then by class.
+
+    The same as the largest values of `confusion` off its diagonal, without the matrix. Both `(n,)`.
+    """
+    wrong = predicted != labels
+    pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]]), axis=1, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return tuple(
+        ConfusedPair(label=int(pairs[0, k]), predicted=int(pairs[1, k]), count=int(counts[k])) for k in order
+    )
 
 
 def chance_top_k(classes: int, k: int) -> float:

@@ -1,7 +1,7 @@
-"""95 % intervals by the percentile bootstrap (Efron 1979), seeded and without a loop over resamples.
+"""95 % intervals by the percentile bootstrap (Efron 1979), seeded.
 
-A resample of q values is a multinomial draw of how often each *distinct* value occurs, so hits cost two
-numbers a resample, not q. Known limit: where all values are equal the interval has no width.
+For means and medians, a resample of q values is a multinomial draw of how often each *distinct* value occurs,
+so hits cost two numbers a resample, not q. Known limit: where all values are equal the interval has no width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from embedstore.metrics.accuracy import ClassRecall
     from embedstore.shapes import AnyArray, FloatArray, IntArray
@@ -26,7 +26,7 @@ _DRAWS_AT_ONCE = 4_000_000
 def mean_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
     """2.5th and 97.5th percentile of the mean of `values (q,)`, resampled over the queries."""
     distinct, draws = _resamples(values, seed, resamples)
-    return _percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
+    return percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
 
 
 def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -38,7 +38,7 @@ def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) 
         below = np.cumsum(counts, axis=1)
         pair = (np.count_nonzero(below <= place, axis=1) for place in (lower, upper))
         medians.append(sum(distinct[at] for at in pair) / 2)
-    return _percentiles(np.concatenate(medians))
+    return percentiles(np.concatenate(medians))
 
 
 def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -52,29 +52,55 @@ def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAM
     if not rows.size:
         raise UsageError("no class has a row")
     draws = np.random.default_rng(seed).binomial(rows, recall, size=(resamples, len(rows)))
-    return _percentiles((draws / rows).mean(axis=1))
+    return percentiles((draws / rows).mean(axis=1))
 
 
-def crossed_mean_interval(
-    ways: Sequence[FloatArray], *, seed: int, resamples: int = RESAMPLES
-) -> tuple[float, float]:
-    """Interval of the mean over `ways` of the mean of values `(s, q)`, by heads s and queries q.
+def sums_intervals(
+    parts: AnyArray,
+    statistics: Callable[[FloatArray], FloatArray],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> FloatArray:
+    """2.5th and 97.5th percentile `(m, 2)` of m statistics of sums over rows, resampled over the rows.
 
-    Heads, the same for all ways, and the queries of each way are both drawn with replacement: the interval is
-    of other heads and other queries. With one head it is of the queries alone.
+    parts `(n, k)`: what each row adds; statistics: sums `(b, k)` float64 to `(b, m)`, NaN where a resample
+    has none, which is left out. NaN where no resample has one.
     """
-    heads = len(ways[0])
-    if not heads or not all(way.size and len(way) == heads for way in ways):
-        raise UsageError("an interval needs values of the same heads", found=[way.shape for way in ways])
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(heads, np.full(heads, 1 / heads), size=resamples) / heads
-    means = np.zeros(resamples)
-    for way in ways:
-        columns, counts = np.unique(np.asarray(way, dtype=np.float64), axis=1, return_counts=True)
-        total = counts.sum()
-        queries = rng.multinomial(total, counts / total, size=resamples) / total
-        means += np.einsum("bs,sd,bd->b", drawn, columns, queries) / len(ways)
-    return _percentiles(means)
+    if not len(parts):
+        raise UsageError("an interval needs at least one row")
+    added, rng = np.asarray(parts, dtype=np.float64), np.random.default_rng(seed)
+    n, sums = len(added), np.empty((resamples, added.shape[1]))
+    for resample in sums:
+        resample[:] = np.bincount(rng.integers(n, size=n), minlength=n) @ added
+    found = statistics(sums)
+    none = np.full(2, np.nan)
+    known = (column[np.isfinite(column)] for column in found.T)
+    return np.stack([np.percentile(column, (2.5, 97.5)) if column.size else none for column in known])
+
+
+def draws_interval(
+    values: FloatArray, strata: IntArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Interval of the mean over repeated draws and over strata of what rows are worth in each draw.
+
+    values `(r, n)`: row i in draw r; strata `(n,)` from 0. The mean is over the rows of a stratum, then over
+    strata. Draws are resampled, and rows within their strata, each of which keeps its number of rows. With
+    one draw it says nothing about other draws.
+    """
+    if not values.size:
+        raise UsageError("an interval needs at least one value")
+    rng, (repeats, n) = np.random.default_rng(seed), values.shape
+    order = np.argsort(strata, kind="stable")
+    _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
+    start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
+    worth, means = values[:, order], np.empty(resamples)
+    for b in range(resamples):
+        rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
+        draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
+        sums = np.add.reduceat((draws @ worth) * rows, first)
+        means[b] = (sums / (repeats * sizes)).mean()
+    return percentiles(means)
 
 
 def difference_interval(a: tuple[float, float, float], b: tuple[float, float, float]) -> tuple[float, float]:
@@ -88,6 +114,39 @@ def difference_interval(a: tuple[float, float, float], b: tuple[float, float, fl
     return low, high
 
 
+def shared_mean_interval(
+    sums: FloatArray, counts: AnyArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """Interval of the mean over parts (languages) of `sum of sums / sum of counts`, rows drawn as wholes.
+
+    sums and counts `(n, l)`: what each row (an image) brings to each of l parts, and of how many. The parts
+    are measured on the same rows, so one draw serves them all; each needs a count above 0.
+    """
+    if not len(sums) or (counts.sum(axis=0) == 0).any():
+        raise UsageError("an interval needs at least one value in each part")
+    kinds, which = np.unique(np.concatenate([sums, counts], axis=1), axis=0, return_inverse=True)
+    _, draws = _resamples(which.ravel(), seed, resamples)
+    width = sums.shape[1]
+    means = []
+    for drawn in draws:
+        of_parts, over = drawn @ kinds[:, :width], drawn @ kinds[:, width:]
+        shares = np.divide(of_parts, over, out=np.full(of_parts.shape, np.nan), where=over > 0)
+        means.append(np.nanmean(shares, axis=1))
+    return percentiles(np.concatenate(means))
+
+
+def class_average_interval(
+    values: FloatArray, labels: IntArray, *, seed: int, resamples: int = RESAMPLES
+) -> tuple[float, float]:
+    """As `class_mean_interval`, of values `(n,)` that need not be 0 or 1; labels `(n,)`."""
+    present, of = np.unique(labels, return_inverse=True)
+    total = np.zeros(resamples)
+    for c in range(len(present)):
+        distinct, draws = _resamples(values[of == c], seed + c, resamples)
+        total += np.concatenate([counts @ distinct for counts in draws]) / np.count_nonzero(of == c)
+    return percentiles(total / len(present))
+
+
 def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray, Iterator[IntArray]]:
     if not len(values):
         raise UsageError("an interval needs at least one value")
@@ -99,6 +158,7 @@ def _resamples(values: AnyArray, seed: int, resamples: int) -> tuple[FloatArray,
     return distinct, (rng.multinomial(len(values), shares, size=size) for size in sizes)
 
 
-def _percentiles(of: FloatArray) -> tuple[float, float]:
+def percentiles(of: FloatArray) -> tuple[float, float]:
+    """2.5th and 97.5th percentile of what was resampled `(b,)`."""
     low, high = np.percentile(of, (2.5, 97.5))
     return float(low), float(high)

@@ -118,6 +118,11 @@ def chance_recall(counts: AnyArray, n: int, k: int) -> float:
     return float(1.0 - np.average(missed, weights=queries))
 
 
+def chance_mean_rank(counts: AnyArray, n: int) -> float:
+    """Expected mean rank of random scores: the first of m positives in n rows is at (n + 1) / (m + 1)."""
+    return float(np.mean((n + 1) / (np.asarray(counts, dtype=np.float64) + 1)))
+
+
 def chance_median_rank(counts: AnyArray, n: int) -> float:
     """Smallest rank r that random scores reach within for at least half of the queries, expected."""
     low, high = 1, n

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from embedstore.store import Feature
 
 
+_AT_ONCE = 8192
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEmbeddings:
     """The stored pooled embeddings of two features as unit vectors; `sha256` names the head that made them.
@@ -59,9 +62,15 @@ class StoredEmbeddings:
 
 
 def stored_vectors(feature: Feature, rows: IntArray) -> Float32Array:
-    """The pooled embeddings of rows as unit vectors `(n, e)` float32; a vector of zeros stays so."""
+    """The pooled embeddings of rows as unit vectors `(n, e)` float32; a vector of zeros stays so.
+
+    Memory beside them: that of some thousand rows.
+    """
     refuse_quarantined(feature, rows)
-    found = feature.decoded("pooled", rows)
-    lengths = np.sqrt(np.einsum("ij,ij->i", found, found, dtype=np.float64))
-    unit: Float32Array = found / np.where(lengths > 0, lengths, 1.0).astype(np.float32)[:, None]
+    unit = np.empty((len(rows), feature.card.pooled_width), np.float32)
+    for at in range(0, len(rows), _AT_ONCE):
+        found = feature.decoded("pooled", rows[at : at + _AT_ONCE])
+        lengths = np.sqrt(np.einsum("ij,ij->i", found, found, dtype=np.float64))
+        scales = np.where(lengths > 0, lengths, 1.0).astype(np.float32)
+        np.divide(found, scales[:, None], out=unit[at : at + len(found)])
     return unit

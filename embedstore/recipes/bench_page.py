@@ -2,42 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from embedstore.bench.report import write_text
 from embedstore.bench.retrieval import Retrieved
+from embedstore.bench.segment import Segmented
 from embedstore.bench.setting import Setting
 from embedstore.bench.zeroshot import Classified
+from embedstore.documents import BenchReport, EaseReport, RatesReport
 from embedstore.model import FittedHead
+from embedstore.recipes.chapters.classes import class_bars
 from embedstore.recipes.chapters.figures import figure_blocks
 from embedstore.recipes.chapters.learning import learning_chapter
+from embedstore.recipes.chapters.others import ease_chapter, ease_measures, rates_chapter
 from embedstore.recipes.chapters.projection import projection_chapter
 from embedstore.recipes.chapters.retrieval import retrieval_blocks
+from embedstore.recipes.chapters.segment import segment_blocks
 from embedstore.recipes.chapters.settings import settings_sections, task_section
 from embedstore.recipes.chapters.zeroshot import zeroshot_blocks
 from embedstore.recipes.page.content import Block, Chapter, Headline, Section, measures_of
 from embedstore.recipes.page.render import render_page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from os import PathLike
 
     from embedstore.bench import Measured
-    from embedstore.documents import BenchReport
+    from embedstore.recipes.chapters.settings import AnyReport
     from embedstore.recipes.page.content import Measure
+
+OTHERS = (EaseReport, RatesReport)
+Subject: TypeAlias = "Measured | EaseReport | RatesReport"
 
 # What a task found -> what is shown of it beside its figures. A task that is not here has its figures.
 BUILDERS: dict[type, Callable[[Any, BenchReport], list[Block]]] = {
     Retrieved: retrieval_blocks,
     Classified: zeroshot_blocks,
+    Segmented: segment_blocks,
 }
-# Task -> its name and what is asked, for people.
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """The name of a task and what is asked, for people; the groups that a headline may be of, none: all."""
+
+    name: str
+    lead: str
+    headlines: tuple[str, ...] | None = None
+
+
 TASKS = {
-    "retrieval": ("Retrieval", "Which picture a caption finds, and which captions a picture finds."),
-    "zeroshot": ("Zero-shot classes", "Each picture goes to the class whose prompts are nearest."),
+    "retrieval": Task("Retrieval", "Which picture a caption finds, and which captions a picture finds."),
+    "zeroshot": Task("Zero-shot classes", "Each picture goes to the class whose prompts are nearest."),
+    "multilingual": Task("Languages", "The same retrieval and classes, a language at a time."),
+    "segment": Task(
+        "Segmentation",
+        "Each patch goes to the class whose prompts are nearest; compared with the masks, pixel by pixel.",
+        ("foreground", "with_background", "per_image"),
+    ),
+    "long-text": Task("Long texts", "Retrieval as the text encoder may read more and more of a long text."),
+    "negatives": Task("Hard negatives", "How often a caption is nearer to its picture than an altered one."),
+    "probe": Task("Probes", "What a classifier makes of the frozen features, and of them after projection."),
 }
 _HEADLINES, _FEW_TASKS = (3, 1), 2
 
@@ -46,17 +74,19 @@ _HEADLINES, _FEW_TASKS = (3, 1), 2
 class Told:
     """What a page says that no report knows. `title` and `intro` none: made from the reports.
 
-    commands: as they were typed; sections: settings of one's own.
+    commands: as they were typed; left_out: task that was not measured to the reason; sections: settings of
+    one's own.
     """
 
     title: str | None = None
     intro: str | None = None
     commands: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[Section, ...] = ()
 
 
 def write_bench_page(
-    measured: Sequence[Measured],
+    measured: Sequence[Subject],
     path: str | PathLike[str],
     *,
     told: Told | None = None,
@@ -67,7 +97,7 @@ def write_bench_page(
 
 
 def bench_page(
-    measured: Sequence[Measured],
+    measured: Sequence[Subject],
     *,
     told: Told | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
@@ -77,15 +107,16 @@ def bench_page(
     `on_progress(done, total, what)` is called before each chapter is made. `MissingExtraError` without the
     extra `demo`.
     """
-    said, reports = told or Told(), [one.report for one in measured]
-    setting = next((s for s in map(_setting, measured) if s is not None), None)
+    said, of_heads = told or Told(), [one for one in measured if not isinstance(one, OTHERS)]
+    setting = next((s for s in map(_setting, of_heads) if s is not None), None)
     makers: list[tuple[str, Callable[[], Chapter | None]]] = [
-        (one.report.task, partial(_chapter, one)) for one in measured
+        (_report(one).task, partial(_chapter, one)) for one in measured
     ]
-    makers += [
-        ("projection", lambda: _projection(measured)),
-        ("learning", lambda: _learning(setting)),
-    ]
+    if of_heads:
+        makers += [
+            ("projection", lambda: _projection(of_heads)),
+            ("learning", lambda: _learning(setting)),
+        ]
     chapters = []
     for done, (what, make) in enumerate(makers):
         if on_progress is not None:
@@ -93,50 +124,69 @@ def bench_page(
         chapters.append(make())
     if on_progress is not None:
         on_progress(len(makers), len(makers), "page")
-    measures = [(report, measure) for report in reports for measure in measures_of(report)]
+    measures = [(_name(_report(one)), measure) for one in measured for measure in _measures(one)]
     against = [m.against_chance for _, m in measures]
     return render_page(
         "bench.html.j2",
-        title=said.title or _title(reports),
-        intro=said.intro or _intro(reports, setting),
-        headlines=headlines(reports),
+        title=said.title or _title(measured),
+        intro=said.intro or _intro(_report(measured[0]), setting),
+        headlines=headlines(measured),
         known=len(against) - against.count(None),
         not_better=[
-            Headline(task=_name(r), measure=m)
-            for r, m in measures
-            if m.against_chance in ("unclear", "worse")
+            Headline(task=name, measure=m) for name, m in measures if m.against_chance in ("unclear", "worse")
         ],
         chapters=[chapter for chapter in chapters if chapter is not None],
-        sections=[*settings_sections(reports[0], setting), *said.sections],
+        sections=[*settings_sections(_report(measured[0]), setting), *said.sections],
+        left_out={TASKS[task].name if task in TASKS else task: why for task, why in said.left_out.items()},
         commands=said.commands,
     )
 
 
-def headlines(reports: Sequence[BenchReport]) -> list[Headline]:
+def headlines(measured: Sequence[Subject]) -> list[Headline]:
     """The first figure of each direction, fewer of each where there are many tasks.
 
     Of a task that measures parts alone (languages, limits) the first figure of each direction's last part.
     """
-    most = _HEADLINES[len(reports) > _FEW_TASKS]
+    most = _HEADLINES[len(measured) > _FEW_TASKS]
     found = []
-    for report in reports:
+    for one in measured:
+        report = _report(one)
+        allowed = TASKS[report.task].headlines if report.task in TASKS else None
         first: dict[str, Measure] = {}
-        for measure in measures_of(report):
+        for measure in _measures(one):
             direction = measure.group.partition("/")[0]
             before = first.get(direction)
             if before is None or (before.group != measure.group and "/" in before.group):
                 first[direction] = measure
-        found += [Headline(task=_name(report), measure=m) for m in list(first.values())[:most]]
+        chosen = [m for direction, m in first.items() if allowed is None or direction in allowed]
+        found += [Headline(task=_name(report), measure=m) for m in chosen[:most]]
     return found
 
 
-def _chapter(measured: Measured) -> Chapter:
-    report = measured.report
-    build = BUILDERS.get(type(measured.found))
-    blocks = figure_blocks(report) + (build(measured.found, report) if build is not None else [])
+def _report(one: Subject) -> AnyReport:
+    return one if isinstance(one, OTHERS) else one.report
+
+
+def _measures(one: Subject) -> tuple[Measure, ...]:
+    if isinstance(one, EaseReport):
+        return ease_measures(one)
+    return () if isinstance(one, RatesReport) else measures_of(one.report)
+
+
+def _chapter(one: Subject) -> Chapter:
+    if isinstance(one, EaseReport):
+        return ease_chapter(one)
+    if isinstance(one, RatesReport):
+        return rates_chapter(one)
+    report, build = one.report, BUILDERS.get(type(one.found))
+    blocks = figure_blocks(report)
+    if build is not None:
+        blocks += build(one.found, report)
+    elif report.per_class:
+        blocks.append(class_bars(report.per_class, metric="Recall"))
     return Chapter(
         title=_name(report),
-        lead=TASKS.get(report.task, ("", ""))[1],
+        lead=TASKS[report.task].lead if report.task in TASKS else "",
         notes=report.notes,
         blocks=(*_side_by_side(blocks), Block(kind="facts", value=[task_section(report)])),
     )
@@ -177,18 +227,22 @@ def _setting(measured: Measured) -> Setting | None:
     return found if isinstance(found, Setting) else None
 
 
-def _name(report: BenchReport) -> str:
-    return TASKS[report.task][0] if report.task in TASKS else report.task
+def _name(report: AnyReport) -> str:
+    return TASKS[report.task].name if report.task in TASKS else report.task
 
 
-def _title(reports: Sequence[BenchReport]) -> str:
-    what = "What the head is worth" if reports[0].head_sha256 else "What the features are worth"
-    return what if len(reports) > 1 else f"{what}: {_name(reports[0]).lower()}"
+def _title(measured: Sequence[Subject]) -> str:
+    if all(isinstance(one, OTHERS) for one in measured):
+        return "What was measured" if len(measured) > 1 else _chapter(measured[0]).title
+    heads = any(not isinstance(one, OTHERS) and one.report.head_sha256 for one in measured)
+    what = "What the head is worth" if heads else "What the features are worth"
+    return what if len(measured) > 1 else f"{what}: {_name(_report(measured[0])).lower()}"
 
 
-def _intro(reports: Sequence[BenchReport], setting: Setting | None) -> str:
+def _intro(report: AnyReport, setting: Setting | None) -> str:
     """What was compared by what, in a sentence or two."""
-    report = reports[0]
+    if not isinstance(report, BenchReport):
+        return ""
     cards = [card.model for card in (report.image_card, report.text_card) if card is not None]
     if setting is not None and isinstance(setting.embedder, FittedHead):
         config = setting.embedder.config

@@ -105,7 +105,7 @@ class _Demo:
         )
 
     def run(self) -> DemoResult:
-        from embedstore.bench import write_report
+        from embedstore.bench import write_measured
         from embedstore.bench.report import write_text
 
         write_text("".join(f"{line}\n" for line in TEMPLATES), self.templates)
@@ -114,15 +114,14 @@ class _Demo:
         started = time.perf_counter()
         measured = self.bench()
         self.times["bench"] = time.perf_counter() - started
-        for one in measured:
-            write_report(one.report, self.out(one.report.task))
+        reports = tuple(write_measured(one, self.out(one.report.task)) for one in measured)
         self.draw(measured, fitted)
         return DemoResult(
             directory=self.directory,
             store=self.store,
             head=self.head,
             page=self.page,
-            reports=tuple(one.report for one in measured),
+            reports=reports,
             times=self.times,
         )
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
-from embedstore.recipes.page.extra import needs_extra
 from embedstore.recipes.page.plots import log_scatter_plot
+from embedstore.recipes.page.standalone import on_white
 
 if TYPE_CHECKING:
     from embedstore.documents import EaseReport
@@ -30,15 +29,6 @@ def ease_plot(report: EaseReport) -> Plot:
     )
 
 
-def needed_for_plots() -> None:
-    """`MissingExtraError` where there is no plotting library: before the work, not after it."""
-    with needs_extra():
-        import matplotlib as mpl  # noqa: F401 - whether it is there is all that is asked
-
-
 def ease_svg(report: EaseReport) -> str:
     """The plot as a file of its own, on white."""
-    plot = ease_plot(report)
-    at = plot.svg.index(">") + 1
-    white = f'<title>{escape(plot.title)}</title><rect width="100%" height="100%" fill="#ffffff"/>'
-    return plot.svg[:at] + white + plot.svg[at:]
+    return on_white(ease_plot(report))

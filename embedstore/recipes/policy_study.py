@@ -21,7 +21,7 @@ from embedstore.documents import Figure, PolicyFigures, PolicyScore, PolicyStudy
 from embedstore.encode import recode_feature
 from embedstore.errors import EncoderError, StorageValueError, UsageError
 from embedstore.fit import fit_head
-from embedstore.metrics.intervals import crossed_mean_interval
+from embedstore.metrics.intervals import draws_interval
 from embedstore.metrics.recall import hits
 from embedstore.recipes.policy_measures import cosine_error, read_rate, stored_bytes
 from embedstore.store import layout, open_store
@@ -232,5 +232,7 @@ def _score(found: Sequence[FloatArray], base: Sequence[FloatArray] | None) -> Po
 
 
 def _figure(ways: Sequence[FloatArray]) -> Figure:
-    low, high = crossed_mean_interval(ways, seed=0)
+    """Mean over the ways of their means `(s, q)`, with an interval over heads and over each way's queries."""
+    strata = np.repeat(np.arange(len(ways)), [way.shape[1] for way in ways])
+    low, high = draws_interval(np.concatenate(ways, axis=1), strata, seed=0)
     return Figure(value=float(np.mean([way.mean() for way in ways])), low=low, high=high)

@@ -68,7 +68,7 @@ class ImagenetSource:
         if names not in NAMES:
             raise UsageError("bad value of option 'names'", found=names, allowed=", ".join(NAMES))
         mapping = _mapping_in(path) if synsets is None else file_at(synsets)
-        label_of = _labels(_read_mapping(mapping), names)
+        label_of = labels_of_synsets(_read_mapping(mapping), names)
         root = path.child(_PICTURES) if path.child(_PICTURES).is_dir() else path
         dropped: Counter[str] = Counter()
         files = pictures_below(root, dropped)
@@ -192,7 +192,11 @@ def _index_json(path: File) -> Iterator[tuple[str, str, str]]:
         yield synset, name, where
 
 
-def _labels(names_of: Mapping[str, str], names: str) -> dict[str, str]:
+def labels_of_synsets(names_of: Mapping[str, str], names: str) -> dict[str, str]:
+    """Synset -> label, of synset -> its names with commas: the `first` name, `all`, or the `synset` itself.
+
+    No two labels are equal: see `ImagenetSource`.
+    """
     if names == "synset":
         return {synset: synset for synset in names_of}
     first = {synset: text.partition(",")[0].strip() or text for synset, text in names_of.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedstore.store import journal, layout, tables
+from embedstore.store.prototypes import read_card as read_prototypes_card
 from embedstore.store.reader import open_store
 from embedstore.store.subsets.reading import read_card
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from os import PathLike
     from pathlib import Path
 
-    from embedstore.documents import FeatureHeader, Plan, SubsetCard
+    from embedstore.documents import FeatureHeader, Plan, PrototypesCard, SubsetCard
     from embedstore.store.reader import Store
 
 
@@ -52,6 +53,8 @@ class StoreInfo:
     """The stores read as one; empty for a single store."""
     subsets: tuple[SubsetCard, ...] = ()
     """Cards of all subsets, by name; of several stores those of each."""
+    prototypes: tuple[PrototypesCard, ...] = ()
+    """Cards of all concept prototypes, likewise."""
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON value."""
@@ -62,6 +65,7 @@ class StoreInfo:
             "features": [f.to_dict() for f in self.features],
             "parts": list(self.parts),
             "subsets": [card.model_dump(mode="json") for card in self.subsets],
+            "prototypes": [card.model_dump(mode="json") for card in self.prototypes],
         }
 
 
@@ -79,6 +83,11 @@ def store_info(path: str | PathLike[str]) -> StoreInfo:
             for name in store.subsets()
             for part in store.parts
             if name in part.subsets()
+        ),
+        prototypes=tuple(
+            read_prototypes_card(layout.inside(part.path, layout.prototypes(part.path, name)))
+            for part in store.parts
+            for name in layout.prototype_names(part.path)
         ),
     )
 

@@ -166,6 +166,12 @@ def prototype_names(store: Path) -> tuple[str, ...]:
     return tuple(p.name for p in named if (p / PROTOTYPES_CARD).is_file())
 
 
+def unfinished_prototypes(store: Path) -> tuple[str, ...]:
+    """Names of folders of prototypes without a card: a writer was stopped, or is at work."""
+    named = (p for p in _listed(store / PROTOTYPES) if p.is_dir())
+    return tuple(p.name for p in named if not (p / PROTOTYPES_CARD).is_file())
+
+
 def record(feature: Path, unit: int) -> Path:
     """The journal entry of one unit."""
     return feature / UNITS / f"{unit:08d}.json"

@@ -64,11 +64,20 @@ def read_prototypes(store: Store, named: str) -> tuple[PrototypesCard, Float32Ar
 
     `StoreError` where there are none of that name, `CorruptStoreError` where the vectors are not the card's.
     """
-    folder = _folder(store, named)
+    return read_folder(_folder(store, named))
+
+
+def read_card(folder: Path) -> PrototypesCard:
+    """The card alone of the prototypes in a folder; `CorruptStoreError` where it is none."""
     where = f"{layout.PROTOTYPES}/{folder.name}"
     text = read_bounded(folder / layout.PROTOTYPES_CARD, CorruptStoreError)
     refuse_newer(text, where=where)
-    card = PrototypesCard.from_json(text, where=where, error=CorruptStoreError)
+    return PrototypesCard.from_json(text, where=where, error=CorruptStoreError)
+
+
+def read_folder(folder: Path) -> tuple[PrototypesCard, Float32Array]:
+    """Card and unit vectors `(c, e)` in a folder; `CorruptStoreError` where they do not agree."""
+    card, where = read_card(folder), f"{layout.PROTOTYPES}/{folder.name}"
     data = read_bounded(folder / layout.PROTOTYPES_VECTORS, CorruptStoreError)
     if hashlib.sha256(data).hexdigest() != card.vectors_sha256:
         raise CorruptStoreError("the vectors are not those of the card", where=where, todo="make them again")

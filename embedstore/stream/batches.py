@@ -188,26 +188,27 @@ class TextReader:
         self._decoder = decoder_of(feature)
 
     @property
-    def _name(self) -> Literal["tokens", "pooled"]:
+    def name(self) -> Literal["tokens", "pooled"]:
+        """The array that is read."""
         return "tokens" if "tokens" in self.feature.arrays else "pooled"
 
     @property
     def place_bytes(self) -> int:
         """Bytes of one token."""
-        return self.feature.array(self._name).place_bytes
+        return self.feature.array(self.name).place_bytes
 
     def lengths(self, rows: IntArray) -> IntArray:
         """Tokens of texts `(b,)` int64."""
-        if self._name == "pooled":
+        if self.name == "pooled":
             return np.ones(len(rows), np.int64)
         return self.feature.lengths()[rows].astype(np.int64)
 
     def _starts(self, rows: IntArray) -> IntArray:
-        return rows if self._name == "pooled" else self.feature.token_starts()[rows]
+        return rows if self.name == "pooled" else self.feature.token_starts()[rows]
 
     def buffers(self, tokens: int, *, pin: bool = False) -> Tensor:
         """Room for so many tokens `(tokens, d)`; `pin` for faster copies to a CUDA device."""
-        return _room(self.feature.array(self._name), tokens, pin=pin)
+        return _room(self.feature.array(self.name), tokens, pin=pin)
 
     def offsets(self, rows: IntArray) -> IntArray:
         """Where the tokens of texts `(b,)` lie once they are packed `(b + 1,)` int64."""
@@ -215,12 +216,12 @@ class TextReader:
 
     def tasks(self, rows: IntArray, offsets: IntArray, buffer: Tensor) -> list[Task]:
         """What fills the buffer with texts `(b,)` in any order, packed, for a `GroupReader`."""
-        array, room = self.feature.array(self._name), buffer[: int(offsets[-1])].numpy()
+        array, room = self.feature.array(self.name), buffer[: int(offsets[-1])].numpy()
         return packed_tasks(array, self._starts(rows), np.diff(offsets), offsets[:-1], room)
 
     def advise(self, rows: IntArray) -> None:
         """Tell the kernel that these texts will be read next: of neighbours it brings all between them."""
-        advise(self.feature.array(self._name), self._starts(rows), lengths=self.lengths(rows))
+        advise(self.feature.array(self.name), self._starts(rows), lengths=self.lengths(rows))
 
     def view(self, rows: IntArray, offsets: IntArray, buffer: Tensor) -> TextTokens:
         """Texts whose tokens lie in the buffer at `offsets (b + 1,)`, as views."""
@@ -241,13 +242,13 @@ class TextReader:
             tokens=tokens,
             offsets=offsets,
             scales=self._scales(rows),
-            array=self._name,
+            array=self.name,
             decoder=self._decoder,
         )
 
     def _scales(self, rows: IntArray) -> Tensor | None:
         """A few bytes a text: read when the batch is cut, not ahead."""
-        name = SCALES_OF[self._name]
+        name = SCALES_OF[self.name]
         if name not in self.feature.arrays:
             return None
         if name == "scales":

@@ -12,6 +12,7 @@ from embedstore.store import FeatureWriter, Store, create_store, open_store, pla
 from embedstore.store.tables import IMAGES, TEXTS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from embedstore.documents import FeatureHeader, PolicyName
@@ -64,9 +65,10 @@ def random_card(
     )
 
 
-def random_plan(*, images: int, captions: int, seed: int = 0) -> Plan:
+def random_plan(*, images: int, captions: int, seed: int = 0, languages: Sequence[str] = ("en",)) -> Plan:
     """The plan of `write_random_store`: splits train, val, test in turn 8:1:1, four classes."""
     splits = [_split(i) for i in range(images)]
+    spoken = [languages[k % len(languages)] for k in range(captions)]
     return Plan(
         source={"kind": "random", "seed": seed},
         source_sha256=f"{seed:064x}",
@@ -76,7 +78,7 @@ def random_plan(*, images: int, captions: int, seed: int = 0) -> Plan:
         texts=images * captions,
         classes=CLASSES,
         splits={s: splits.count(s) for s in ("train", "val", "test") if s in splits},
-        languages={"en": images * captions} if captions else {},
+        languages={language: images * spoken.count(language) for language in dict.fromkeys(spoken)},
         roles={"caption": images * captions} if captions else {},
     )
 
@@ -86,7 +88,7 @@ def _split(row: int) -> str:
 
 
 def random_tables(
-    *, images: int, captions: int, classes: IntArray, ids: str = "s"
+    *, images: int, captions: int, classes: IntArray, ids: str = "s", languages: Sequence[str] = ("en",)
 ) -> tuple[pa.Table, pa.Table]:
     """The images and texts tables of `write_random_store`; every id begins with `ids`."""
     pictures = [
@@ -104,7 +106,7 @@ def random_tables(
             "id": f"{ids}{i:06d}#{k}",
             "image": i,
             "text": f"a {CLASSES[classes[i]]}, wording {k}",
-            "language": "en",
+            "language": languages[k % len(languages)],
             "role": "caption",
             "category": None,
         }
@@ -131,21 +133,24 @@ def write_random_store(
     noise: float = 0.5,
     ids: str = "s",
     card_seed: int | None = None,
+    languages: Sequence[str] = ("en",),
 ) -> Store:
     """Make a whole store with the features "vision" and "words" at `path`.
 
     Splits train, val, test in turn 8:1:1; the label is one of four classes. An image and its captions
     share a latent vector that depends on the class too; tokens are fixed linear maps of it plus `noise`
     times a normal, so a head can learn to match them. Rows of the same arguments are always the same.
-    `ids` begins every id, and `card_seed` (default: `seed`) decides the encoders: stores with other ids and
-    the same `card_seed` may be read as one.
+    The captions of an image take `languages` in turn. `ids` begins every id, and `card_seed` (default:
+    `seed`) decides the encoders: stores with other ids and the same `card_seed` may be read as one.
     """
     random = np.random.default_rng(seed)
     cards = seed if card_seed is None else card_seed
     classes = random.integers(len(CLASSES), size=images)
     latent = random.normal(size=(images, 8)) + 2.0 * random.normal(size=(len(CLASSES), 8))[classes]
-    plan = random_plan(images=images, captions=captions, seed=seed)
-    pictures, words = random_tables(images=images, captions=captions, classes=classes, ids=ids)
+    plan = random_plan(images=images, captions=captions, seed=seed, languages=languages)
+    pictures, words = random_tables(
+        images=images, captions=captions, classes=classes, ids=ids, languages=languages
+    )
     create_store(path, plan, images=[pictures], texts=[words])
     maps = {
         w: random.normal(size=(8, width)) / 8**0.5 for w, width in (("v", image_width), ("t", text_width))

@@ -42,7 +42,7 @@ def encoder(store, monkeypatch):
         assert card == found.card
         return found
 
-    monkeypatch.setattr("embedstore.bench.zeroshot.encoder_for_card", find)
+    monkeypatch.setattr("embedstore.bench.prompts.encoder_for_card", find)
     return found
 
 

@@ -76,9 +76,10 @@ def test_the_report_says_what_it_measured_and_depends_on(report, store, head_dir
 
 def test_a_fitted_head_beats_chance_and_its_intervals_hold_the_values(report) -> None:
     for direction, figures in report.metrics.items():
-        assert list(figures) == ["recall@1", "recall@5", "recall@10", "median_rank"]
+        assert list(figures) == ["recall@1", "recall@5", "recall@10", "median_rank", "mean_rank"]
         assert figures["recall@1"].low > report.chance[direction]["recall@1"]
-        assert figures["median_rank"].high < report.chance[direction]["median_rank"]
+        for rank in ("median_rank", "mean_rank"):
+            assert figures[rank].high < report.chance[direction][rank]
         assert all(f.low <= f.value <= f.high for f in figures.values())
 
 
@@ -129,6 +130,42 @@ def test_one_image_is_always_found(store, head_dir) -> None:
     report = bench_retrieval(store, head_dir, split="test", rows=np.array([9]), device="cpu")
     assert report.metrics["text_to_image"]["recall@1"].value == 1.0
     assert report.chance["text_to_image"]["recall@1"] == report.chance["image_to_text"]["recall@1"] == 1.0
+
+
+def test_the_mean_rank_is_that_of_the_whole_score_matrix(report, store, head_dir) -> None:
+    v, u, owner = embeddings(store, head_dir, "test")
+    own = (u * v[owner]).sum(1)
+    assert report.metrics["text_to_image"]["mean_rank"].value == pytest.approx(
+        1 + ((u @ v.T) > own[:, None] + 1e-7).sum(1).mean(), abs=0.05
+    )
+    assert report.chance["image_to_text"]["mean_rank"] == pytest.approx(121 / 4)
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_an_index_gives_its_recall_beside_the_recall_of_its_candidates(
+    report, store, head_dir, index
+) -> None:
+    found = bench_retrieval(store, head_dir, split="test", index=index, device="cpu")
+    assert found.options == {"index": index}
+    for direction, figures in found.metrics.items():
+        assert list(figures) == ["recall@1", "recall@5", "recall@10", "index_recall@10"]
+        assert set(found.chance[direction]) == {"recall@1", "recall@5", "recall@10"}
+        missed = 1 - figures["index_recall@10"].value
+        assert missed < 0.5
+        exact = report.metrics[direction]["recall@10"].value
+        assert exact - 10 * missed - 1e-9 <= figures["recall@10"].value <= exact + 10 * missed + 1e-9
+
+
+def test_an_index_of_no_known_kind_or_for_more_rows_is_refused(store, head_dir) -> None:
+    with pytest.raises(UsageError, match=r"--index: unknown index[\s\S]*exact, ivf, hnsw, pq"):
+        bench_retrieval(store, head_dir, split="test", index="flat", device="cpu")
+    with pytest.raises(UsageError, match="too few rows for product quantisation"):
+        bench_retrieval(store, head_dir, split="test", index="pq", device="cpu")
+
+
+def test_a_role_without_texts_lists_the_roles(store, head_dir) -> None:
+    with pytest.raises(UsageError, match=r"no text has the role 'long'[\s\S]*roles caption"):
+        bench_retrieval(store, head_dir, split="test", role="long", device="cpu")
 
 
 def test_an_unfitted_head_finds_about_what_chance_finds(store, tmp_path) -> None:

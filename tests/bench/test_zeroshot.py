@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from embedstore.bench import TASKS, bench_zeroshot
-from embedstore.bench.classes import parse_classes
+from embedstore.bench.classes import class_prompts
+from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.rows import NO_LABEL, OTHER_LABEL
 from embedstore.bench.setting import open_setting
-from embedstore.bench.zeroshot import class_embeddings, classify, zeroshot_report
+from embedstore.bench.zeroshot import classify, zeroshot_report
 from embedstore.documents import FitConfig
 from embedstore.errors import EncoderError, UsageError
 from embedstore.fit import fit_head
@@ -34,11 +35,17 @@ def slow_class_vectors(head_dir, encoder, classes, templates) -> np.ndarray:
     return np.stack(vectors)
 
 
+def vectors_of(setting, classes, templates):
+    """What the task makes of the prompts."""
+    asked = class_prompts(setting.store, classes=classes, templates=templates)
+    return class_vectors(speaker_of(setting), asked.prompts)
+
+
 def test_class_embeddings_are_normalised_means_of_normalised_prompts(
     store, head_dir, encoder, classes
 ) -> None:
     setting = open_setting(store, head_dir, split="test", device="cpu")
-    found, cut = class_embeddings(setting, parse_classes(classes), TEMPLATES, None)
+    found, cut = vectors_of(setting, classes, TEMPLATES)
     np.testing.assert_allclose(found, slow_class_vectors(head_dir, encoder, classes, TEMPLATES), atol=1e-6)
     assert cut == 0
 
@@ -51,7 +58,7 @@ def test_a_class_of_several_prompts_has_each_order_at_its_weight(
     config = FitConfig(head="dalip", image="vision", text="words", width=8, epochs=1, options=options)
     fit_head(store, config, tmp_path / "head", device="cpu")
     setting = open_setting(store, tmp_path / "head", split="test", device="cpu")
-    found, _ = class_embeddings(setting, parse_classes(classes), TEMPLATES, None)
+    found, _ = vectors_of(setting, classes, TEMPLATES)
     head = setting.head.module
     head.options = head.options.model_copy(update={"score": "both"})
     wanted = []

@@ -223,6 +223,15 @@ def test_the_command_tells_what_it_did(world, run):
     assert json.loads(out)["counts"]["duplicates"] == 60
 
 
+def test_fewer_rows_than_a_sample_are_told_as_they_are(store, run):
+    asked = ("curate", "dedup", store.path, "--name", "few", "--method", "semdedup", "--feature", "vision")
+    code, out, err = run(*asked)
+    assert code == 0, err
+    assert "recall 1.0000 of the 8 duplicate pairs of 40 sampled rows" in out
+    code, out, _ = run(*asked, "--eps", 0.001, "--overwrite")
+    assert "no duplicate among 40 sampled rows, so no recall is known" in out
+
+
 def test_left_out_rows_are_warned_of(tmp_path, run):
     store = write_vector_store(tmp_path / "s", np.array([[1, 0], [0, 0], [0, 1.0]]))
     code, _, err = run("curate", "dedup", store.path, "--name", "clean")

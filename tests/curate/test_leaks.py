@@ -157,6 +157,7 @@ def test_the_command_lists_the_pairs(world, run, tmp_path):
     assert "800 rows compared, 80 with a cosine above 0.95" in out
     assert "coco: 30 leaks, near to 30 of its 200 rows" in out
     assert out.count("ivf index: recall 0.") == 2
+    assert out.count("of the nearest of 512 sampled rows") == 2
     assert "200 rows are in a test set themselves and not compared" in out
     assert "and 70 more pairs" in out
     assert max(map(len, out.splitlines())) <= 80

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from embedstore.curate.pool import unit_vectors
 from embedstore.errors import UsageError
-from embedstore.index import screen
+from embedstore.index import screen, tiles
+from embedstore.index.heaps import Heaps
 from embedstore.index.screen import GRID, Best, best_of, merged
 
 
@@ -27,15 +28,16 @@ def check(found, queries, pool, k):
     np.testing.assert_array_equal(found.scores, scores)
 
 
-@pytest.fixture(params=["as it is", "little room"])
+@pytest.fixture(params=["float32", "bfloat16", "float32, little room", "bfloat16, little room"])
 def rooms(request, monkeypatch):
     """The sizes as they are, or so small that rooms overflow and bars are foretold for small pools."""
-    if request.param == "little room":
+    monkeypatch.setattr(screen, "fast_bfloat16", lambda: "bfloat16" in request.param)
+    if "little room" in request.param:
         monkeypatch.setattr(screen, "_LEAST_ROOM", 8)
+        monkeypatch.setattr(screen, "TILE", 64)
         monkeypatch.setattr(screen, "_SAMPLE_SHARE", 4)
         monkeypatch.setattr(screen, "_SAMPLE_BLOCKS", 2)
-        monkeypatch.setattr(screen, "_SUB", 64)
-        monkeypatch.setattr(screen, "_SUBS_AT_ONCE", 3)
+        monkeypatch.setattr(tiles, "_RUN", 8)
         monkeypatch.setattr(screen, "_LEAST_QUERIES", 2)
 
 
@@ -73,6 +75,38 @@ def test_a_sorted_pool_misleads_nobody(step):
     pool = unit_vectors(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     asked = unit_vectors(np.array([[1.0, 0.0], [0.2, 1.0], [-1.0, 0.1]]))
     check(best_of(asked, lambda at: pool[at], 6000, 50, block=100), asked, pool, 50)
+
+
+@pytest.mark.usefixtures("rooms")
+def test_vectors_that_a_product_does_not_tell_apart():
+    random = np.random.default_rng(2)
+    pool = unit_vectors(random.normal(size=48) + 1e-4 * random.normal(size=(3000, 48)))
+    asked = unit_vectors(pool[:5] + 0.3 * random.normal(size=(5, 48)))
+    check(best_of(asked, lambda at: pool[at], 3000, 60, block=700), asked, pool, 60)
+
+
+@pytest.mark.usefixtures("rooms")
+def test_the_bound_holds_where_rounding_to_bfloat16_is_worst():
+    random = np.random.default_rng(3)
+    # Odd numbers of nine bits lie half-way between two bfloat16 numbers.
+    size = 2 * random.integers(128, 256, (2000, 64)) + 1
+    pool = (random.choice([-1, 1], size=(2000, 64)) * size / 2**12).astype(np.float32)
+    check(best_of(pool[:6], lambda at: pool[at], 2000, 40, block=300), pool[:6], pool, 40)
+
+
+def test_bars_that_the_stream_foretells_too_high_are_found_out(monkeypatch):
+    """All good rows lie where the first reading looks, so that it foretells twice as many as there are."""
+    monkeypatch.setattr(tiles, "_RUN", 8)
+    random = np.random.default_rng(4)
+    pool = unit_vectors(random.normal(size=(6400, 8)))
+    asked = unit_vectors(random.normal(size=(3, 8)))
+    pool[np.arange(6400) % 128 < 8] += 3 * asked[0]
+    pool = unit_vectors(pool)
+    foretold = []
+    misled = Heaps.misled
+    monkeypatch.setattr(Heaps, "misled", lambda heaps: foretold.append(misled(heaps)) or foretold[-1])
+    check(best_of(asked, lambda at: pool[at], 6400, 900, block=8), asked, pool, 900)
+    assert foretold[0].any()
 
 
 def test_a_bar_that_was_foretold_too_high_is_found_out(monkeypatch):

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from embedstore.errors import UsageError
-from embedstore.metrics.accuracy import chance_top_k, class_recall, confusion, label_ranks
+from embedstore.metrics.accuracy import (
+    ConfusedPair,
+    chance_top_k,
+    class_recall,
+    confused_pairs,
+    confusion,
+    label_ranks,
+)
 from embedstore.metrics.recall import hits
 
 SCORES = np.array(
@@ -76,3 +85,49 @@ def test_labels_outside_the_class_list_are_refused() -> None:
 
 def test_chance_never_exceeds_one() -> None:
     assert [chance_top_k(c, 5) for c in (1, 5, 10)] == [1.0, 1.0, 0.5]
+
+
+def test_confused_pairs_by_hand_the_most_frequent_first_then_by_class() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+    called = np.array([0, 2, 1, 2, 2, 1, 0, 0])
+    assert confused_pairs(called, labels, 3) == (
+        ConfusedPair(label=1, predicted=2, count=2),
+        ConfusedPair(label=2, predicted=0, count=2),
+        ConfusedPair(label=0, predicted=1, count=1),
+    )
+    assert confused_pairs(labels, labels, 3) == ()
+
+
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_confused_pairs_are_the_largest_off_the_diagonal(classes: int, n: int, most: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, called = rng.integers(0, classes, (2, n))
+    table = confusion(called, labels, classes)
+    np.fill_diagonal(table, 0)
+    found = confused_pairs(called, labels, most)
+    assert all(table[p.label, p.predicted] == p.count for p in found)
+    assert [p.count for p in found] == sorted(table[table > 0].tolist(), reverse=True)[:most]
+
+
+@given(st.integers(2, 8), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_figures_equal_those_of_scikit_learn(classes: int, n: int, seed: int) -> None:
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
+    rng = np.random.default_rng(seed)
+    # Distinct scores: among equal ones scikit-learn takes the last class, we the first.
+    scores = rng.permutation(n * classes).reshape(n, classes).astype(np.float64)
+    labels, every = rng.integers(0, classes, n), np.arange(classes)
+    ranks, called = label_ranks(scores, labels), scores.argmax(axis=1)
+    found = class_recall(hits(ranks, 1), labels, classes)
+    with warnings.catch_warnings():
+        # It warns of classes that are predicted but absent, and leaves them out as we do.
+        warnings.simplefilter("ignore", UserWarning)
+        assert found.mean == pytest.approx(metrics.balanced_accuracy_score(labels, called), abs=1e-12)
+    assert hits(ranks, 1).mean() == pytest.approx(metrics.accuracy_score(labels, called), abs=1e-12)
+    for k in range(1, classes):
+        truth = (labels, scores[:, 1] - scores[:, 0]) if classes == 2 else (labels, scores)
+        wanted = metrics.top_k_accuracy_score(*truth, k=k, labels=every)
+        assert hits(ranks, k).mean() == pytest.approx(wanted, abs=1e-12)
+    wanted = metrics.confusion_matrix(labels, called, labels=every)
+    assert confusion(called, labels, classes).tolist() == wanted.tolist()
+    recall = metrics.recall_score(labels, called, labels=every, average=None, zero_division=np.nan)
+    np.testing.assert_allclose(found.recall, recall, atol=1e-12)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from embedstore.errors import UsageError
 from embedstore.metrics.recall import (
     Positives,
+    chance_mean_rank,
     chance_median_rank,
     chance_recall,
     first_ranks,
@@ -108,3 +109,11 @@ def test_offsets_that_do_not_describe_the_rows_are_refused() -> None:
         Positives(rows=np.array([0]), offsets=np.array([1, 1]))
     with pytest.raises(UsageError, match="do not end"):
         Positives(rows=np.array([0, 1]), offsets=np.array([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("counts", "n", "mean"), [([1], 1, 1), ([1], 9, 5), ([2], 3, 4 / 3), ([1, 3], 3, 1.5)]
+)
+def test_chance_mean_rank(counts: list[int], n: int, mean: float) -> None:
+    # Two of three rows: the first of them is row 1 in two of the three choices, else row 2.
+    assert chance_mean_rank(counts, n) == pytest.approx(mean)

@@ -6,10 +6,9 @@ import pytest
 from embedstore.bench import Measured, measure_retrieval, measure_zeroshot
 from embedstore.documents import BenchReport, Figure, FitConfig
 from embedstore.fit import fit_head
-from embedstore.metrics.accuracy import confusion
 from embedstore.recipes import bench_page as pages
 from embedstore.recipes.bench_page import Told, bench_page, headlines, write_bench_page
-from embedstore.recipes.chapters import learning, projection, retrieval, settings, zeroshot
+from embedstore.recipes.chapters import classes, learning, projection, retrieval, settings, zeroshot
 from embedstore.recipes.chapters.figures import figure_blocks
 from embedstore.recipes.page.content import Section
 from embedstore.testing.stores import write_random_store
@@ -51,7 +50,7 @@ def retrieved(store, head) -> Measured:
 def classified(store, head) -> Measured:
     with pytest.MonkeyPatch.context() as patch:
         words = WordEncoder(store["words"].card)
-        patch.setattr("embedstore.bench.zeroshot.encoder_for_card", lambda *_, device: words)
+        patch.setattr("embedstore.bench.prompts.encoder_for_card", lambda *_, device: words)
         return measure_zeroshot(store, head, device="cpu")
 
 
@@ -102,19 +101,25 @@ def test_the_worst_come_first_and_only_once_a_picture(retrieved) -> None:
     assert found.image_to_text[retrieval.worst_images(found)].min() > 1
 
 
-def test_class_rows_name_the_class_that_is_most_often_meant_instead(classified) -> None:
-    found = classified.found
-    table = confusion(found.predicted, found.labels, len(found.classes))
-    rows = zeroshot.class_rows(found, classified.report, table)
-    names = [c.label for c in found.classes]
-    assert [r.figure.value for r in rows] == sorted((r.figure.value for r in rows), reverse=True)
-    assert sum(r.rows for r in rows) == len(found.rows)
-    for row in rows:
-        own = found.labels == names.index(row.name)
-        wrong = found.predicted[own & (found.predicted != found.labels)]
-        assert row.times == (np.bincount(wrong).max() if len(wrong) else 0)
+def test_each_class_names_the_class_that_is_most_often_meant_instead(classified) -> None:
+    found, count = classified.found, len(classified.found.classes)
+    taken = classes.Taken.of_rows(found.labels, found.predicted, count)
+    assert (taken.matrix(np.arange(count)) == found.confusion).all()
+    again = classes.Taken.of_table(found.confusion)
+    assert again.most_often() == taken.most_often()
+    wrong = found.confusion - np.diag(np.diag(found.confusion))
+    assert (taken.mistakes == wrong.sum(axis=0) + wrong.sum(axis=1)).all()
+    for own, (other, times) in taken.most_often().items():
+        assert (other, times) == (wrong[own].argmax(), wrong[own].max())
+    labels = [c.label for c in found.classes]
+    table = classes.class_blocks(classified.report.per_class, labels, taken, metric="Recall")[1].value
+    values = [row.figure.value for row in table.rows]
+    assert values == sorted(values, reverse=True)
+    assert sum(int(row.size) for row in table.rows) == len(found.rows)
+    for row in table.rows:
         if row.taken_for is not None:
-            assert (wrong == names.index(row.taken_for)).sum() == row.times
+            times = wrong[labels.index(row.name), labels.index(row.taken_for)]
+            assert row.times == f"{times} of {row.size}"
 
 
 def test_mistakes_are_told_with_what_they_are_and_were_called(classified) -> None:
@@ -128,16 +133,22 @@ def test_mistakes_are_told_with_what_they_are_and_were_called(classified) -> Non
         assert "rank 1 of" not in words
 
 
-def test_of_many_classes_the_matrix_shows_those_with_the_most_mistakes(classified, monkeypatch) -> None:
-    found = classified.found
+def test_of_many_classes_the_matrix_shows_those_with_the_most_mistakes(monkeypatch) -> None:
     table = np.diag([5, 5, 5, 5])
     table[3, 1] = 2
-    monkeypatch.setattr(zeroshot, "MOST_IN_MATRIX", 2)
-    plot = zeroshot.confusion_matrix(found, table)
-    one, two = found.classes[1].label, found.classes[3].label
-    assert f"{one} 100 % right; {two} 71 % right" == plot.alt
+    monkeypatch.setattr(classes, "MOST_IN_MATRIX", 2)
+    plot = classes.confusion_matrix(list("abcd"), classes.Taken.of_table(table))
+    assert plot.alt == "b 100 % right; d 71 % right"
     assert "2 of 4 classes" in plot.title
-    assert zeroshot.confusion_matrix(found, np.diag([5, 0, 0, 0])) is None
+    assert classes.confusion_matrix(list("abcd"), classes.Taken.of_table(np.diag([5, 0, 0, 0]))) is None
+
+
+def test_of_very_many_classes_the_best_and_the_worst_are_shown(monkeypatch) -> None:
+    monkeypatch.setattr(classes, "MOST_CLASSES", 4)
+    figures = {f"c{k}": Figure(value=k / 10, low=0, high=1) for k in range(9)}
+    block = classes.class_bars(figures, metric="IoU")
+    assert [row.name for row in block.value.rows] == ["c8", "c7", "c1", "c0"]
+    assert "of 9 classes" in block.lead
 
 
 def test_the_page_holds_what_was_measured_and_set(retrieved, classified) -> None:
@@ -172,6 +183,7 @@ def test_a_map_keeps_clusters_and_is_always_the_same() -> None:
     distances = np.linalg.norm(flat[:, None] - flat[None], axis=-1) + np.diag(np.full(40, np.inf))
     assert ((distances.argmin(axis=1) < 20) == (np.arange(40) < 20)).all()
     assert (flat == projection.flattened(vectors, seed=0)).all()
+    assert np.isfinite(projection.flattened(np.ones((20, 4)), seed=0)).all()
 
 
 def test_without_labels_pictures_fall_into_groups(retrieved, monkeypatch) -> None:
@@ -184,7 +196,9 @@ def test_without_labels_pictures_fall_into_groups(retrieved, monkeypatch) -> Non
     assert "k-means" in bare.lead
     assert len(labelled.blocks[0].value) == 5
     assert len(bare.blocks[0].value) == 2
-    assert all("100 % of nearest" in plot.title for plot in bare.blocks[0].value)
+    assert all("100% have" in plot.note for plot in bare.blocks[0].value)
+    assert "by lot 100%" in bare.lead
+    assert projection.projection_chapter(found.setting, found.pairs.images[:5], None, seed=0) is None
 
 
 def test_a_task_without_a_chapter_of_its_own_has_its_figures() -> None:
@@ -212,8 +226,12 @@ def test_groups_that_are_numbers_become_a_curve() -> None:
 
 def test_the_headline_of_a_direction_is_its_whole_or_its_last_part() -> None:
     metrics = {"a/1": {"m": 0.1}, "a/2": {"m": 0.2}, "b": {"m": 0.3, "n": 0.4}, "b/x": {"m": 0.5}}
-    assert [h.measure.figure.value for h in headlines([report(metrics=metrics)])] == [0.2, 0.3]
-    assert len(headlines([report(metrics=metrics)] * 3)) == 3
+    mine = Measured(report=report(metrics=metrics))
+    assert [h.measure.figure.value for h in headlines([mine])] == [0.2, 0.3]
+    assert len(headlines([mine] * 3)) == 3
+    masks = {"pixels": {"outside": 0.1}, "foreground": {"mean_iou": 0.4}}
+    named = headlines([Measured(report=report("segment", masks))])
+    assert [h.measure.metric for h in named] == ["mean_iou"]
 
 
 def test_a_head_without_a_log_has_no_learning_curve(tmp_path, head) -> None:

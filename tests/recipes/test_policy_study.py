@@ -30,7 +30,7 @@ def store(tmp_path_factory):
 def study(store):
     with pytest.MonkeyPatch.context() as patch:
         encoder = WordEncoder(store["words"].card)
-        patch.setattr("embedstore.bench.zeroshot.encoder_for_card", lambda *_, **__: encoder)
+        patch.setattr("embedstore.bench.prompts.encoder_for_card", lambda *_, **__: encoder)
         return study_policies(
             store.path, CONFIG, policies=["int8", "cls+mean", "pq-99"], seeds=2, device="cpu"
         )

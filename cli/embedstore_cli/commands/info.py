@@ -8,14 +8,17 @@ from embedstore_cli import options as opt
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from embedstore.documents import EncoderCard, SubsetCard
+    from embedstore.documents import EncoderCard, PrototypesCard, SubsetCard
     from embedstore.store import FeatureInfo, StoreInfo
 
 
 def info(store: opt.StorePath, json: opt.Json = False) -> None:
-    """Tell what a store holds: tables, features, cards, bytes, progress and subsets. Reads no tokens."""
+    """Tell what a store holds: tables, features, cards, bytes, progress, subsets and prototypes.
+
+    Reads no tokens.
+    """
     from embedstore.store import store_info
 
     found = store_info(store)
@@ -38,11 +41,16 @@ def _show(found: StoreInfo) -> None:
         render.say("no features yet")
     for feature in found.features:
         _show_feature(feature)
-    if found.subsets:
+    _show_list("subsets", [_describe_subset(card) for card in found.subsets])
+    _show_list("prototypes", [_describe_prototypes(card) for card in found.prototypes])
+
+
+def _show_list(title: str, lines: Sequence[str]) -> None:
+    if lines:
         render.say()
-        render.heading("subsets")
-        for card in found.subsets:
-            render.say(f"  {_describe_subset(card)}")
+        render.heading(title)
+    for line in lines:
+        render.say(f"  {line}")
 
 
 def _show_feature(feature: FeatureInfo) -> None:
@@ -86,6 +94,15 @@ def _describe_subset(card: SubsetCard) -> str:
     if len(card.stores) > 1:
         parts.append(f"made of {len(card.stores)} stores as one")
     return ", ".join(parts)
+
+
+def _describe_prototypes(card: PrototypesCard) -> str:
+    space = (
+        f"in the joint space of head {card.head_sha256[:12]}"
+        if card.head_sha256 is not None
+        else f"by {card.card.model}"
+    )
+    return f"{card.name}: {len(card.concepts)} concepts of {card.each} each, {card.width} wide, {space}"
 
 
 def _pairs(counts: Mapping[str, object]) -> str:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from embedstore.recipes.page.content import Measure, Plot
 
 # What the numbers of a group mean, by task.
-COUNTED = {"long-text": "tokens that are read at most"}
+COUNTED = {
+    "long-text": "tokens that are read at most",
+    "probe": "neighbours, or training images of a class",
+}
 _MOST_ROWS = 40
 
 

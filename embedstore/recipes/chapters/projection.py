@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,35 +22,40 @@ GROUPS, MOST, LEAST = 6, 300, 12
 _PERPLEXITY = 30
 
 
-def projection_chapter(setting: Setting, images: IntArray, texts: IntArray | None, *, seed: int) -> Chapter:
-    """Maps of up to 300 image rows `(n,)` and, where given, of a text row of each `(n,)`.
+def projection_chapter(
+    setting: Setting, images: IntArray, texts: IntArray | None, *, seed: int
+) -> Chapter | None:
+    """Maps of up to 300 image rows `(n,)` and, where given, of a text row of each `(n,)`; none of too few.
 
     Before: pooled embeddings of the encoders; after: joint embeddings. In colour the six most frequent
     classes, or, without labels, six groups of the pictures by k-means before the projection. Without a head
-    there is no before. Each title tells how often the nearest neighbour by cosine is of the same group.
+    there is no before. Each map tells how often the nearest neighbour by cosine is of the same group.
     """
+    if len(images) < LEAST or "pooled" not in setting.image.arrays:
+        return None
     chosen, groups, names, how = _groups(setting, images, seed)
-    rows = images[chosen]
-    words = None if texts is None else texts[chosen]
-    plots, after = [], ""
-    if isinstance(setting.embedder, FittedHead):
-        after = " after"
-        plots.append(_own_map("Pictures before", stored_vectors(setting.image, rows), groups, names, seed))
-        if words is not None:
-            plots.append(
-                _own_map("Captions before", stored_vectors(setting.text, words), groups, names, seed)
-            )
+    if len(chosen) < LEAST:
+        return None
+    maps = _Maps(groups=groups, names=names, seed=seed)
+    rows, words = images[chosen], None if texts is None else texts[chosen]
+    projected = isinstance(setting.embedder, FittedHead)
+    after = " after" if projected else ""
+    plots = []
+    if projected:
+        plots.append(maps.own("Pictures before", stored_vectors(setting.image, rows)))
+    if projected and words is not None and "pooled" in setting.text.arrays:
+        plots.append(maps.own("Captions before", stored_vectors(setting.text, words)))
     joint = setting.embedder.embed_images(setting.image, rows)
-    plots.append(_own_map(f"Pictures{after}", joint, groups, names, seed))
+    plots.append(maps.own(f"Pictures{after}", joint))
     if words is not None:
         said = setting.embedder.embed_texts(setting.text, words)
-        plots.append(_own_map(f"Captions{after}", said, groups, names, seed))
-        plots.append(_joint_map(f"Both{after}", joint, said, groups, names, seed=seed))
+        plots += [maps.own(f"Captions{after}", said), maps.joint(f"Both{after}", joint, said)]
     what = f"{len(rows)} pictures{' with a caption each' if words is not None else ''}"
     return Chapter(
-        title="Before and after the projection" if after else "Pictures and captions as a map",
-        lead=f"{what} by t-SNE, a map of its own for each plot; {how}. A map keeps neighbours, not distances"
-        " or directions.",
+        title="Before and after the projection" if projected else "Pictures and captions as a map",
+        lead=f"{what} by t-SNE, a map of its own for each plot; in colour {how}. A map keeps neighbours, not"
+        " distances or directions. Shares are of nearest neighbours by cosine, before they are flattened; by"
+        f" lot {maps.by_lot:.0%} would be of the same colour.",
         blocks=(Block(kind="plots", value=plots),),
     )
 
@@ -68,37 +74,51 @@ def _groups(setting: Setting, images: IntArray, seed: int) -> tuple[IntArray, In
     chosen = np.sort(random.permutation(len(images))[:MOST])
     with needs_extra():
         from sklearn.cluster import KMeans
-    clusters = KMeans(min(GROUPS, len(chosen)), n_init=3, random_state=seed)
-    group = clusters.fit_predict(stored_vectors(setting.image, images[chosen])).astype(np.int64)
+    vectors = stored_vectors(setting.image, images[chosen])
+    distinct = len(np.unique(vectors, axis=0))
+    clusters = KMeans(min(GROUPS, distinct), n_init=3, random_state=seed).fit(vectors)
     names = [f"group {k + 1}" for k in range(clusters.n_clusters)]
-    return chosen, group, names, "in colour, groups of the pictures before the projection, by k-means"
+    return chosen, clusters.labels_.astype(np.int64), names, "groups of the pictures before it, by k-means"
 
 
-def _own_map(title: str, vectors: Float32Array, groups: IntArray, names: list[str], seed: int) -> Plot:
-    near = vectors @ vectors.T
-    np.fill_diagonal(near, -np.inf)
-    title = f"{title}: {_agreement(near, groups, groups)} of nearest neighbours in the same group"
-    return scatter_plot(flattened(vectors, seed=seed), groups, names, title=title, alt=title)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Maps:
+    """Draws vectors whose rows `(n,)` have groups."""
 
+    groups: IntArray
+    names: list[str]
+    seed: int
 
-def _joint_map(
-    title: str, images: Float32Array, texts: Float32Array, groups: IntArray, names: list[str], *, seed: int
-) -> Plot:
-    """Pictures filled, captions as outlines, in one map."""
-    nearest = _agreement(texts @ images.T, groups, groups)
-    title += f" (captions hollow): {nearest} of captions have a picture of the same group nearest"
-    return scatter_plot(
-        flattened(np.concatenate([images, texts]), seed=seed),
-        np.tile(groups, 2),
-        names,
-        title=title,
-        alt=title,
-        hollow=len(texts),
-    )
+    @property
+    def by_lot(self) -> float:
+        """How often another row drawn by lot is of the same group."""
+        sizes = np.bincount(self.groups)
+        return float((sizes * (sizes - 1)).sum() / (len(self.groups) * (len(self.groups) - 1)))
 
+    def own(self, title: str, vectors: Float32Array) -> Plot:
+        """Rows of one modality."""
+        near = vectors @ vectors.T
+        np.fill_diagonal(near, -np.inf)
+        note = f"{self._agreement(near)} have the nearest of them in their own colour"
+        flat = flattened(vectors, seed=self.seed)
+        return scatter_plot(flat, self.groups, self.names, title=title, note=note)
 
-def _agreement(scores: FloatArray, own: IntArray, other: IntArray) -> str:
-    return f"{100 * np.mean(other[scores.argmax(axis=1)] == own):.0f} %"
+    def joint(self, title: str, images: Float32Array, texts: Float32Array) -> Plot:
+        """Pictures filled, captions as outlines, in one map."""
+        note = (
+            f"{self._agreement(texts @ images.T)} of captions (hollow) have the nearest picture in their own"
+        )
+        return scatter_plot(
+            flattened(np.concatenate([images, texts]), seed=self.seed),
+            np.tile(self.groups, 2),
+            self.names,
+            title=title,
+            note=f"{note} colour",
+            hollow=len(texts),
+        )
+
+    def _agreement(self, scores: FloatArray) -> str:
+        return f"{np.mean(self.groups[scores.argmax(axis=1)] == self.groups):.0%}"
 
 
 def flattened(vectors: FloatArray, *, seed: int) -> FloatArray:
@@ -106,7 +126,9 @@ def flattened(vectors: FloatArray, *, seed: int) -> FloatArray:
     with needs_extra():
         from sklearn.manifold import TSNE
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
+    # Principal components of rows that are all the same have no direction.
+    init = "pca" if vectors.std(axis=0).any() else "random"
     flat: FloatArray = TSNE(
-        metric="cosine", init="pca", perplexity=perplexity, random_state=seed
+        metric="cosine", init=init, perplexity=perplexity, random_state=seed
     ).fit_transform(vectors.astype(np.float64))
     return flat

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.bench.figures import share_figure
+from embedstore.bench.ranking import LOOKED_AT
 from embedstore.index.exact import pair_scores, top_k
 from embedstore.metrics import recall
 from embedstore.recipes.page.content import Answer, Block, Query
@@ -25,7 +26,9 @@ _RANKS = (1, 2, 3, 5, 8, 10, 16, 32, 50, 64, 100)
 
 
 def retrieval_blocks(found: Retrieved, report: BenchReport) -> list[Block]:
-    """The recall curve and grids of queries, both ways."""
+    """The recall curve and grids of queries, both ways; of an approximate index the curve alone."""
+    if found.ranks.index_recalls:
+        return [Block(kind="plots", value=[recall_curve(found, seed=report.seed)])]
     pairs, seed = found.pairs, report.seed
     drawn = np.random.default_rng(seed).permutation(len(pairs.images))
     by_lot = pairs.offsets[drawn] + np.random.default_rng(seed + 1).integers(0, pairs.counts[drawn])
@@ -79,7 +82,7 @@ def recall_curve(found: Retrieved, *, seed: int) -> Plot:
         ("text to image", found.text_to_image, np.ones_like(pairs.texts), len(pairs.images)),
         ("image to text", found.image_to_text, pairs.counts, len(pairs.texts)),
     ):
-        at = [k for k in _RANKS if k <= n]
+        at = [k for k in _RANKS if k <= (min(n, LOOKED_AT) if found.ranks.index_recalls else n)]
         figures = [share_figure(recall.hits(ranks, k), seed=seed) for k in at]
         chance = [100 * recall.chance_recall(counts, n, k) for k in at]
         curves[name] = Curve(

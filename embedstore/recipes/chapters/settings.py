@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from embedstore.documents import FitConfig, HeadConfig, load_document
+from embedstore.documents import BenchReport, EaseReport, FitConfig, HeadConfig, RatesReport, load_document
 from embedstore.fit.files import FIT
 from embedstore.model import FittedHead
 from embedstore.recipes.page.content import Section
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.bench.setting import Setting
-    from embedstore.documents import BenchReport, EncoderCard
+    from embedstore.documents import EncoderCard
+
+AnyReport: TypeAlias = BenchReport | EaseReport | RatesReport
 
 
 def task_section(report: BenchReport) -> Section:
@@ -37,27 +39,34 @@ def task_section(report: BenchReport) -> Section:
     )
 
 
-def settings_sections(report: BenchReport, setting: Setting | None) -> list[Section]:
+def settings_sections(report: AnyReport, setting: Setting | None) -> list[Section]:
     """The data, encoders, head and fit behind a report; without an open store what the report knows."""
     sections = [_data(report, setting)]
-    for title, card, feature in (
-        ("Image encoder", report.image_card, None if setting is None else setting.image),
-        ("Text encoder", report.text_card, None if setting is None else setting.text),
-    ):
-        if card is not None:
-            sections.append(_encoder(title, card, None if feature is None else feature.header.policy))
-    head = None if setting is None else setting.embedder
-    if isinstance(head, FittedHead):
-        sections.append(_head(head.config, head.sha256, sum(p.numel() for p in head.module.parameters())))
-        sections += _fit(head.folder)
-    elif report.head_sha256 is not None:
-        sections.append(Section.of("Head", sha256=report.head_sha256))
+    if isinstance(report, BenchReport):
+        image = None if setting is None else setting.image.header.policy
+        text = None if setting is None or setting.text_feature is None else setting.text.header.policy
+        for title, card, policy in (
+            ("Image encoder", report.image_card, image),
+            ("Text encoder", report.text_card, text),
+        ):
+            sections += [] if card is None else [_encoder(title, card, policy)]
+        sections += _head_sections(report, setting)
+    else:
+        sections += [_encoder(f"Encoder of {name}", card, None) for name, card in report.cards.items()]
     return [*sections, Section.of("Measured with", device=report.device, **report.versions)]
 
 
-def _data(report: BenchReport, setting: Setting | None) -> Section:
+def _head_sections(report: BenchReport, setting: Setting | None) -> list[Section]:
+    head = None if setting is None else setting.embedder
+    if isinstance(head, FittedHead):
+        parameters = sum(p.numel() for p in head.module.parameters())
+        return [_head(head.config, head.sha256, parameters), *_fit(head.folder)]
+    return [] if report.head_sha256 is None else [Section.of("Head", sha256=report.head_sha256)]
+
+
+def _data(report: AnyReport, setting: Setting | None) -> Section:
     if setting is None:
-        return Section.of("Data", store_fingerprint=report.store_fingerprint)
+        return Section.of("Data", store_fingerprint=report.store_fingerprint or "none: toy worlds")
     plan = setting.store.plan
     return Section.of(
         "Data",

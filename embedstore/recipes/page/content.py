@@ -10,7 +10,12 @@ from embedstore.documents import NOT_SHARES
 if TYPE_CHECKING:
     from embedstore.documents import BenchReport, Figure
 
-Kind: TypeAlias = Literal["figures", "plots", "texts_asked", "images_asked", "classes", "cards", "facts"]
+Kind: TypeAlias = Literal[
+    "figures", "plots", "texts_asked", "images_asked", "classes", "cards", "masks", "rates", "facts"
+]
+
+# Ranks, and correlations of what should go against each other.
+_NUMBERS = NOT_SHARES | {"pearson", "spearman"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +29,8 @@ class Measure:
 
     @property
     def is_share(self) -> bool:
-        """Whether the figure is a fraction of 1."""
-        return self.metric not in NOT_SHARES
+        """Whether the figure is a fraction of 1; the others are better where they are lower."""
+        return self.metric not in _NUMBERS
 
     @property
     def against_chance(self) -> Literal["better", "worse", "unclear"] | None:
@@ -47,11 +52,12 @@ class Headline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A drawing and the words that say the same to those who cannot see it."""
+    """A drawing, what to see in it, and the words that say the same to those who cannot see it."""
 
     svg: str
     title: str
     alt: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +86,33 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRow:
-    """Recall of one class and, where there is one, the class it is most often taken for."""
+    """The figure of one class, how large it is, and the class it is most often taken for, if there is one."""
 
     name: str
     figure: Figure
-    rows: int
+    size: str
     taken_for: str | None
-    times: int
+    times: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassTable:
+    """The classes with their figure `metric`; `taken`: whether it is known what each is taken for."""
+
+    metric: str
+    rows: tuple[ClassRow, ...]
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateRow:
+    """A rate in words, and which share of its limit it is, where it has one."""
+
+    what: str
+    value: str
+    spread: str
+    share: float | None
+    limit: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +122,15 @@ class Card:
     picture: bytes | None
     alt: str
     lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masked:
+    """Named panels (JPEG bytes) of one picture, words on it, and what the colours (`#rrggbb`) mean."""
+
+    panels: tuple[tuple[str, bytes], ...]
+    words: str
+    colours: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -198,7 +198,7 @@ def confusion_plot(table: IntArray, names: Sequence[str], *, sizes: IntArray, ti
 
 
 def scatter_plot(
-    points: FloatArray, groups: IntArray, names: Sequence[str], *, title: str, alt: str, hollow: int = 0
+    points: FloatArray, groups: IntArray, names: Sequence[str], *, title: str, note: str, hollow: int = 0
 ) -> Plot:
     """Points `(n, 2)` in the colour and shape of their group `(n,)`; the last `hollow` are outlines."""
     solid = np.arange(len(points)) < len(points) - hollow
@@ -209,10 +209,9 @@ def scatter_plot(
             look = {"s": 14, "marker": mark, "edgecolors": colour, "linewidths": 0.9}
             for own, face, label in ((solid, colour, short(name)), (~solid, "none", None)):
                 axes.scatter(*points[own & (groups == k)].T, facecolors=face, label=label, **look)
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set_axis_off()
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3, handletextpad=0.2)
-        return Plot(svg=_svg(figure), title=title, alt=alt)
+        return Plot(svg=_svg(figure), title=title, alt=f"{title}: {note}", note=note)
 
 
 def short(name: str, most: int = _LETTERS) -> str:

@@ -37,6 +37,7 @@ class VerifyReport:
 
     features: int
     subsets: int = 0
+    prototypes: int = 0
     units: int
     files: int
     nbytes: int

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from embedstore.errors import CorruptStoreError, MismatchError, StoreError, UsageError
 from embedstore.store import geometry, journal, layout
 from embedstore.store.advice import make_again
+from embedstore.store.checks.prototypes import check_prototypes
 from embedstore.store.checks.repair import repair_store
 from embedstore.store.checks.report import Finding, VerifyReport
 from embedstore.store.checks.sample import Sample
@@ -86,6 +87,7 @@ def _verify(
         *check.metadata(),
         *check.features(),
         *check_subsets(store),
+        *check_prototypes(store),
         *_leftovers(store),
     )
     done, remaining = (
@@ -97,6 +99,7 @@ def _verify(
     return VerifyReport(
         features=len(store.features()),
         subsets=len(store.subsets()),
+        prototypes=len(layout.prototype_names(store.path)),
         units=check.units,
         files=total.files,
         nbytes=total.nbytes,
@@ -130,6 +133,7 @@ def _together(parts: list[Path], stores: list[Store], reports: list[VerifyReport
     return VerifyReport(
         features=sum(r.features for r in reports),
         subsets=sum(r.subsets for r in reports),
+        prototypes=sum(r.prototypes for r in reports),
         units=sum(r.units for r in reports),
         files=sum(r.files for r in reports),
         nbytes=sum(r.nbytes for r in reports),

@@ -16,10 +16,13 @@ from embedstore.recipes.page.content import (
     Card,
     Chapter,
     ClassRow,
+    ClassTable,
     Fact,
     Headline,
+    Masked,
     Measure,
     Query,
+    RateRow,
     Section,
 )
 from embedstore.recipes.page.plots import Curve, confusion_plot, interval_plot, line_plot, scatter_plot
@@ -79,7 +82,7 @@ def plots() -> list:
             at=[1, 2],
         ),
         confusion_plot(np.array([[3, 1], [0, 0]]), [EVIL, "b"], sizes=np.array([4, 0]), title=EVIL),
-        scatter_plot(points, np.array([0, 1, 0, 1]), [EVIL, "b"], title=EVIL, alt=EVIL, hollow=2),
+        scatter_plot(points, np.array([0, 1, 0, 1]), [EVIL, "b"], title=EVIL, note=EVIL, hollow=2),
     ]
 
 
@@ -89,10 +92,13 @@ def page(**changed) -> str:
         Answer(rank=1, text=EVIL, right=True, score=0.5, jpeg=b"\xff\xd8picture"),
         Answer(rank=17, text=EVIL, right=False, score=0.25),
     )
-    rows = [
-        ClassRow(name=EVIL, figure=Figure(value=0.25, low=0, high=1), rows=4, taken_for=EVIL, times=3),
-        ClassRow(name="b", figure=Figure(value=1, low=1, high=1), rows=2, taken_for=None, times=0),
-    ]
+    share = Figure(value=0.25, low=0, high=1)
+    rows = (
+        ClassRow(name=EVIL, figure=share, size=EVIL, taken_for=EVIL, times="3 of 4"),
+        ClassRow(name="b", figure=share, size="2", taken_for=None, times=""),
+    )
+    rates = [RateRow(what=EVIL, value="1 GB/s", spread=EVIL, share=0.5, limit=EVIL)]
+    masks = [Masked(panels=((EVIL, b"\xff\xd8mask"),), words=EVIL, colours=(("#ff0000", EVIL),))]
     cards = [
         Card(picture=b"\x89PNG\r", alt=EVIL, lines=(EVIL,)),
         Card(picture=None, alt=EVIL, lines=()),
@@ -103,7 +109,9 @@ def page(**changed) -> str:
         Block(kind="plots", value=changed.pop("plots", [])),
         Block(kind="texts_asked", value=[Query(text=EVIL, answers=answers, rank=1)]),
         Block(kind="images_asked", value=[Query(text=EVIL, answers=answers, rank=2, jpeg=b"\xff\xd8asked")]),
-        Block(kind="classes", value=rows),
+        Block(kind="classes", value=ClassTable(metric=EVIL, rows=rows, taken=True)),
+        Block(kind="rates", value=rates),
+        Block(kind="masks", value=masks),
         Block(kind="cards", value=cards),
         Block(kind="facts", value=settings),
     )
@@ -115,6 +123,7 @@ def page(**changed) -> str:
         "not_better": [],
         "chapters": [Chapter(title=EVIL, lead=EVIL, notes=(EVIL,), blocks=blocks)],
         "sections": settings,
+        "left_out": {EVIL: EVIL},
         "commands": [EVIL, "second"],
     }
     return render_page("bench.html.j2", **(values | changed))
@@ -141,12 +150,12 @@ def test_the_page_loads_nothing_from_anywhere(read) -> None:
 
 def test_pictures_and_plots_are_inside_and_have_words(read) -> None:
     kinds = [url.partition(";")[0] for url in read.urls]
-    assert (kinds.count("data:image/jpeg"), kinds.count("data:image/png")) == (2, 1)
+    assert (kinds.count("data:image/jpeg"), kinds.count("data:image/png")) == (3, 1)
     drawn = [base64.b64decode(url.partition(",")[2]).decode() for url in read.urls if "svg" in url[:20]]
     assert len(drawn) == 5
     assert all(svg.startswith("<svg") and svg.rstrip().endswith("</svg>") for svg in drawn)
     assert not any("<script" in svg or "<dc:date" in svg for svg in drawn)
-    assert len(read.alts) == 3 + len(drawn)
+    assert len(read.alts) == 4 + len(drawn)
     assert all(read.alts)
 
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from embedstore.errors import UsageError
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from embedstore.bench import Measured
     from embedstore.documents import BenchReport
+    from embedstore.recipes.bench_page import Subject
 
 
 def _drawable(page: Path | None) -> Path | None:
@@ -65,6 +67,14 @@ def split_of(words: str) -> str | None:
     return None if words == "all" else words
 
 
+def words(text: str, option: str) -> tuple[str, ...]:
+    """`a,b,c`, each once; `UsageError` otherwise."""
+    found = tuple(word.strip() for word in text.split(","))
+    if not all(found) or len(set(found)) < len(found):
+        raise UsageError("not a list of names", where=option, found=text, allowed="a,b,c, each once")
+    return found
+
+
 def finish(
     measured: Measured,
     out: Path | None,
@@ -73,8 +83,9 @@ def finish(
     html: Path | None = None,
     csv: Path | None = None,
     names: tuple[str, str | None] | None = None,
+    show: Callable[[BenchReport], None] = render.report,
 ) -> None:
-    """Write the report and its page where one wants them, and print it for a person or a machine.
+    """Write the report and its page where one wants them, and print it for a machine or by `show`.
 
     names: what the user called the store and the head, for the rows of `csv`.
     """
@@ -88,18 +99,21 @@ def finish(
     if json:
         render.print_json(report.to_json())
         return
-    render.report(report)
+    show(report)
     if out is not None:
         render.say(f"report: {out}")
     if html is not None:
         render.say(f"page: {html}")
 
 
-def write_page(measured: Sequence[Measured], html: Path, *, json: bool) -> None:
-    """One page of one or several tasks, with the command that was typed."""
+def write_page(
+    measured: Sequence[Subject], html: Path, *, json: bool, left_out: Mapping[str, str] | None = None
+) -> None:
+    """One page of one or several tasks, with the command that was typed; `left_out`: task to reason."""
     from embedstore.recipes.bench_page import Told, write_bench_page
 
-    told = Told(commands=(shlex.join(["embedstore", *sys.argv[1:]]),))
+    command = shlex.join(["embedstore", *sys.argv[1:]])
+    told = Told(commands=(command,), left_out=left_out or {})
     with render.bars(quiet=json) as bars:
         write_bench_page(
             measured,

@@ -60,6 +60,7 @@ def ease(
         typer.Option(metavar="FILE.svg", help="Also draw a scatter plot here.", show_default=False),
     ] = None,
     out: common.Out = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Are encoders that see alike easier to align? CKA against the lowest loss of a linear map.
@@ -67,8 +68,7 @@ def ease(
     Random toy worlds as in freeze-align's figure A.2, or with --store all encoder pairs as in its figure 1.
     """
     from embedstore.bench.ease import SAMPLE, ease_of_store, ease_of_toy_worlds
-    from embedstore.bench.report import write_report, write_text
-    from embedstore.recipes.ease_plot import ease_svg, needed_for_plots
+    from embedstore.recipes.page.standalone import needed_for_plots
 
     if store is None:
         _refuse_options("a store", "--store STORE", image=image, text=text, sample=sample, rows=rows)
@@ -100,15 +100,26 @@ def ease(
                 device=device,
                 progress=lambda done, total: shown.update("steps", done=done, total=total),
             )
+    _finish(report, plot=plot, out=out, html=html, json=json)
+
+
+def _finish(
+    report: EaseReport, *, plot: Path | None, out: Path | None, html: Path | None, json: bool
+) -> None:
+    from embedstore.bench.report import write_report, write_text
+    from embedstore.recipes.ease_plot import ease_svg
+
     if plot is not None:
         write_text(ease_svg(report), plot)
     if out is not None:
         write_report(report, out)
+    if html is not None:
+        common.write_page([report], html, json=json)
     if json:
         render.print_json(report.to_json())
         return
     _show(report)
-    for path in (plot, out):
+    for path in (plot, out, html):
         if path is not None:
             render.say(f"written: {path}")
 

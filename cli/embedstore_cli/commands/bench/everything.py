@@ -62,7 +62,7 @@ def everything(
     if csv is not None:
         common.add_rows(list(document.reports.values()), csv, store, head)
     if html is not None:
-        common.write_page(list(found.measured.values()), html, json=json)
+        common.write_page(list(found.measured.values()), html, json=json, left_out=found.left_out)
     if json:
         render.print_json(document.to_json())
         return

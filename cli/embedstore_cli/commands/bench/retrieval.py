@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from embedstore_cli import options as opt
 from embedstore_cli.commands.bench import common
 
@@ -14,6 +18,11 @@ def retrieval(
     split: opt.Split = "test",
     rows: opt.Rows = None,
     language: opt.Language = "en",
+    role: opt.Role = "caption",
+    index: Annotated[
+        str,
+        typer.Option(help="exact; or ivf, hnsw or pq: the first 10 of a FAISS index, with its recall."),
+    ] = "exact",
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
@@ -21,7 +30,7 @@ def retrieval(
     csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
-    """Recall@1, 5 and 10, image to text and text to image, exact, several captions an image.
+    """Recall@1, 5 and 10, median and mean rank, image to text and text to image, several captions an image.
 
     Without --head the stored embeddings of --image and --text are compared: what apply made, or the towers of
     one model.
@@ -36,6 +45,8 @@ def retrieval(
         split=common.split_of(split),
         rows=rows,
         language=language,
+        role=role,
+        index=index,
         device=device,
         seed=seed,
     )

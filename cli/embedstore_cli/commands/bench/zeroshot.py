@@ -3,35 +3,68 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from embedstore_cli import options as opt
+from embedstore_cli import render
 from embedstore_cli.commands.bench import common
+from embedstore_cli.commands.curate.common import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedstore.documents import BenchReport
+
+WORST, CONFUSED = 10, 5
 
 
 def zeroshot(
     store: opt.StorePath,
-    head: opt.HeadDir,
+    head: opt.AnyHeadDir = None,
+    image: opt.ImageFeature = None,
+    text: opt.TextFeature = None,
     classes: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE",
-            help="Class names, one a line, or label<TAB>words; without it the store's labels.",
+            metavar="FILE|imagenet",
+            help="Class names, one a line, or label<TAB>words; or those of ImageNet; without it the store's "
+            "labels.",
             show_default=False,
         ),
     ] = None,
     templates: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Prompts, one a line, with {} for the class.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FILE|imagenet",
+            help="Prompts, one a line, with {} for the class; or the eighty of ImageNet.",
+            show_default=False,
+        ),
     ] = None,
+    descriptions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON", help="Sentences about each class: class -> list of sentences.", show_default=False
+        ),
+    ] = None,
+    convention: Annotated[
+        str, typer.Option(help="How prompts become a class: clip-benchmark or freeze-align.")
+    ] = "clip-benchmark",
     split: opt.Split = "test",
     rows: opt.Rows = None,
     text_encoder: Annotated[
         str | None,
         typer.Option(
-            metavar="SPEC", help="Where the head's text encoder is, if not remembered.", show_default=False
+            metavar="SPEC", help="Where the text encoder is, if not remembered.", show_default=False
+        ),
+    ] = None,
+    confusion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV",
+            help="Also write how often each class was taken for each other.",
+            show_default=False,
         ),
     ] = None,
     device: opt.Device = "auto",
@@ -41,18 +74,71 @@ def zeroshot(
     csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
-    """Zero-shot classification: top-1, top-5 and mean per class."""
-    from embedstore.bench import measure_zeroshot, read_lines
+    """Zero-shot classification: top-1, top-5 and mean per class.
 
-    measured = measure_zeroshot(
-        store,
-        head,
-        split=common.split_of(split),
-        rows=rows,
-        classes=read_lines(classes) if classes else None,
-        templates=read_lines(templates) if templates else None,
-        text_encoder=text_encoder,
-        device=device,
-        seed=seed,
-    )
+    Without --head the stored embeddings of --image are compared with prompts through the text tower of the
+    same model: that of the feature --text, or --text-encoder.
+    """
+    from embedstore.bench import confusion_csv, measure_zeroshot, read_descriptions
+    from embedstore.bench.report import check_place, write_text
+
+    if confusion is not None:
+        check_place(confusion)
+    with progress(quiet=json) as report:
+        measured = measure_zeroshot(
+            store,
+            head,
+            image=image,
+            text=text,
+            split=common.split_of(split),
+            rows=rows,
+            classes=lines_or_imagenet(classes),
+            templates=lines_or_imagenet(templates),
+            descriptions=None if descriptions is None else read_descriptions(descriptions),
+            convention=convention,
+            text_encoder=text_encoder,
+            device=device,
+            seed=seed,
+            on_progress=report,
+        )
+    if confusion is not None:
+        write_text(confusion_csv(measured.found), confusion)
     common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))
+    if json:
+        return
+    print_classes(measured.report)
+    if confusion is not None:
+        render.say(f"confusion matrix: {confusion}")
+
+
+def print_classes(report: BenchReport) -> None:
+    """The classes of the lowest recall, and those that were most often taken for others."""
+    worst = sorted(report.per_class.items(), key=lambda one: one[1].value)[:WORST]
+    there = len(report.per_class)
+    render.table(
+        f"lowest recall of {there} classes" if there > WORST else "recall of each class, the lowest first",
+        ("", "recall", "95 % interval"),
+        [(name, _percent(f.value), f"{_percent(f.low)} – {_percent(f.high)}") for name, f in worst],
+    )
+    if report.confused:
+        render.table(
+            "most often taken for another",
+            ("", "taken for", "images"),
+            [
+                (pair.label, pair.taken_for, f"{pair.images} of {pair.of}")
+                for pair in report.confused[:CONFUSED]
+            ],
+            words=("taken for",),
+        )
+
+
+def lines_or_imagenet(given: str | None) -> Sequence[str] | None:
+    """The lines of a file, or the word that stands for ImageNet's own."""
+    from embedstore.bench import read_lines
+    from embedstore.bench.classes import IMAGENET
+
+    return given if given is None or given == IMAGENET else read_lines(Path(given))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -58,7 +58,7 @@ def collect(
         str | None, typer.Option(help="Only texts in this language.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides the order with --order random.")] = 0,
-    block: Annotated[int, typer.Option(help="Rows that are scored at once.")] = 4096,
+    block: Annotated[int, typer.Option(help="Rows that are read at once.")] = 1024,
     threads: Annotated[
         int | None, typer.Option(help="Threads; all that torch has if not given.", show_default=False)
     ] = None,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,16 +9,15 @@ import typer
 from embedstore_cli import render
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from embedstore.store import Subset
 
-QUIET_SECONDS = 2.0
+# The bars of a verb's stages.
+progress = render.progress
 
 SubsetName = Annotated[
     str, typer.Option("--name", metavar="SUBSET", help="Name of the subset that is made.", show_default=False)
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a subset of that name.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what has that name already.")]
 Rows = Annotated[
     str | None,
     typer.Option(
@@ -43,19 +40,6 @@ OneSplit = Annotated[
 MemoryMB = Annotated[
     int, typer.Option("--memory-mb", min=0, help="More embeddings than this lie in a temporary file.")
 ]
-
-
-@contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each stage of a verb, from its second second on."""
-    begun = time.monotonic()
-    with render.bars(quiet=quiet) as bars:
-
-        def report(stage: str, done: int, total: int) -> None:
-            if time.monotonic() - begun > QUIET_SECONDS:
-                bars.update(stage, done=done, total=total)
-
-        yield report
 
 
 def finish(subset: Subset, lines: list[str], *, json: bool) -> None:

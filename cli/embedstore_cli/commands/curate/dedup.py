@@ -98,6 +98,8 @@ def dedup(
 
 
 def _lines(subset: Subset, eps: float) -> list[str]:
+    from embedstore.curate.semdedup import SAMPLE_ROWS
+
     counts, said = subset.card.counts, subset.card.settings
     how = f"equal {said['compared']}" if said["method"] == "exact" else f"cosine above {1 - eps:g}"
     compared = f"{counts['considered']} rows compared, {counts['duplicates']} duplicates: {how}"
@@ -105,9 +107,10 @@ def _lines(subset: Subset, eps: float) -> list[str]:
     if "pair_recall" in said:
         lines[1] += f", {said['probes']} of {said['clusters']} clusters looked at for each row"
         recall, pairs = said["pair_recall"], counts["sampled_pairs"]
+        sampled = min(SAMPLE_ROWS, len(subset) + counts["duplicates"])
         lines.append(
-            f"recall {recall:.4f} of the {pairs} duplicate pairs of 512 sampled rows"
+            f"recall {recall:.4f} of the {pairs} duplicate pairs of {sampled} sampled rows"
             if isinstance(recall, float)
-            else "no duplicate among 512 sampled rows, so no recall is known"
+            else f"no duplicate among {sampled} sampled rows, so no recall is known"
         )
     return lines

@@ -106,12 +106,15 @@ def leaks(
 
 
 def _lines(found: Leaks, cosine: float, index: str) -> list[str]:
+    from embedstore.index.approximate import SAMPLE_QUERIES
+
     counts = found.subset.card.counts
     lines = [f"{counts['considered']} rows compared, {counts['leaks']} with a cosine above {cosine:g}"]
     for each in found.sets:
         lines.append(f"{each.name}: {each.leaks} leaks, near to {each.hit} of its {each.rows} rows")
         if each.recall is not None:
-            lines.append(f"{index} index: recall {each.recall:.4f} of the nearest of 512 sampled rows")
+            sampled = min(SAMPLE_QUERIES, counts["considered"])
+            lines.append(f"{index} index: recall {each.recall:.4f} of the nearest of {sampled} sampled rows")
     if counts["in a test set"]:
         lines.append(f"{counts['in a test set']} rows are in a test set themselves and not compared")
     return lines

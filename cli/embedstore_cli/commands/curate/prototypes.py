@@ -96,9 +96,7 @@ def prototypes(
 def _show(made: Prototypes) -> None:
     card = made.card
     counts = card.counts
-    each = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
-    of = "images" if card.made_of == "images" else "prompts"
-    render.say(f"{card.name}: {len(card.concepts)} concepts, {card.width} wide, each of {each} {of}")
+    render.say(f"{card.name}: {len(card.concepts)} concepts, {card.width} wide, each of {card.each}")
     for reason, count in card.left_out.items():
         render.warn(f"{count} images {reason}")
     if card.empty:

@@ -79,7 +79,7 @@ def _print_card(card: SubsetCard) -> None:
     for name, value in card.settings.items():
         each = value if isinstance(value, tuple) else (value,)
         cut = 16 if name.endswith("sha256") else None
-        if value is not None:
+        if value not in (None, ()):
             shown = ", ".join(str(part)[:cut] for part in each)
             render.say(textwrap.fill(f"{name.replace('_', ' ')}: {shown}", **_INDENT))
     for parent in card.parents:

@@ -1,0 +1,379 @@
+"""Probes: what a simple classifier, trained on a split's labels, makes of image vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from embedstore.bench.figures import class_chance
+from embedstore.bench.linear_probe import (
+    ITERATIONS,
+    STRENGTHS,
+    LinearPath,
+    few_shots,
+    hold_out,
+    linear_path,
+)
+from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.outcomes import Outcomes, image_ids
+from embedstore.bench.probe_vectors import open_space
+from embedstore.bench.rows import NO_LABEL, select_images
+from embedstore.documents import BenchReport, Figure
+from embedstore.encoders.device import device_kind
+from embedstore.errors import UsageError
+from embedstore.index.topk import top_k
+from embedstore.metrics.accuracy import class_recall
+from embedstore.metrics.intervals import draws_interval
+from embedstore.metrics.statistics import Statistic
+from embedstore.metrics.vote import TEMPERATURE, weighted_vote
+from embedstore.store import choose_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from os import PathLike
+
+    from embedstore.bench.probe_vectors import Space
+    from embedstore.shapes import AnyArray, Float32Array, FloatArray, IntArray
+    from embedstore.store import Store
+
+Shots: TypeAlias = int | Literal["all"]
+Progress: TypeAlias = "Callable[[str, int, int], None]"
+
+METHODS = ("knn", "linear")
+SHOTS: tuple[Shots, ...] = (1, 2, 4, 8, 16, "all")
+NEIGHBOURS = (10, 20)
+REPEATS = 5
+HELD_OUT = 0.2
+OTHER_CLASS = "an image whose label no training image has"
+LIBRARIES = ("embedstore", "torch", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """Images of a split: rows `(n,)` of the images table, unit vectors `(n, w)`, labels `(n,)` of classes."""
+
+    rows: IntArray
+    vectors: Float32Array
+    labels: IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How a probe is made. shots: training images of each class, drawn `repeats` times, or all of them."""
+
+    shots: tuple[Shots, ...]
+    methods: tuple[str, ...]
+    neighbours: tuple[int, ...]
+    repeats: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """Everything of one probe.
+
+    groups: group -> predicted classes `(r, n)` of the test images in each draw; options: what the probes
+    chose, such as the strength of L2; notes: what a reader must know.
+    """
+
+    space: Space
+    classes: tuple[str, ...]
+    train: Labelled
+    test: Labelled
+    skipped: dict[str, int]
+    groups: dict[str, IntArray] = field(default_factory=dict)
+    options: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def measure_probe(
+    store: Store | str | PathLike[str],
+    head_dir: str | PathLike[str] | None = None,
+    *,
+    on: str | None = None,
+    vector: str | None = None,
+    image: str | None = None,
+    shots: Sequence[Shots] = SHOTS,
+    methods: Sequence[str] = METHODS,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    repeats: int = REPEATS,
+    split: str | None = "test",
+    train_split: str = "train",
+    train_rows: str | None = None,
+    rows: IntArray | str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> Measured:
+    """top-1 and mean-per-class of k-NN and of a linear probe, of a frozen encoder or through a head.
+
+    on: 'encoder' or 'head' (default: the head where one is given); vector: of the encoder 'pooled', 'cls',
+    'mean' (of the patches) or 'cls+mean'. All are unit vectors. Groups: `knn-K/SHOTS`, each of the K nearest
+    training images votes for its class with `exp(cosine / 0.07)` (DINO's protocol); `linear/SHOTS`,
+    scikit-learn's multinomial logistic regression, whose C is chosen among 10^-2 ... 10^5 by the accuracy on
+    a fifth of the training images, held out by class; few shots are drawn from the other four. With 'all',
+    k-NN reads the whole training split, and the chosen linear probe is fitted on it again.
+
+    shots are drawn `repeats` times and figures are means over the draws. Trained on `train_split`, which
+    `train_rows` (a subset, a file of ids) narrows, measured on `split`, which `rows` narrows. Intervals: 95 %
+    bootstrap over draws and test images, for mean-per-class within each class. Raises as `open_space`;
+    `UsageError` for bad options and where an image would be trained and tested on.
+    """
+    asked = check_asked(shots, methods, neighbours, repeats, seed)
+    space = open_space(
+        store, head_dir, on=on, vector=vector, split=split, image=image, device=device, rows=rows
+    )
+    train_chosen = None if train_rows is None else choose_rows(space.store, train_rows).images(space.store)
+    found = probe(
+        space, asked, split=split, train_split=train_split, train_rows=train_chosen, on_progress=on_progress
+    )
+    report = probe_report(found, asked, split=split, train_split=train_split, train_rows=train_rows)
+    return Measured(report=report, found=found, outcomes=probe_outcomes(found))
+
+
+bench_probe = report_of(measure_probe)
+
+
+def check_asked(
+    shots: Sequence[Shots], methods: Sequence[str], neighbours: Sequence[int], repeats: int, seed: int
+) -> Asked:
+    """The options of a probe; `UsageError` for what cannot be meant."""
+    for name, given, allowed, good in (
+        ("shots", shots, "1, 2, 4, ... or all", all(s == "all" or s > 0 for s in shots)),
+        ("methods", methods, ", ".join(METHODS), set(methods) <= set(METHODS)),
+        ("neighbours", neighbours, "1 or more each", all(k > 0 for k in neighbours)),
+        ("repeats", [repeats], "1 or more", repeats > 0),
+    ):
+        if not given or not good or len(set(given)) != len(given):
+            raise UsageError(
+                f"bad {name}", found=", ".join(map(str, given)) or "none", allowed=f"{allowed}, each once"
+            )
+    return Asked(
+        shots=tuple(shots),
+        methods=tuple(methods),
+        neighbours=tuple(neighbours),
+        repeats=repeats,
+        seed=seed,
+    )
+
+
+def probe(
+    space: Space,
+    asked: Asked,
+    *,
+    split: str | None,
+    train_split: str,
+    train_rows: IntArray | None = None,
+    on_progress: Progress | None = None,
+) -> Probed:
+    """Select, read, train and predict."""
+    told = on_progress or _silent
+    train, words, _ = _select(space, train_split, train_rows)
+    classes = tuple(sorted(set(words)))
+    place = {label: c for c, label in enumerate(classes)}
+    test, named, skipped = _select(space, split, space.rows)
+    known = np.array([label in place for label in named], dtype=bool)
+    both = np.intersect1d(train, test)
+    if both.size:
+        raise UsageError(
+            "images would be trained and tested on", found=f"{both.size} images", todo="name another --split"
+        )
+    if not known.any() or len(classes) < 2:
+        raise UsageError(
+            "a probe needs training images of two classes, and test images of these",
+            found=f"{len(classes)} classes in split {train_split!r}, {int(known.sum())} images to test",
+        )
+    skipped[OTHER_CLASS] = int((~known).sum())
+    sides = []
+    for what, rows, labels in (("training", train, words), ("test", test[known], np.array(named)[known])):
+        told(f"{what} images read", 0, len(rows))
+        sides.append(
+            Labelled(rows=rows, vectors=space.vectors(rows), labels=np.array([place[w] for w in labels]))
+        )
+        told(f"{what} images read", len(rows), len(rows))
+    found = Probed(space=space, classes=classes, train=sides[0], test=sides[1], skipped=skipped)
+    if "knn" in asked.methods:
+        _knn(found, asked, told)
+    if "linear" in asked.methods:
+        _linear(found, asked, told)
+    return found
+
+
+def _select(
+    space: Space, split: str | None, rows: IntArray | None
+) -> tuple[IntArray, list[str], dict[str, int]]:
+    """Readable images of a split that have a label, their labels, and how many were left out and why."""
+    chosen, skipped = select_images(space.store, space.feature, split=split, rows=rows)
+    words = space.store.images(["label"])["label"].take(chosen).to_pylist()
+    has = np.array([word is not None for word in words], dtype=bool)
+    return chosen[has], [word for word in words if word is not None], skipped | {NO_LABEL: int((~has).sum())}
+
+
+def _knn(found: Probed, asked: Asked, told: Progress) -> None:
+    """Votes of the nearest training images of each draw."""
+    train, test, most = found.train, found.test, max(asked.neighbours)
+    for done, shots in enumerate(asked.shots):
+        told("k-NN", done, len(asked.shots))
+        answers: dict[int, list[IntArray]] = {k: [] for k in asked.neighbours}
+        for rows in _draws(train.labels, shots, asked):
+            near = top_k(
+                test.vectors,
+                train.vectors[rows],
+                min(most, len(rows)),
+                device=str(found.space.device),
+            )
+            labels = train.labels[rows][near.rows]
+            for k, answer in answers.items():
+                answer.append(weighted_vote(near.scores[:, :k], labels[:, :k], len(found.classes)))
+        for k, answer in answers.items():
+            found.groups[f"knn-{k}/{_named(shots)}"] = np.stack(answer)
+    told("k-NN", len(asked.shots), len(asked.shots))
+
+
+def _draws(labels: IntArray, shots: Shots, asked: Asked) -> list[IntArray]:
+    """Training rows of each draw."""
+    if shots == "all":
+        return [np.arange(len(labels))]
+    return [few_shots(labels, shots, seed=asked.seed + draw) for draw in range(asked.repeats)]
+
+
+def _linear(found: Probed, asked: Asked, told: Progress) -> None:
+    """Logistic regressions of each draw, with the strength that was best on the held-out images."""
+    train = found.train
+    held = hold_out(train.labels, share=HELD_OUT, seed=asked.seed)
+    if not held.any():
+        raise UsageError(
+            "no training image can be held out to choose the strength of L2",
+            found="one training image of each class",
+            todo="--methods knn",
+        )
+    total = sum(1 if shots == "all" else asked.repeats for shots in asked.shots)
+    done = unfinished = 0
+    for shots in asked.shots:
+        paths = []
+        for rows in _draws(train.labels[~held], shots, asked):
+            told("linear probes", done, total)
+            paths.append(_path(found, np.flatnonzero(~held)[rows], held))
+            done += 1
+        right = np.mean([(path.held_out == train.labels[held]).mean(axis=1) for path in paths], axis=0)
+        best = int(right.argmax())
+        if shots == "all":
+            every = np.arange(len(train.labels))
+            paths = [_path(found, every, held, strengths=STRENGTHS[best : best + 1])]
+        unfinished += sum(path.unfinished for path in paths)
+        name = f"linear/{_named(shots)}"
+        found.groups[name] = np.stack([path.test[best if len(path.test) > 1 else 0] for path in paths])
+        found.options[f"C of {name}"] = STRENGTHS[best]
+        inner = min(max(best, 1), len(STRENGTHS) - 2)
+        if right[best] > right[inner]:
+            found.notes.append(f"{name}: the chosen C, {STRENGTHS[best]:g}, is at the end of the grid")
+    told("linear probes", total, total)
+    if unfinished:
+        found.notes.append(
+            f"{unfinished} logistic regressions had not converged after {ITERATIONS} iterations"
+        )
+
+
+def _path(
+    found: Probed, rows: IntArray, held: AnyArray, strengths: tuple[float, ...] = STRENGTHS
+) -> LinearPath:
+    """The fits of these training rows."""
+    train = found.train
+    return linear_path(
+        train.vectors[rows],
+        train.labels[rows],
+        held_out=train.vectors[held],
+        test=found.test.vectors,
+        strengths=strengths,
+    )
+
+
+def _named(shots: Shots) -> str:
+    return "all" if shots == "all" else f"{shots} shot{'s' if shots > 1 else ''}"
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
+
+
+def probe_report(
+    found: Probed, asked: Asked, *, split: str | None, train_split: str, train_rows: str | None
+) -> BenchReport:
+    """The figures of what was predicted, with intervals and chance."""
+    space, labels = found.space, found.test.labels
+    chance = {name: share for name, share in class_chance(len(found.classes)).items() if name != "top-5"}
+    most = max((s for s in asked.shots if s != "all"), default=0)
+    poor = int((np.bincount(found.train.labels) < most).sum())
+    notes = list(found.notes)
+    if poor:
+        notes.append(f"{poor} of {len(found.classes)} classes have fewer than {most} training images")
+    absent = len(found.classes) - len(np.unique(labels))
+    if absent:
+        notes.append(
+            f"{absent} of {len(found.classes)} classes have no image here; mean-per-class leaves them out"
+        )
+    return BenchReport(
+        task="probe",
+        metrics={
+            group: _figures(predicted == labels, labels, len(found.classes), seed=asked.seed)
+            for group, predicted in found.groups.items()
+        },
+        chance=dict.fromkeys(found.groups, chance),
+        images=len(labels),
+        classes=len(found.classes),
+        skipped={reason: count for reason, count in found.skipped.items() if count},
+        split=split,
+        rows=space.chosen,
+        options={
+            "on": "head" if space.vector is None else "encoder",
+            **({"vector": space.vector} if space.vector else {}),
+            "train_split": train_split,
+            **({"train_rows": train_rows} if train_rows else {}),
+            "train_images": len(found.train.labels),
+            "repeats": asked.repeats,
+            "temperature": TEMPERATURE,
+            **found.options,
+        },
+        notes=(*space.notes, *notes),
+        store_fingerprint=space.store.fingerprint,
+        head_sha256=None if space.head is None else space.head.sha256,
+        image_card=space.feature.card,
+        versions={name: version(name) for name in LIBRARIES},
+        device=device_kind(space.device),
+        seed=asked.seed,
+    )
+
+
+def _figures(right: AnyArray, labels: IntArray, classes: int, *, seed: int) -> dict[str, Figure]:
+    """top-1 and mean-per-class of `right (r, n)`: means over the draws."""
+    values = right.astype(np.float64)
+    worth: FloatArray = values.mean(axis=0)
+    one = draws_interval(values, np.zeros_like(labels), seed=seed)
+    each = draws_interval(values, labels, seed=seed)
+    recall = class_recall(worth, labels, classes).mean
+    return {
+        "top-1": Figure(value=float(worth.mean()), low=one[0], high=one[1]),
+        "mean-per-class": Figure(value=recall, low=each[0], high=each[1]),
+    }
+
+
+def probe_outcomes(found: Probed) -> dict[str, Outcomes]:
+    """Group -> of each test image, in what share of the draws it was right."""
+    ids = image_ids(found.space.store, found.test.rows)
+    strata = [found.classes[c] for c in found.test.labels]
+    statistics = {
+        "top-1": Statistic(kind="mean", value="right"),
+        "mean-per-class": Statistic(kind="stratum-mean", value="right"),
+    }
+    return {
+        group: Outcomes(
+            ids=ids,
+            strata=strata,
+            values={"right": (predicted == found.test.labels).mean(axis=0)},
+            statistics=statistics,
+        )
+        for group, predicted in found.groups.items()
+    }
