@@ -16,8 +16,7 @@ from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.rows import select_labelled, select_pairs
 from embedstore.bench.setting import Setting, open_setting, open_stored
 from embedstore.bench.zeroshot import Classified, open_for_prompts, ranked
-from embedstore.index.exact import ranks_of_positives
-from embedstore.metrics.recall import Positives
+from embedstore.index.exact import ranks_both_ways
 from embedstore.store import Store, open_store
 from embedstore.store.selection import equal
 
@@ -199,10 +198,5 @@ def _found(
 def _retrieved(setting: Setting, pairs: Pairs, images: Float32Array) -> LanguageRanks:
     texts = setting.embedder.embed_texts(setting.text, pairs.texts)
     kind = str(setting.embedder.device)
-    captions = Positives(rows=np.arange(len(texts)), offsets=pairs.offsets)
-    own = Positives.single(pairs.image_of)
-    return LanguageRanks(
-        pairs=pairs,
-        text_to_image=ranks_of_positives(texts, images, own, device=kind),
-        image_to_text=ranks_of_positives(images, texts, captions, device=kind),
-    )
+    to_image, to_text = ranks_both_ways(images, texts, pairs.image_of, device=kind)
+    return LanguageRanks(pairs=pairs, text_to_image=to_image, image_to_text=to_text)
