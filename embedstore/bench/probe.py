@@ -101,7 +101,7 @@ def measure_probe(
     neighbours: Sequence[int] = NEIGHBOURS,
     repeats: int = REPEATS,
     split: str | None = "test",
-    train_split: str = "train",
+    train_split: str | None = "train",
     train_rows: str | None = None,
     rows: IntArray | str | None = None,
     device: str = "auto",
@@ -117,10 +117,10 @@ def measure_probe(
     a fifth of the training images, held out by class; few shots are drawn from the other four. With 'all',
     k-NN reads the whole training split, and the chosen linear probe is fitted on it again.
 
-    shots are drawn `repeats` times and figures are means over the draws. Trained on `train_split`, which
-    `train_rows` (a subset, a file of ids) narrows, measured on `split`, which `rows` narrows. Intervals: 95 %
-    bootstrap over draws and test images, for mean-per-class within each class. Raises as `open_space`;
-    `UsageError` for bad options and where an image would be trained and tested on.
+    shots are drawn `repeats` times and figures are means over the draws. Trained on `train_split` (none:
+    every image), which `train_rows` (a subset, a file of ids) narrows; measured on `split`, which `rows`
+    narrows. Intervals: 95 % bootstrap over draws and test images, for mean-per-class within each class.
+    Raises as `open_space`; `UsageError` for bad options and where an image would be trained and tested on.
     """
     asked = check_asked(shots, methods, neighbours, repeats, seed)
     space = open_space(
@@ -165,7 +165,7 @@ def probe(
     asked: Asked,
     *,
     split: str | None,
-    train_split: str,
+    train_split: str | None,
     train_rows: IntArray | None = None,
     on_progress: Progress | None = None,
 ) -> Probed:
@@ -184,7 +184,7 @@ def probe(
     if not known.any() or len(classes) < 2:
         raise UsageError(
             "a probe needs training images of two classes, and test images of these",
-            found=f"{len(classes)} classes in split {train_split!r}, {int(known.sum())} images to test",
+            found=f"{len(classes)} classes to train, {int(known.sum())} images to test",
         )
     skipped[OTHER_CLASS] = int((~known).sum())
     sides = []
@@ -300,7 +300,7 @@ def _silent(stage: str, done: int, total: int) -> None:
 
 
 def probe_report(
-    found: Probed, asked: Asked, *, split: str | None, train_split: str, train_rows: str | None
+    found: Probed, asked: Asked, *, split: str | None, train_split: str | None, train_rows: str | None
 ) -> BenchReport:
     """The figures of what was predicted, with intervals and chance."""
     space, labels = found.space, found.test.labels
@@ -330,7 +330,7 @@ def probe_report(
         options={
             "on": "head" if space.vector is None else "encoder",
             **({"vector": space.vector} if space.vector else {}),
-            "train_split": train_split,
+            "train_split": train_split or "all",
             **({"train_rows": train_rows} if train_rows else {}),
             "train_images": len(found.train.labels),
             "repeats": asked.repeats,
