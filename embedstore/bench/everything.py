@@ -65,8 +65,7 @@ def measure_all(
     if head_dir is None:
         open_stored(opened, **chosen)
     else:
-        # Some tasks read no texts; those that do say for themselves what is missing.
-        open_setting(opened, head_dir, split=split, texts=chosen["text"] is not None, **chosen)
+        open_setting(opened, head_dir, split=split, texts=False, **chosen)
     measured, left_out = {}, {}
     for done, (name, task) in enumerate(functions.items()):
         if on_progress is not None:
