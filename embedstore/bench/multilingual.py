@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from embedstore.bench.classes import class_prompts
+from embedstore.bench.language_outcomes import language_outcomes
 from embedstore.bench.language_report import multilingual_report
 from embedstore.bench.languages import chosen_languages, class_names, language_templates
 from embedstore.bench.measured import Measured, report_of
@@ -131,7 +132,7 @@ def measure_multilingual(
         told=on_progress or (lambda *_: None),
     )
     report = multilingual_report(found, split=split, role=role if of_texts else None, seed=seed)
-    return Measured(report=report, found=found)
+    return Measured(report=report, found=found, outcomes=language_outcomes(found))
 
 
 bench_multilingual = report_of(measure_multilingual)

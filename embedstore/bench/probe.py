@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -21,6 +20,7 @@ from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.outcomes import Outcomes, image_ids
 from embedstore.bench.probe_vectors import open_space
 from embedstore.bench.rows import NO_LABEL, select_images
+from embedstore.bench.versions import PROBES, versions_of
 from embedstore.documents import BenchReport, Figure
 from embedstore.encoders.device import device_kind
 from embedstore.errors import UsageError
@@ -48,7 +48,6 @@ NEIGHBOURS = (10, 20)
 REPEATS = 5
 HELD_OUT = 0.2
 OTHER_CLASS = "an image whose label no training image has"
-LIBRARIES = ("embedstore", "torch", "numpy", "scikit-learn")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,7 +340,7 @@ def probe_report(
         store_fingerprint=space.store.fingerprint,
         head_sha256=None if space.head is None else space.head.sha256,
         image_card=space.feature.card,
-        versions={name: version(name) for name in LIBRARIES},
+        versions=versions_of(*PROBES),
         device=device_kind(space.device),
         seed=asked.seed,
     )

@@ -9,14 +9,18 @@ from embedstore.bench import (
     bench_multilingual,
     bench_retrieval,
     bench_zeroshot,
+    compare_files,
+    measure_multilingual,
     read_language_classes,
     read_language_templates,
+    write_measured,
 )
 from embedstore.bench.averages import Tally, average_of_classes, average_of_ranks, averaged_languages
 from embedstore.bench.classes import ClassName
 from embedstore.bench.languages import chosen_languages, class_names, language_templates
 from embedstore.errors import UsageError
 from embedstore.metrics.intervals import class_average_interval, mean_interval, shared_mean_interval
+from embedstore.metrics.statistics import values_of
 from embedstore.testing.stores import CLASSES, write_random_store
 
 NAMES = {
@@ -81,6 +85,23 @@ def test_averages_are_means_of_the_languages_with_and_without_english(report) ->
         )
     chance = report.chance["image_to_text/average"]["recall@1"]
     assert chance == pytest.approx(report.chance["image_to_text/de"]["recall@1"]) == pytest.approx(1 / 40)
+
+
+def test_every_figure_is_recomputed_from_the_outcomes_and_compared_in_pairs(
+    spoken, head_dir, encoder, tmp_path
+) -> None:
+    measured = measure_multilingual(spoken, head_dir, classes=NAMES, templates=TEMPLATES, device="cpu")
+    assert set(measured.outcomes) == set(measured.report.metrics)
+    for group, rows in measured.outcomes.items():
+        figures = measured.report.metrics[group]
+        assert values_of(rows.sample, rows.statistics) == pytest.approx(
+            {metric: figure.value for metric, figure in figures.items()}, abs=1e-12
+        )
+    write_measured(measured, tmp_path / "a.json")
+    (found,) = compare_files(tmp_path / "a.json", tmp_path / "a.json", resamples=20).comparisons
+    assert {one.how for group in found.metrics.values() for one in group.values()} == {"paired"}
+    # An average draws images, each with its queries of all languages.
+    assert found.units["text_to_image/average"] == 40
 
 
 def test_languages_are_chosen_and_ordered(spoken, head_dir, encoder) -> None:
