@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedstore.bench.averages import Tally
 from embedstore.bench.classes import ClassName, ClassPrompts, class_prompts
 from embedstore.bench.figures import class_chance, class_figures, share_figure
 from embedstore.bench.measured import Measured, report_of
@@ -57,6 +58,11 @@ class Classified:
     skipped: dict[str, int]
     notes: tuple[str, ...]
     options: dict[str, str | int | float | bool]
+
+    @property
+    def tally(self) -> Tally:
+        """Each image, and the rank of its class."""
+        return Tally(units=self.rows, ranks=self.ranks)
 
     @property
     def confusion(self) -> IntArray:

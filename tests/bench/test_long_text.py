@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from embedstore.bench import bench_long_text, bench_retrieval, measure_long_text, write_measured
+from embedstore.bench.long_text import at_limit
 from embedstore.bench.outcomes import read_outcomes
 from embedstore.bench.rows import NO_TEXT
 from embedstore.errors import HeadError, UsageError
 from embedstore.metrics.statistics import values_of
+from embedstore.model import load_head
 from embedstore.store import open_store, plan_feature
 from embedstore.testing.stores import write_feature, write_random_store
 
@@ -123,6 +128,21 @@ def test_features_that_differ_in_more_than_the_limit_are_refused(longer, head_di
     # Retrieval itself knows no other limit.
     with pytest.raises(HeadError, match=r"tokenizer.max_length: fitted 8, here 4"):
         bench_retrieval(longer, head_dir, text="words-max4", device="cpu")
+
+
+def test_probes_are_compared_at_the_same_limit_alone(longer, head_dir) -> None:
+    head = load_head(head_dir)
+    card = head.config.text_card.model_copy(update={"probe": (0.5, 1.0)})
+    probed = replace(head, config=head.config.model_copy(update={"text_card": card}))
+    for name in ("words", "words-max2"):
+        feature = longer[name]
+        of = SimpleNamespace(name=name, card=feature.card.model_copy(update={"probe": (0.5, 2.0)}))
+        if name == "words":
+            with pytest.raises(HeadError, match="outputs 1 away"):
+                at_limit(probed, of).check_text(of)
+        else:
+            at_limit(probed, of).check_text(of)
+    assert at_limit(probed, longer["words-max2"]).sha256 == head.sha256
 
 
 def test_a_role_that_no_text_has_lists_the_roles(longer, head_dir) -> None:

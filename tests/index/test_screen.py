@@ -138,6 +138,14 @@ def test_what_cannot_be_asked():
         best_of(pool, lambda at: pool[at], 3, 1, block=0)
 
 
+@pytest.mark.parametrize("width", [3, 37, 384, 768])
+def test_a_direction_depends_on_its_row_alone(width):
+    values = np.random.default_rng(5).normal(size=(70, width)).astype(np.float16)
+    together = unit_vectors(values)
+    for first in (0, 1, 5):
+        np.testing.assert_array_equal(unit_vectors(values[first : first + 9]), together[first : first + 9])
+
+
 def test_directions_of_odd_vectors():
     given = np.array([[3, 4], [0, 0], [np.nan, 1], [np.inf, 1], [1e-30, 0], [1e30, 1e30]])
     found = unit_vectors(given.astype(np.float32))

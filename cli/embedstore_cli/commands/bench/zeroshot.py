@@ -122,7 +122,7 @@ def print_classes(report: BenchReport) -> None:
     )
     if report.confused:
         render.table(
-            "most often taken for another",
+            "most confused",
             ("", "taken for", "images"),
             [
                 (pair.label, pair.taken_for, f"{pair.images} of {pair.of}")
