@@ -13,6 +13,7 @@ from embedstore.bench.averages import (
     mean_chance,
 )
 from embedstore.bench.figures import class_chance, class_figures, retrieval_chance, retrieval_figures
+from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _report(
         options=options,
         notes=(*found.setting.notes, *_noted(own_notes)),
         seed=seed,
-        **found.setting.report_fields(),
+        **found.setting.report_fields(*(of_encoder(found.setting.text_card) if classified else ())),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +22,7 @@ from embedstore.bench.probe_methods import (
 )
 from embedstore.bench.probe_vectors import open_space
 from embedstore.bench.rows import NO_LABEL, select_images
+from embedstore.bench.versions import PROBES, versions_of
 from embedstore.documents import BenchReport, Figure
 from embedstore.encoders.device import device_kind
 from embedstore.errors import UsageError
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from embedstore.store import Store
 
 OTHER_CLASS = "an image whose label no training image has"
-LIBRARIES = ("embedstore", "torch", "numpy", "scikit-learn")
 
 
 def measure_probe(
@@ -191,7 +190,7 @@ def probe_report(
         store_fingerprint=space.store.fingerprint,
         head_sha256=None if space.head is None else space.head.sha256,
         image_card=space.feature.card,
-        versions={name: version(name) for name in LIBRARIES},
+        versions=versions_of(*PROBES),
         device=device_kind(space.device),
         seed=asked.seed,
     )

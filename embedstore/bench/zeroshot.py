@@ -15,6 +15,7 @@ from embedstore.bench.outcomes import Outcomes, class_outcomes, image_ids
 from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.rows import Labelled, select_labelled
 from embedstore.bench.setting import Setting, open_setting, open_stored, open_towers
+from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport, Confusion
 from embedstore.index.exact import pair_scores, ranks_of_positives, top_k
 from embedstore.metrics.accuracy import confused_pairs, confusion
@@ -263,7 +264,7 @@ def zeroshot_report(found: Classified, *, split: str | None, seed: int) -> Bench
             )
             for pair in confused_pairs(found.predicted, found.labels, CONFUSED_PAIRS)
         ),
-        **found.setting.report_fields(),
+        **found.setting.report_fields(*of_encoder(found.setting.text_card)),
     )
 
 

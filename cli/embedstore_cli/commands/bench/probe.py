@@ -50,6 +50,7 @@ def probe(
     seed: opt.Seed = 0,
     out: common.Out = None,
     html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """k-NN and linear probe by labels, few-shot and full: of a frozen encoder, or through a head."""
@@ -75,7 +76,7 @@ def probe(
             seed=seed,
             on_progress=report,
         )
-    common.finish(measured, out, json=json, html=html)
+    common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))
 
 
 def _shots(word: str) -> Shots:
