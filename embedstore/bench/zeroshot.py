@@ -202,7 +202,11 @@ def ranked(
 ) -> Classified:
     """The classes of images `(n, e)` by their inner products with `vectors (c, e)`."""
     kind, labels = str(setting.embedder.device), labelled.labels
-    predicted = top_k(images, vectors, 1, device=kind).rows[:, 0]
+    ranks = ranks_of_positives(images, vectors, Positives.single(labels), device=kind)
+    # The first class is known where it is the own one; the two orders are the same, ties included.
+    predicted, wrong = labels.copy(), ranks > 1
+    if wrong.any():
+        predicted[wrong] = top_k(images[wrong], vectors, 1, device=kind).rows[:, 0]
     every = np.arange(len(images))
     absent = len(asked.classes) - len(np.unique(labels))
     notes = [*setting.notes, *asked.notes]
@@ -221,7 +225,7 @@ def ranked(
         rows=labelled.rows,
         labels=labels,
         predicted=predicted,
-        ranks=ranks_of_positives(images, vectors, Positives.single(labels), device=kind),
+        ranks=ranks,
         scores=pair_scores(images, vectors, every, predicted),
         own_scores=pair_scores(images, vectors, every, labels),
         skipped=labelled.skipped,

@@ -143,3 +143,12 @@ def test_the_command(run, small, tmp_path):
     assert RatesReport.from_json(out.read_text(encoding="utf-8"), where="out").task == "cache"
     _, said, _ = run("bench", "cache", small.path, "--repeats", 1, "--json")
     assert json.loads(said)["features"].keys() == {"vision", "words"}
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(run, small, monkeypatch):
+    monkeypatch.setattr(
+        "embedstore.bench.cache.measure_cache", lambda *_, **__: pytest.fail("it was measured")
+    )
+    code, _, said = run("bench", "cache", small.path, "--out", "nowhere/cache.json")
+    assert code == 2
+    assert "cannot write the file" in said

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -148,3 +149,20 @@ def test_probes_are_compared_at_the_same_limit_alone(longer, head_dir) -> None:
 def test_a_role_that_no_text_has_lists_the_roles(longer, head_dir) -> None:
     with pytest.raises(UsageError, match=r"no text has the role 'long'[\s\S]*roles caption"):
         bench_long_text(longer, head_dir, device="cpu")
+
+
+def test_the_command_prints_the_curve_and_draws_it(run, longer, head_dir, tmp_path) -> None:
+    plot, out = tmp_path / "curve.svg", tmp_path / "report.json"
+    command = ("bench", "long-text", longer.path, "--head", head_dir, "--role", "caption", "--device", "cpu")
+    code, text, err = run(*command, "--text", "words,words-max2", "--plot", plot, "--out", out)
+    assert code == 0, err
+    assert "text to image/2 recall@1" in text
+    assert "image to text/8 mean_rank" in text
+    assert "texts that were cut, of 120: 2 tokens" in err
+    drawn = plot.read_text()
+    assert drawn.startswith("<svg")
+    assert "tokens that are read at most" in drawn
+    assert json.loads(out.read_text())["task"] == "long-text"
+    code, _, err = run(*command, "--plot", tmp_path / "none" / "curve.svg")
+    assert code != 0
+    assert "cannot write the file" in err

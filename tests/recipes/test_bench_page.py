@@ -218,7 +218,7 @@ def test_groups_that_are_numbers_become_a_curve() -> None:
     parts = {f"text_to_image/{n}": {"recall@1": n / 100, "recall@5": 0.9} for n in (64, 8, 16)}
     chance = {group: {"recall@1": 0.01} for group in parts}
     table, drawn = figure_blocks(report("long-text", parts, chance))
-    assert table.kind == "figures"
+    assert table.kind == "grids"
     plots = drawn.value
     assert plots[0].title == "recall@1 over tokens that are read at most"
     assert "text to image from 8 to 64" in plots[0].alt

@@ -6,7 +6,8 @@ import pytest
 
 from embedstore.documents import EasePoint, EaseReport, Figure
 from embedstore.errors import MissingExtraError
-from embedstore.recipes.ease_plot import ease_plot, ease_svg, needed_for_plots
+from embedstore.recipes.ease_plot import ease_plot, ease_svg
+from embedstore.recipes.page.standalone import needed_for_plots
 
 
 def report(points, value=-0.5):

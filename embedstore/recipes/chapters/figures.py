@@ -21,15 +21,14 @@ COUNTED = {
     "probe": "training images of each class",
 }
 _NUMBER = re.compile(r"([1-9][0-9]*)(?: |$)")
-_FEW_GROUPS, _FEW_ROWS, _MOST_ROWS = 4, 20, 80
+_FEW_PARTS, _FEW_ROWS, _MOST_ROWS = 2, 20, 80
 
 
 def figure_blocks(report: BenchReport) -> list[Block]:
     """All figures as a table, shares as a plot, and their curves."""
     measures = measures_of(report)
-    groups = {m.group for m in measures}
     table = Block(kind="figures", value=measures)
-    if len(groups) > _FEW_GROUPS:
+    if has_parts(measures):
         table = Block(kind="grids", value=grids(measures))
     plots = curves(report, measures)
     shown = intervals([m for m in measures if m.is_share])
@@ -39,12 +38,12 @@ def figure_blocks(report: BenchReport) -> list[Block]:
 
 
 def intervals(shares: Sequence[Measure]) -> list[Interval]:
-    """Every figure under its group; of many groups the first of each, under its direction."""
-    if len(shares) <= _FEW_ROWS:
+    """Every figure under its group; of many figures or parts the first of each group, by direction."""
+    if len(shares) <= _FEW_ROWS and not has_parts(shares):
         return [Interval(under=m.group, name=m.metric, measure=m) for m in shares]
     first = [next(group) for _, group in groupby(shares, key=lambda m: m.group)]
     return [
-        Interval(under=f"{m.direction}, {m.metric}", name=m.part or m.metric, measure=m)
+        Interval(under=f"{m.direction}, {m.metric}", name=m.part or "all", measure=m)
         for _, group in by_direction(first)
         for m in group
     ]
@@ -64,6 +63,11 @@ def grids(measures: Sequence[Measure]) -> tuple[Grid, ...]:
         )
         found.append(Grid(direction=direction, metrics=metrics, rows=rows))
     return tuple(found)
+
+
+def has_parts(measures: Sequence[Measure]) -> bool:
+    """Whether a direction has more parts than one reads well one below the other."""
+    return any(len({m.part for m in own}) > _FEW_PARTS for _, own in by_direction(measures))
 
 
 def by_direction(measures: Iterable[Measure]) -> list[tuple[str, list[Measure]]]:

@@ -21,9 +21,7 @@ def negatives_blocks(found: Contrasted, report: BenchReport) -> list[Block]:
     cards = mistakes(found)
     if not cards:
         return []
-    lead = (
-        "Pictures to which an altered caption is nearest by the most, with both cosines; one pair a picture."
-    )
+    lead = "An altered caption is ahead of the right one by the most; one pair a picture, with both cosines."
     return [Block(kind="cards", title="Worst mistakes", lead=lead, value=cards)]
 
 

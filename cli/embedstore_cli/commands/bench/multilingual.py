@@ -48,6 +48,9 @@ def multilingual(
             show_default=False,
         ),
     ] = None,
+    convention: Annotated[
+        str, typer.Option(help="How prompts become a class: clip-benchmark or freeze-align.")
+    ] = "clip-benchmark",
     split: opt.Split = "test",
     rows: opt.Rows = None,
     text_encoder: Annotated[
@@ -79,6 +82,7 @@ def multilingual(
             languages=None if languages == "all" else common.words(languages, "--languages"),
             language_classes=None if classes is None else read_language_classes(classes),
             language_templates=None if templates is None else read_language_templates(templates),
+            convention=convention,
             rows=rows,
             text_encoder=text_encoder,
             device=device,

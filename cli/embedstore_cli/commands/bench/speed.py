@@ -55,7 +55,7 @@ def speed(
     device: opt.Device = "auto",
     repeats: rates.Repeats = 5,
     seed: opt.Seed = 0,
-    out: common.Out = None,
+    out: common.ReportOut = None,
     html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
