@@ -15,7 +15,7 @@ from embedstore.bench.retrieval import Retrieved
 from embedstore.bench.segment import Segmented
 from embedstore.bench.setting import Setting
 from embedstore.bench.zeroshot import Classified
-from embedstore.documents import BenchReport, EaseReport, RatesReport
+from embedstore.documents import BenchReport, EaseReport, PolicyStudy, RatesReport
 from embedstore.model import FittedHead
 from embedstore.recipes.chapters.classes import class_bars
 from embedstore.recipes.chapters.figures import figure_blocks
@@ -23,6 +23,7 @@ from embedstore.recipes.chapters.learning import learning_chapter
 from embedstore.recipes.chapters.long_text import long_text_blocks
 from embedstore.recipes.chapters.negatives import negatives_blocks
 from embedstore.recipes.chapters.others import ease_blocks, ease_measures, rates_blocks
+from embedstore.recipes.chapters.policies import policies_blocks
 from embedstore.recipes.chapters.projection import projection_chapter
 from embedstore.recipes.chapters.retrieval import retrieval_blocks
 from embedstore.recipes.chapters.segment import segment_blocks
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from embedstore.recipes.chapters.settings import AnyReport
     from embedstore.recipes.page.content import Measure
 
-OTHERS = (EaseReport, RatesReport)
-Subject: TypeAlias = "Measured | EaseReport | RatesReport"
+OTHERS = (EaseReport, RatesReport, PolicyStudy)
+Subject: TypeAlias = "Measured | EaseReport | RatesReport | PolicyStudy"
 
 # What a task found -> what is shown of it beside its figures. A task that is not here has its figures.
 BUILDERS: dict[type, Callable[[Any, BenchReport], list[Block]]] = {
@@ -74,6 +75,7 @@ TASKS = {
     "long-text": Task("Long texts", "Retrieval as the text encoder may read more and more of a long text."),
     "negatives": Task("Hard negatives", "How often a caption is nearer to its picture than an altered one."),
     "probe": Task("Probes", "What a classifier that is trained on labels makes of the vectors.", ("linear",)),
+    "policies": Task("Storage policies", "What each policy saves, and what heads fitted from it lose."),
     "ease": Task(
         "Ease of alignment",
         "Below 0, the correlation says that encoders that see alike (a high CKA) are easier to align.",
@@ -122,11 +124,11 @@ def bench_page(
     extra `demo`.
     """
     places = {task: place for place, task in enumerate(TASKS)}
-    measured = sorted(measured, key=lambda one: places.get(_report(one).task, len(places)))
+    measured = sorted(measured, key=lambda one: places.get(_task(_report(one)), len(places)))
     said, of_heads = told or Told(), [one for one in measured if not isinstance(one, OTHERS)]
     setting = next((s for s in map(_setting, of_heads) if s is not None), None)
     makers: list[tuple[str, Callable[[], Chapter | None]]] = [
-        (_report(one).task, partial(_chapter, one)) for one in measured
+        (_task(_report(one)), partial(_chapter, one)) for one in measured
     ]
     if of_heads:
         makers += [
@@ -167,7 +169,7 @@ def headlines(measured: Sequence[Subject]) -> list[Headline]:
     found = []
     for one in measured:
         report = _report(one)
-        wanted = TASKS[report.task].headlines if report.task in TASKS else ()
+        wanted = TASKS[_task(report)].headlines if _task(report) in TASKS else ()
         first: dict[str, Measure] = {}
         for measure in _measures(one):
             before = first.get(measure.direction)
@@ -192,13 +194,16 @@ def _report(one: Subject) -> AnyReport:
 def _measures(one: Subject) -> tuple[Measure, ...]:
     if isinstance(one, EaseReport):
         return ease_measures(one)
-    return () if isinstance(one, RatesReport) else measures_of(one.report)
+    return () if isinstance(one, OTHERS) else measures_of(one.report)
 
 
 def _chapter(one: Subject) -> Chapter:
     if isinstance(one, OTHERS):
-        task = TASKS[one.task]
-        shown = ease_blocks(one) if isinstance(one, EaseReport) else rates_blocks(one)
+        task = TASKS[_task(one)]
+        if isinstance(one, PolicyStudy):
+            shown = policies_blocks(one)
+        else:
+            shown = ease_blocks(one) if isinstance(one, EaseReport) else rates_blocks(one)
         return Chapter(title=task.name, lead=task.lead, notes=one.notes, blocks=shown)
     report, build = one.report, BUILDERS.get(type(one.found))
     blocks = figure_blocks(report)
@@ -249,8 +254,12 @@ def _setting(measured: Measured) -> Setting | None:
     return found if isinstance(found, Setting) else None
 
 
+def _task(report: AnyReport) -> str:
+    return "policies" if isinstance(report, PolicyStudy) else report.task
+
+
 def _name(report: AnyReport) -> str:
-    return TASKS[report.task].name if report.task in TASKS else report.task
+    return TASKS[_task(report)].name if _task(report) in TASKS else _task(report)
 
 
 def _title(measured: Sequence[Subject]) -> str:

@@ -12,16 +12,20 @@ if TYPE_CHECKING:
 
 def policy_chart(study: PolicyStudy) -> str:
     """Recall@1 and, where it was measured, zero-shot top-1 of each policy over the bytes of a picture."""
+    return chart(policy_panels(study), title=f"{study.feature}: accuracy against bytes", columns=2)
+
+
+def policy_panels(study: PolicyStudy) -> list[Panel]:
+    """A panel for each accuracy."""
     scores: dict[str, list[PolicyScore | None]] = {
         "Recall@1, mean of both directions, %": [p.recall for p in study.policies]
     }
     if any(p.top_1 is not None for p in study.policies):
         scores["zero-shot top-1, %"] = [p.top_1 for p in study.policies]
-    panels = [
+    return [
         Panel(title=title, x="bytes a picture", lines=_lines(study.policies, shown), whole=False, log=True)
         for title, shown in scores.items()
     ]
-    return chart(panels, title=f"{study.feature}: accuracy against bytes", columns=2)
 
 
 def _lines(policies: tuple[PolicyFigures, ...], scores: list[PolicyScore | None]) -> list[Line]:

@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 
 from embedstore.bench.overlays import Overlay
-from embedstore.documents import EasePoint, EaseReport, Figure, Rate, RatesReport
+from embedstore.documents import (
+    EasePoint,
+    EaseReport,
+    Figure,
+    FitConfig,
+    PolicyFigures,
+    PolicyScore,
+    PolicyStudy,
+    Rate,
+    RatesReport,
+)
 from embedstore.recipes.bench_page import bench_page
-from embedstore.recipes.chapters import long_text, negatives, others, segment
-from embedstore.testing.stores import write_random_store
+from embedstore.recipes.chapters import long_text, negatives, others, policies, segment
+from embedstore.testing.stores import random_card, write_random_store
 
 EVIL = "<b>evil"
 
@@ -85,7 +95,8 @@ def test_ease_below_0_is_better_than_chance() -> None:
     page = bench_page([ease(-0.1)])
     assert "<h1>Ease of alignment</h1>" in page
     assert "Better than chance with the whole of their 95 % interval: 1 of 1 figures." in page
-    assert ">-0.5<" in page
+    assert ">−0.5<" in page
+    assert "−0.8 – −0.1" in page
     assert "1 of 1 figures do not show" in bench_page([ease(0.1)])
 
 
@@ -99,4 +110,51 @@ def test_rates_stand_beside_their_limit() -> None:
     assert EVIL not in page
     assert page.count("&lt;b&gt;evil") == 3
     assert "2.5 GB/s" in page
-    assert '0.50 <span class="soft">of memcpy' in page
+    assert "0.50 of memcpy" in page
+
+
+def policy(name: str, size: int, change: Figure | None) -> PolicyFigures:
+    share = Figure(value=0.4, low=0.3, high=0.5)
+    score = PolicyScore(value=share, change=change, seeds=(0.4,))
+    return PolicyFigures(
+        policy=name,
+        bytes=size,
+        tokens=(9, 16),
+        pictures_per_second=100,
+        cosine_error=0.001,
+        cosine_of="tokens",
+        recall=score,
+        top_1=score,
+    )
+
+
+def test_policies_tell_bytes_and_whether_a_change_is_noise() -> None:
+    study = PolicyStudy(
+        feature="vision",
+        policies=(
+            policy("float16", 1000, None),
+            policy("int8", 500, Figure(value=-0.1, low=-0.2, high=-0.05)),
+            policy("merge-4", 100, Figure(value=0.01, low=-0.02, high=0.05)),
+        ),
+        left_out={"pq-8": EVIL},
+        config=FitConfig(image="vision", text="words"),
+        seeds=1,
+        split=None,
+        images=5,
+        texts=10,
+        store_fingerprint="0" * 64,
+        image_card=random_card("image", width=16, tokens=9),
+        text_card=random_card("text", width=16, tokens=9),
+    )
+    plots, stored, recall, top_1, facts = policies.policies_blocks(study)
+    assert stored.value.rows[1][:3] == ("int8", "500", "2.0")
+    assert recall.value.rows == top_1.value.rows
+    assert [row[-1] for row in recall.value.rows] == ["", "worse", "noise"]
+    assert recall.value.rows[1][2:4] == ("-10.0", "-20.0 to -5.0")
+    assert plots.value[0].alt == (
+        "float16 40.0 at 1,000 bytes; int8 40.0 at 500 bytes; merge-4 40.0 at 100 bytes"
+    )
+    assert facts.value[0].facts[-1].value == f"pq-8: {EVIL}"
+    page = bench_page([study])
+    assert "<h1>Storage policies</h1>" in page
+    assert EVIL not in page

@@ -6,12 +6,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from embedstore.recipes.ease_plot import ease_plot
-from embedstore.recipes.page.content import Block, Measure, RateRow, Section
+from embedstore.recipes.page.content import Block, Measure, Section, Table
 
 if TYPE_CHECKING:
     from embedstore.documents import EaseReport, Rate, RatesReport
 
 _SCALES = {"B/s": (1e9, "GB/s"), "FLOP/s": (1e9, "GFLOP/s")}
+_COLUMNS = ("What", "Rate", "Slowest – quickest", "Of its limit")
 
 
 def ease_measures(report: EaseReport) -> tuple[Measure, ...]:
@@ -50,7 +51,7 @@ def ease_blocks(report: EaseReport) -> tuple[Block, ...]:
 def rates_blocks(report: RatesReport) -> tuple[Block, ...]:
     """Median rates beside the limits that were measured in turns with them."""
     blocks = [
-        Block(kind="rates", title=of, value=tuple(map(_row, rates)))
+        Block(kind="table", title=of, value=Table(columns=_COLUMNS, rows=tuple(map(_row, rates))))
         for of, rates in groupby(report.rates, key=lambda rate: rate.of)
     ]
     options = ", ".join(f"{name}={value}" for name, value in report.options.items())
@@ -58,12 +59,11 @@ def rates_blocks(report: RatesReport) -> tuple[Block, ...]:
     return (*blocks, Block(kind="facts", value=[facts]))
 
 
-def _row(rate: Rate) -> RateRow:
+def _row(rate: Rate) -> tuple[str, ...]:
     scale, unit = _SCALES.get(rate.unit, (1.0, rate.unit))
-    return RateRow(
-        what=rate.what,
-        value=f"{rate.value / scale:,.3g} {unit}",
-        spread=f"{rate.low / scale:,.3g} – {rate.high / scale:,.3g}",
-        share=rate.share,
-        limit=rate.limit or "",
+    return (
+        rate.what,
+        f"{rate.value / scale:,.3g} {unit}",
+        f"{rate.low / scale:,.3g} – {rate.high / scale:,.3g}",
+        "" if rate.share is None else f"{rate.share:.2f} of {rate.limit}",
     )

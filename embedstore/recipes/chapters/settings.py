@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from embedstore.documents import BenchReport, EaseReport, FitConfig, HeadConfig, RatesReport, load_document
+from embedstore.documents import (
+    BenchReport,
+    EaseReport,
+    FitConfig,
+    HeadConfig,
+    PolicyStudy,
+    RatesReport,
+    load_document,
+)
 from embedstore.fit.files import FIT
 from embedstore.model import FittedHead
 from embedstore.recipes.page.content import Section
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
     from embedstore.bench.setting import Setting
     from embedstore.documents import EncoderCard
 
-AnyReport: TypeAlias = BenchReport | EaseReport | RatesReport
+AnyReport: TypeAlias = BenchReport | EaseReport | RatesReport | PolicyStudy
 
 
 def task_section(report: BenchReport) -> Section:
@@ -42,7 +50,7 @@ def task_section(report: BenchReport) -> Section:
 def settings_sections(report: AnyReport, setting: Setting | None) -> list[Section]:
     """The data, encoders, head and fit behind a report; without an open store what the report knows."""
     sections = [_data(report, setting)]
-    if isinstance(report, BenchReport):
+    if isinstance(report, BenchReport | PolicyStudy):
         image = None if setting is None else setting.image.header.policy
         text = None if setting is None or setting.text_feature is None else setting.text.header.policy
         for title, card, policy in (
@@ -50,7 +58,7 @@ def settings_sections(report: AnyReport, setting: Setting | None) -> list[Sectio
             ("Text encoder", report.text_card, text),
         ):
             sections += [] if card is None else [_encoder(title, card, policy)]
-        sections += _head_sections(report, setting)
+        sections += _head_sections(report, setting) if isinstance(report, BenchReport) else []
     else:
         sections += [_encoder(f"Encoder of {name}", card, None) for name, card in report.cards.items()]
     return [*sections, Section.of("Measured with", device=report.device, **report.versions)]

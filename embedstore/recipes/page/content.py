@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from embedstore.documents import BenchReport, Figure
 
 Kind: TypeAlias = Literal[
-    "figures", "grids", "plots", "texts_asked", "images_asked", "classes", "cards", "masks", "rates", "facts"
+    "figures", "grids", "plots", "texts_asked", "images_asked", "classes", "cards", "masks", "table", "facts"
 ]
 
 # Ranks, and correlations of what should go against each other.
@@ -143,14 +143,11 @@ class ClassTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RateRow:
-    """A rate in words, and which share of its limit it is, where it has one."""
+class Table:
+    """Words in rows under columns; all but the first are figures."""
 
-    what: str
-    value: str
-    spread: str
-    share: float | None
-    limit: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,7 +50,7 @@ def number(measure: Measure, value: float) -> str:
 
 def plain(value: float) -> str:
     """A number that is no share, to three digits or to the whole."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return (f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
 
 
 def value_text(measure: Measure) -> str:

@@ -24,8 +24,8 @@ from embedstore.recipes.page.content import (
     Masked,
     Measure,
     Query,
-    RateRow,
     Section,
+    Table,
 )
 from embedstore.recipes.page.plots import (
     Curve,
@@ -109,7 +109,7 @@ def page(**changed) -> str:
         ClassRow(name=EVIL, figure=share, size=EVIL, taken_for=EVIL, times="3 of 4"),
         ClassRow(name="b", figure=share, size="2", taken_for=None, times=""),
     )
-    rates = [RateRow(what=EVIL, value="1 GB/s", spread=EVIL, share=0.5, limit=EVIL)]
+    table = Table(columns=(EVIL, EVIL), rows=((EVIL, EVIL),))
     masks = [Masked(panels=((EVIL, b"\xff\xd8mask"),), words=EVIL, colours=(("#ff0000", EVIL),))]
     parts = [measure(f"{EVIL}/{EVIL}", EVIL), measure("a/b", EVIL, chance=0.2)]
     grid = Grid(
@@ -129,7 +129,7 @@ def page(**changed) -> str:
         Block(kind="images_asked", value=[Query(text=EVIL, answers=answers, rank=2, jpeg=b"\xff\xd8asked")]),
         Block(kind="classes", value=ClassTable(metric=EVIL, rows=rows, taken=True)),
         Block(kind="grids", value=[grid]),
-        Block(kind="rates", value=rates),
+        Block(kind="table", value=table),
         Block(kind="masks", value=masks),
         Block(kind="cards", value=cards),
         Block(kind="facts", value=settings),

@@ -56,6 +56,7 @@ def policies(
         Path | None,
         typer.Option(metavar="FILE.svg", help="Draw accuracy against bytes.", show_default=False),
     ] = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """What storage policies of a feature save and lose: bytes, read rate, error, and heads fitted from each.
@@ -90,11 +91,13 @@ def policies(
         write_text(found.to_json(), out)
     if plot is not None:
         write_text(policy_chart(found), plot)
+    if html is not None:
+        common.write_page([found], html, json=json)
     if json:
         render.print_json(found.to_json())
         return
     _show(found)
-    for what, place in (("study", out), ("plot", plot)):
+    for what, place in (("study", out), ("plot", plot), ("page", html)):
         if place is not None:
             render.say(f"{what}: {place}")
 
