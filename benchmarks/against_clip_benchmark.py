@@ -7,9 +7,9 @@ Its `zeroshot_retrieval.evaluate` and `zeroshot_classification.evaluate` get a m
 the head, one class at a time. Prints both figures and their difference; exits with 1 where one is above 1e-6.
 Without the package it says how to install it and does nothing:
 
-    pip install --no-deps clip-benchmark "numpy<2.4"    # in an environment of its own, with tqdm
+    pip install --no-deps clip-benchmark "numpy<2.4"
 
-Release 1.6.2 makes numbers of arrays as NumPy 2.4 no longer allows.
+in an environment of its own: release 1.6.2 makes numbers of arrays as NumPy 2.4 no longer allows.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from embedstore.registry import Registry
 
 if TYPE_CHECKING:
     from embedstore.bench.classes import DEFAULT_TEMPLATES, read_descriptions, read_lines
-    from embedstore.bench.compare import compare_files, compare_reports
+    from embedstore.bench.compare import compare_files
     from embedstore.bench.confusion import confusion_csv
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
     from embedstore.bench.everything import measure_all, write_everything
@@ -54,7 +54,6 @@ __all__ = [
     "bench_segment",
     "bench_zeroshot",
     "compare_files",
-    "compare_reports",
     "confusion_csv",
     "ease_of_store",
     "ease_of_toy_worlds",
@@ -88,7 +87,6 @@ _LAZY = {
     "bench_segment": "segment",
     "bench_zeroshot": "zeroshot",
     "compare_files": "compare",
-    "compare_reports": "compare",
     "confusion_csv": "confusion",
     "ease_of_store": "ease",
     "ease_of_toy_worlds": "ease",

@@ -50,7 +50,7 @@ def measure_cache(
     repeats: int = REPEATS,
     threads: int | None = None,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, float, int], None] | None = None,
 ) -> RatesReport:
     """Rates of reading what a fit reads of each feature: in order, shuffled, row by row; warm and cold.
 
@@ -71,23 +71,28 @@ def measure_cache(
     chosen = _chosen(opened, features)
     rates: list[Rate] = []
     sizes, cards, notes = {}, {}, []
+    tell = progress or (lambda *_: None)
     for number, (label, part, name) in enumerate(chosen):
-        if progress is not None:
-            progress(label, number, len(chosen))
+
+        def warm(share: float, label: str = label, before: int = number) -> None:
+            tell(label, before + share / 2, len(chosen))
+
+        def cold(share: float, label: str = label, before: int = number) -> None:
+            tell(label, before + 0.5 + share / 2, len(chosen))
+
         held = _Held.of(part, name, megabytes=megabytes)
         sizes[label], cards[label] = held.size(), held.feature.card
-        rates += measure(list(_warm_works(held, reader, seed)), of=label, repeats=repeats)
+        rates += measure(list(_warm_works(held, reader, seed)), of=label, repeats=repeats, on_share=warm)
         if not held.files:
             notes.append(
                 f"{label}: behind a URL; what was read is in the local cache, cold and plain are not"
             )
         elif make_cold(held.files):
-            cold = list(_cold_works(held, reader, seed))
-            rates += measure(cold, of=label, repeats=min(repeats, _COLD_ROUNDS))
+            works = list(_cold_works(held, reader, seed))
+            rates += measure(works, of=label, repeats=min(repeats, _COLD_ROUNDS), on_share=cold)
         else:
             notes.append(f"{label}: this system does not drop its files from memory, so nothing is cold")
-    if progress is not None:
-        progress("", len(chosen), len(chosen))
+    tell("", len(chosen), len(chosen))
     return RatesReport(
         task="cache",
         rates=tuple(rates),

@@ -11,6 +11,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedstore.bench.averages import AVERAGE, WITHOUT_ENGLISH
 from embedstore.bench.report import write_text
 from embedstore.errors import UsageError
 
@@ -21,33 +22,39 @@ if TYPE_CHECKING:
     from embedstore.documents import BenchReport
 
 COLUMNS = ("dataset", "model", "pretrained", "task", "language", "model_fullname")
-# Group of a report -> task there, and metric -> its name there. "Image retrieval" is by a text.
 _CLASSIFICATION = {"top-1": "acc1", "top-5": "acc5", "mean-per-class": "mean_per_class_recall"}
-_RETRIEVAL = {k: f"{{}}_retrieval_recall@{k}" for k in (1, 5, 10)}
-NAMES: dict[str, tuple[str, dict[str, str]]] = {
-    "image_to_class": ("zeroshot_classification", _CLASSIFICATION),
-    "text_to_image": (
-        "zeroshot_retrieval",
-        {f"recall@{k}": name.format("image") for k, name in _RETRIEVAL.items()},
-    ),
-    "image_to_text": (
-        "zeroshot_retrieval",
-        {f"recall@{k}": name.format("text") for k, name in _RETRIEVAL.items()},
-    ),
+# "Image retrieval" is by a text.
+_IMAGES = {f"recall@{k}": f"image_retrieval_recall@{k}" for k in (1, 5, 10)}
+_TEXTS = {f"recall@{k}": f"text_retrieval_recall@{k}" for k in (1, 5, 10)}
+_RETRIEVAL = {
+    "text_to_image": ("zeroshot_retrieval", _IMAGES),
+    "image_to_text": ("zeroshot_retrieval", _TEXTS),
+}
+_ZEROSHOT = {"image_to_class": ("zeroshot_classification", _CLASSIFICATION)}
+# Task -> group of its report -> the task there, and metric -> its name there.
+NAMES: dict[str, dict[str, tuple[str, dict[str, str]]]] = {
+    "retrieval": _RETRIEVAL,
+    "zeroshot": _ZEROSHOT,
+    "multilingual": _RETRIEVAL | _ZEROSHOT,
+    "negatives": {"image_to_text": ("image_caption_selection", {"accuracy": "acc"})},
+    "probe": {
+        "linear/all": ("linear_probe", {"top-1": "lp_acc1", "mean-per-class": "lp_mean_per_class_recall"})
+    },
 }
 
 
 def csv_rows(reports: Sequence[BenchReport], *, dataset: str, pretrained: str) -> list[dict[str, str]]:
     """A row for each report, task and language that CLIP_benchmark knows; fractions of 1, in full.
 
-    A part of a group ("text_to_image/de") counts as that language where the report is of several.
+    Of several reports that measured the same, such as multilingual and retrieval in English, one row is kept.
     `UsageError` where CLIP_benchmark has no name for any of the figures.
     """
     rows = []
     for report in reports:
         model = "+".join(card.model for card in (report.image_card, report.text_card) if card is not None)
         told = {"dataset": dataset, "model": model, "pretrained": pretrained}
-        rows += [told | {"model_fullname": f"{model} {pretrained}"} | row for row in _rows(report)]
+        told["model_fullname"] = f"{model} {pretrained}"
+        rows += [row for found in _rows(report) if (row := told | found) not in rows]
     if not rows:
         raise UsageError(
             "CLIP_benchmark has no such figures",
@@ -59,14 +66,18 @@ def csv_rows(reports: Sequence[BenchReport], *, dataset: str, pretrained: str) -
 
 
 def _rows(report: BenchReport) -> list[dict[str, str]]:
-    """Task, language and metrics of each row of one report."""
+    """Task, language and metrics of each row of one report; averages over languages are no language."""
     found: dict[tuple[str, str], dict[str, str]] = {}
+    known = NAMES.get(report.task, {})
     for group, figures in report.metrics.items():
         whole, _, part = group.partition("/")
-        if whole not in NAMES or (part and report.language is not None):
+        if group in known:
+            (task, names), language = known[group], report.language or "en"
+        elif report.task == "multilingual" and whole in known and part not in (AVERAGE, WITHOUT_ENGLISH):
+            (task, names), language = known[whole], part
+        else:
             continue
-        task, names = NAMES[whole]
-        row = found.setdefault((task, part or report.language or "en"), {})
+        row = found.setdefault((task, language), {})
         row |= {names[metric]: repr(figure.value) for metric, figure in figures.items() if metric in names}
     return [{"task": task, "language": language} | row for (task, language), row in found.items() if row]
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from os import PathLike
 
+    from embedstore.bench.outcomes import Outcomes
     from embedstore.documents import BenchReport
     from embedstore.metrics.statistics import Sample
     from embedstore.shapes import FloatArray
 
 # What was found, rather than what it depends on.
-_FOUND = frozenset({"metrics", "chance", "per_class", "outcomes_sha256", "notes"})
+_FOUND = frozenset({"metrics", "chance", "per_class", "confused", "outcomes_sha256", "notes"})
+FEW_ROWS = 5
 
 
 def compare_files(
@@ -121,6 +123,7 @@ def compare_reports(
         unpaired=unpaired,
         only=_only(ours.report, theirs.report),
         settings=differing_settings(ours.report, theirs.report),
+        notes=tuple(note for group in shared for note in _few_rows(ours.outcomes.get(group), group)),
         seed=seed,
         resamples=resamples,
     )
@@ -193,6 +196,21 @@ def _difference(
         how=how,
         better="noise" if noise else "b" if b_is_better else "a",
     )
+
+
+def _few_rows(rows: Outcomes | None, group: str) -> list[str]:
+    """Which means over strata have strata of so few rows that their intervals are too narrow."""
+    stratified = [name for name, s in rows.statistics.items() if s.stratified] if rows is not None else []
+    if rows is None or not stratified:
+        return []
+    _, counts = np.unique(rows.sample.unit_strata, return_counts=True)
+    few = int((counts < FEW_ROWS).sum())
+    return [
+        f"{group} {name}: {few} of {len(counts)} classes have fewer than {FEW_ROWS} rows, so its interval is "
+        "too narrow"
+        for name in stratified
+        if few
+    ]
 
 
 def _only(a: BenchReport, b: BenchReport) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def measure_all(
     if head_dir is None:
         open_stored(opened, **chosen)
     else:
-        open_setting(opened, head_dir, split=split, **chosen)
+        open_setting(opened, head_dir, split=split, texts=False, **chosen)
     measured, left_out = {}, {}
     for done, (name, task) in enumerate(functions.items()):
         if on_progress is not None:

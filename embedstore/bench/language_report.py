@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.bench.averages import (
-    Tally,
     average_of_classes,
     average_of_ranks,
     averaged_languages,
     mean_chance,
 )
 from embedstore.bench.figures import class_chance, class_figures, retrieval_chance, retrieval_figures
+from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from embedstore.bench.multilingual import Languages
     from embedstore.bench.rows import Pairs
     from embedstore.documents import Figure
-    from embedstore.shapes import IntArray
 
 
 def multilingual_report(found: Languages, *, split: str | None, role: str | None, seed: int) -> BenchReport:
@@ -32,14 +31,10 @@ def multilingual_report(found: Languages, *, split: str | None, role: str | None
     for direction in ("text_to_image", "image_to_text") if found.retrieved else ():
         tallies = {}
         for language, own in found.retrieved.items():
-            ranks: IntArray = getattr(own, direction)
             group = f"{direction}/{language}"
-            metrics[group] = retrieval_figures(ranks, seed=seed)
+            tallies[language] = own.tallies[direction]
+            metrics[group] = retrieval_figures(tallies[language].ranks, seed=seed)
             chance[group] = _retrieval_chance(own.pairs, direction)
-            units = own.pairs.images
-            tallies[language] = Tally(
-                units=units[own.pairs.image_of] if direction == "text_to_image" else units, ranks=ranks
-            )
         for name, chosen in averaged_languages(tallies).items():
             group = f"{direction}/{name}"
             metrics[group] = average_of_ranks([tallies[language] for language in chosen], seed=seed)
@@ -103,7 +98,7 @@ def _report(
         options=options,
         notes=(*found.setting.notes, *_noted(own_notes)),
         seed=seed,
-        **found.setting.report_fields(),
+        **found.setting.report_fields(*(of_encoder(found.setting.text_card) if classified else ())),
     )
 
 

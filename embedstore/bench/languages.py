@@ -87,9 +87,7 @@ def class_names(store: Store, classes: LanguageClasses) -> dict[str, tuple[Class
     }
 
 
-def language_templates(
-    templates: LanguageTemplates | None, languages: Sequence[str]
-) -> dict[str, tuple[str, ...]]:
+def templates_of(templates: LanguageTemplates | None, languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Language -> templates; without any the words alone. `UsageError` for a language without its own."""
     if templates is None:
         return dict.fromkeys(languages, BARE)
@@ -109,17 +107,23 @@ def chosen_languages(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Languages to retrieve in and to classify in, of those of texts and of class names.
 
-    `wanted` narrows both, in its order; none: all. `UsageError` for one that is in neither, or where nothing
-    is left.
+    `wanted` narrows both, in its order; none: all. `UsageError` for one that is in neither, and where all are
+    one: its figures are those of the other tasks.
     """
     known = dict.fromkeys([*of_texts, *of_classes])
-    unknown = [] if wanted is None else [language for language in wanted if language not in known]
-    if unknown or not known:
+    if wanted is None and len(known) < 2:
         raise UsageError(
-            "no texts and no class names in a language" if unknown else "nothing to measure",
+            "texts of one language, and no class names of others",
+            found=", ".join(known) or "no texts of this role",
+            todo="name it with --languages, or give class names with --classes",
+        )
+    unknown = [language for language in wanted or () if language not in known]
+    if unknown:
+        raise UsageError(
+            "no texts and no class names in a language",
             where="--languages",
-            found=", ".join(unknown) or "no texts of this role, no class names",
-            allowed=", ".join(known) or None,
+            found=", ".join(unknown),
+            allowed=", ".join(known),
         )
     chosen = known if wanted is None else dict.fromkeys(wanted)
     return (

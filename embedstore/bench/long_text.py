@@ -136,8 +136,12 @@ def at_limit(head: FittedHead, feature: Feature) -> FittedHead:
     card: EncoderCard = head.config.text_card
     if card.tokenizer is None:
         raise UsageError("the head was fitted for texts without a limit of tokens", where=feature.name)
+    if card.tokenizer.max_length == limit_of(feature):
+        return head
     tokenizer = card.tokenizer.model_copy(update={"max_length": limit_of(feature)})
-    config = head.config.model_copy(update={"text_card": card.model_copy(update={"tokenizer": tokenizer})})
+    # The probe is of texts that this limit cuts elsewhere, so it tells nothing here.
+    card = card.model_copy(update={"tokenizer": tokenizer, "probe": None})
+    config = head.config.model_copy(update={"text_card": card})
     return FittedHead(
         config=config, module=head.module, sha256=head.sha256, device=head.device, folder=head.folder
     )

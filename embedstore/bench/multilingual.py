@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
+from embedstore.bench.averages import Tally
 from embedstore.bench.classes import class_prompts
+from embedstore.bench.language_outcomes import multilingual_outcomes
 from embedstore.bench.language_report import multilingual_report
-from embedstore.bench.languages import chosen_languages, class_names, language_templates
+from embedstore.bench.languages import chosen_languages, class_names, templates_of
 from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.prompts import class_vectors, speaker_of
+from embedstore.bench.ranking import ranking
 from embedstore.bench.rows import select_labelled, select_pairs
 from embedstore.bench.setting import Setting, open_setting, open_stored
 from embedstore.bench.zeroshot import Classified, open_for_prompts, ranked
-from embedstore.index.exact import ranks_of_positives
-from embedstore.metrics.recall import Positives
 from embedstore.store import Store, open_store
 from embedstore.store.selection import equal
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from embedstore.bench.classes import ClassPrompts
     from embedstore.bench.languages import LanguageClasses, LanguageTemplates
+    from embedstore.bench.ranking import Ranking
     from embedstore.bench.rows import Labelled, Pairs
     from embedstore.shapes import Float32Array, IntArray
 
@@ -35,11 +37,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LanguageRanks:
-    """Retrieval in one language: its pairs, and the ranks as of `Retrieved`."""
+    """Retrieval in one language: its pairs, and the ranks both ways."""
 
     pairs: Pairs
-    text_to_image: IntArray
-    image_to_text: IntArray
+    ranks: Ranking
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """Direction -> the image of each query, and its rank."""
+        images = self.pairs.images
+        return {
+            "text_to_image": Tally(units=images[self.pairs.image_of], ranks=self.ranks.text_to_image),
+            "image_to_text": Tally(units=images, ranks=self.ranks.image_to_text),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +69,8 @@ def measure_multilingual(
     text: str | None = None,
     split: str | None = "test",
     languages: Sequence[str] | None = None,
-    classes: LanguageClasses | None = None,
-    templates: LanguageTemplates | None = None,
+    language_classes: LanguageClasses | None = None,
+    language_templates: LanguageTemplates | None = None,
     convention: str = "clip-benchmark",
     text_encoder: str | None = None,
     role: str = "caption",
@@ -69,23 +79,24 @@ def measure_multilingual(
     rows: IntArray | str | None = None,
     on_progress: Progress | None = None,
 ) -> Measured:
-    """`measure_retrieval` in every language of the texts, `measure_zeroshot` in every one of `classes`.
+    """`measure_retrieval` in each language of the texts, `measure_zeroshot` in each of `language_classes`.
 
     Groups are `text_to_image/de`, `image_to_text/de`, `image_to_class/de`, and `.../average`: the mean over
     the languages of each share, English among them (freeze-align's Table 6), and where English is one of
     several `.../average-without-en` (its Tables A.6 and A.7). Intervals of averages are bootstrapped over
     images, all languages of an image together, for mean-per-class within each class.
 
-    languages narrows both and gives their order. classes: language -> label -> words, the same labels in
-    each, or language -> words in the order of the store's classes. templates: language -> lines with `{}`;
-    without them the words alone. The rest as of the two tasks.
+    languages narrows both and gives their order; without it there must be two. language_classes: language ->
+    label -> words, the same labels in each, or language -> words in the order of the store's classes.
+    language_templates: language -> lines with `{}`; without them the words alone. The rest as of the two
+    tasks.
     """
     opened = store if isinstance(store, Store) else open_store(store)
-    names = class_names(opened, classes) if classes else {}
+    names = class_names(opened, language_classes) if language_classes else {}
     of_texts, of_classes = chosen_languages(
         languages, of_texts=_languages(opened, role), of_classes=tuple(names)
     )
-    forms = language_templates(templates, of_classes)
+    forms = templates_of(language_templates, of_classes)
     asked = {
         language: class_prompts(opened, classes=names[language], templates=forms[language])
         for language in of_classes
@@ -131,7 +142,7 @@ def measure_multilingual(
         told=on_progress or (lambda *_: None),
     )
     report = multilingual_report(found, split=split, role=role if of_texts else None, seed=seed)
-    return Measured(report=report, found=found)
+    return Measured(report=report, found=found, outcomes=multilingual_outcomes(found))
 
 
 bench_multilingual = report_of(measure_multilingual)
@@ -198,11 +209,5 @@ def _found(
 
 def _retrieved(setting: Setting, pairs: Pairs, images: Float32Array) -> LanguageRanks:
     texts = setting.embedder.embed_texts(setting.text, pairs.texts)
-    kind = str(setting.embedder.device)
-    captions = Positives(rows=np.arange(len(texts)), offsets=pairs.offsets)
-    own = Positives.single(pairs.image_of)
-    return LanguageRanks(
-        pairs=pairs,
-        text_to_image=ranks_of_positives(texts, images, own, device=kind),
-        image_to_text=ranks_of_positives(images, texts, captions, device=kind),
-    )
+    ranks = ranking(images, texts, pairs.image_of, device=str(setting.embedder.device))
+    return LanguageRanks(pairs=pairs, ranks=ranks)

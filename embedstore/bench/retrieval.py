@@ -13,6 +13,7 @@ from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_i
 from embedstore.bench.ranking import LOOKED_AT, Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
 from embedstore.bench.setting import Setting, open_either
+from embedstore.bench.versions import FAISS
 from embedstore.documents import BenchReport
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def retrieval_report(
         options={"index": found.index},
         notes=found.setting.notes,
         seed=seed,
-        **found.setting.report_fields(),
+        **found.setting.report_fields(*(() if found.index == "exact" else FAISS)),
     )
 
 

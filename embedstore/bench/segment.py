@@ -22,6 +22,7 @@ from embedstore.bench.segment_figures import (
 )
 from embedstore.bench.segment_outcomes import segment_outcomes
 from embedstore.bench.setting import Setting, open_setting
+from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport
 from embedstore.errors import UsageError
 from embedstore.metrics.iou import Overlap, pixel_confusion
@@ -246,7 +247,7 @@ def segment_report(found: Segmented, *, split: str | None, seed: int) -> BenchRe
         notes=(*found.setting.notes, *_notes(found)),
         seed=seed,
         per_class=per_class,
-        **found.setting.report_fields(),
+        **found.setting.report_fields(*of_encoder(found.setting.text_card)),
     )
 
 

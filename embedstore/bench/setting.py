@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedstore.bench.versions import versions_of
 from embedstore.encoders import load_text_encoder
 from embedstore.encoders.device import device_kind, pick_device
 from embedstore.errors import HeadError, UsageError
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # A multiple of every batch, so that batches do not depend on it.
 ROWS_AT_ONCE = 8192
-LIBRARIES = ("embedstore", "torch", "numpy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +82,14 @@ class Setting:
                 on_progress(at + len(part), len(rows))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def report_fields(self) -> dict[str, Any]:
-        """Fields of a `BenchReport` that say what it depends on."""
+    def report_fields(self, *libraries: str) -> dict[str, Any]:
+        """Fields of a `BenchReport` that say what it depends on; `libraries`: more that a task uses."""
         return {
             "store_fingerprint": self.store.fingerprint,
             "head_sha256": self.embedder.sha256,
             "image_card": self.image.card,
             "text_card": self.text_card,
-            "versions": {name: version(name) for name in LIBRARIES},
+            "versions": versions_of(*libraries),
             "device": device_kind(self.embedder.device),
             "rows": self.chosen,
         }

@@ -35,19 +35,33 @@ class Work:
     before: Callable[[], object] | None = None
 
 
-def measure(works: Sequence[Work], *, of: str, repeats: int, least: float = LEAST_SECONDS) -> list[Rate]:
+def measure(
+    works: Sequence[Work],
+    *,
+    of: str,
+    repeats: int,
+    least: float = LEAST_SECONDS,
+    on_share: Callable[[float], None] | None = None,
+) -> list[Rate]:
     """The rate of each work over `repeats` rounds, every other one backwards, after one that is not counted.
 
     What is quicker than `least` seconds is done several times in a round, but for works with a `before`.
-    `UsageError` for fewer than one round.
+    on_share: called with the share that is done. `UsageError` for fewer than one round.
     """
     if repeats < 1:
         raise UsageError("something must be measured", where="--repeats", found=repeats, allowed="1 or more")
-    calls = {work.what: _calls(work, least) for work in works}
     times: dict[str, list[float]] = {work.what: [] for work in works}
-    for number in range(repeats):
-        for work in works if number % 2 == 0 else reversed(works):
+    calls: dict[str, int] = {}
+    turns = [works if number % 2 else works[::-1] for number in range(repeats + 1)]
+    turns[0] = works
+    every = [work for turn in turns for work in turn]
+    for done, work in enumerate(every):
+        if done < len(works):
+            calls[work.what] = _calls(work, least)
+        else:
             times[work.what].append(_seconds(work, calls[work.what]))
+        if on_share is not None:
+            on_share((done + 1) / len(every))
     return rates_of(works, times, of=of)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedstore.bench.averages import Tally
 from embedstore.bench.classes import ClassName, ClassPrompts, class_prompts
 from embedstore.bench.figures import class_chance, class_figures, share_figure
 from embedstore.bench.measured import Measured, report_of
@@ -14,6 +15,7 @@ from embedstore.bench.outcomes import Outcomes, class_outcomes, image_ids
 from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.rows import Labelled, select_labelled
 from embedstore.bench.setting import Setting, open_setting, open_stored, open_towers
+from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport, Confusion
 from embedstore.index.exact import pair_scores, ranks_of_positives, top_k
 from embedstore.metrics.accuracy import confused_pairs, confusion
@@ -56,6 +58,11 @@ class Classified:
     skipped: dict[str, int]
     notes: tuple[str, ...]
     options: dict[str, str | int | float | bool]
+
+    @property
+    def tally(self) -> Tally:
+        """Each image, and the rank of its class."""
+        return Tally(units=self.rows, ranks=self.ranks)
 
     @property
     def confusion(self) -> IntArray:
@@ -195,7 +202,11 @@ def ranked(
 ) -> Classified:
     """The classes of images `(n, e)` by their inner products with `vectors (c, e)`."""
     kind, labels = str(setting.embedder.device), labelled.labels
-    predicted = top_k(images, vectors, 1, device=kind).rows[:, 0]
+    ranks = ranks_of_positives(images, vectors, Positives.single(labels), device=kind)
+    # The first class is known where it is the own one; the two orders are the same, ties included.
+    predicted, wrong = labels.copy(), ranks > 1
+    if wrong.any():
+        predicted[wrong] = top_k(images[wrong], vectors, 1, device=kind).rows[:, 0]
     every = np.arange(len(images))
     absent = len(asked.classes) - len(np.unique(labels))
     notes = [*setting.notes, *asked.notes]
@@ -214,7 +225,7 @@ def ranked(
         rows=labelled.rows,
         labels=labels,
         predicted=predicted,
-        ranks=ranks_of_positives(images, vectors, Positives.single(labels), device=kind),
+        ranks=ranks,
         scores=pair_scores(images, vectors, every, predicted),
         own_scores=pair_scores(images, vectors, every, labels),
         skipped=labelled.skipped,
@@ -253,7 +264,7 @@ def zeroshot_report(found: Classified, *, split: str | None, seed: int) -> Bench
             )
             for pair in confused_pairs(found.predicted, found.labels, CONFUSED_PAIRS)
         ),
-        **found.setting.report_fields(),
+        **found.setting.report_fields(*of_encoder(found.setting.text_card)),
     )
 
 

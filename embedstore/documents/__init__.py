@@ -35,6 +35,7 @@ from embedstore.documents.head_options import (
 )
 from embedstore.documents.heads import FitConfig, HeadConfig, Projection
 from embedstore.documents.pairs import PairFigures, PairMeasure, PairsReport, VectorKind
+from embedstore.documents.policy_study import PolicyFigures, PolicyScore, PolicyStudy
 from embedstore.documents.prototypes import PrototypesCard
 from embedstore.documents.rates import FeatureBytes, Rate, RatesReport, RateUnit
 from embedstore.documents.reports import NOT_SHARES, BenchReport, BenchReports, Confusion, Figure
@@ -75,6 +76,7 @@ PUBLISHED: tuple[type[Document], ...] = (
     BenchReports,
     Comparison,
     Comparisons,
+    PolicyStudy,
     PairsReport,
     EaseReport,
     RatesReport,
@@ -116,7 +118,10 @@ __all__ = [
     "PairMeasure",
     "PairsReport",
     "Plan",
+    "PolicyFigures",
     "PolicyName",
+    "PolicyScore",
+    "PolicyStudy",
     "ProcessorCard",
     "Projection",
     "PrototypesCard",

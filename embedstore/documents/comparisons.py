@@ -52,6 +52,7 @@ class Comparison(Document):
     settings: dict[str, tuple[str | None, str | None]] = Field(
         default={}, description="field to both values, where the reports depend on different things"
     )
+    notes: tuple[str, ...] = Field(default=(), description="what a reader of these intervals must know")
     seed: Count = 0
     resamples: Positive
 

@@ -65,7 +65,7 @@ class BenchReport(Document):
     device: Literal["cpu", "cuda", "mps"] = "cpu"
     seed: Count = 0
     per_class: dict[str, Figure] = Field(
-        default={}, description="recall of each class, where classes are meant"
+        default={}, description="recall of each class, of segmentation its IoU, where classes are meant"
     )
     outcomes_sha256: Sha256 | None = Field(
         default=None, description="of the file of the rows' outcomes beside the report; none: there is none"

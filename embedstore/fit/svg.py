@@ -33,13 +33,17 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """One pair of axes; x values are whole numbers or any; with `names` the numbers of these, from 0."""
+    """One pair of axes; x values are whole numbers or any; with `names` the numbers of these, from 0.
+
+    log: x values, all above 0, stand by their logarithm.
+    """
 
     title: str
     x: str
     lines: Sequence[Line]
     names: Sequence[str] = ()
     whole: bool = True
+    log: bool = False
 
 
 def chart(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
@@ -77,7 +81,10 @@ def chart(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
 
 def _panel(panel: Panel, colours: dict[str, str]) -> str:
     """Axes from the data's own ends, a line for every name."""
-    every = [p for line in panel.lines for p in (*line.points, *line.dots) if all(map(math.isfinite, p))]
+    scaled = (lambda x, y: (math.log10(x), y)) if panel.log else (lambda x, y: (x, y))
+    every = [
+        scaled(*p) for line in panel.lines for p in (*line.points, *line.dots) if all(map(math.isfinite, p))
+    ]
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     out = [_text(_LEFT, 22, panel.title, anchor="start", extra=' font-weight="600"')]
     if not every:
@@ -89,6 +96,8 @@ def _panel(panel: Panel, colours: dict[str, str]) -> str:
         first, last = -0.5, len(panel.names) - 0.5
     elif first == last:
         first, last = first - 0.5, last + 0.5
+    elif panel.log:
+        first, last = first - (last - first) / 20, last + (last - first) / 20
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (
@@ -105,12 +114,12 @@ def _panel(panel: Panel, colours: dict[str, str]) -> str:
     out.append(_text((_LEFT + right) / 2, _HEIGHT - 4, panel.x))
     for line in panel.lines:
         colour, thin = colours[line.name], ' stroke-opacity="0.45"' if line.faint else ""
-        places = [at(*p) for p in line.points if all(map(math.isfinite, p))]
+        places = [at(*scaled(*p)) for p in line.points if all(map(math.isfinite, p))]
         if len(places) > 1:
             path = " ".join(f"{x:.1f} {y:.1f}" for x, y in places)
             size = 1 if line.faint else 1.8
             out.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="{size}"{thin}/>')
-        shown = [at(*p) for p in line.dots if all(map(math.isfinite, p))]
+        shown = [at(*scaled(*p)) for p in line.dots if all(map(math.isfinite, p))]
         shown += places if len(places) == 1 else []
         out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.2" fill="{colour}"/>' for x, y in shown]
     return "".join(out)
@@ -120,6 +129,10 @@ def _x_ticks(
     panel: Panel, first: float, last: float, at: Callable[[float, float], tuple[float, float]], bottom: float
 ) -> list[str]:
     """Numbers below the axis, or names, which lean where they are long."""
+    if panel.log:
+        powers = range(math.floor(first), math.ceil(last) + 1)
+        marks = [(math.log10(m) + k, f"{m * 10.0**k:g}") for k in powers for m in (1, 2, 5)]
+        return [_text(at(x, 0)[0], bottom + 16, mark) for x, mark in marks if first <= x <= last]
     if not panel.names:
         ticks = [x for x in _ticks(first, last, 1.0 if panel.whole else 0.0) if first <= x <= last]
         return [_text(at(x, 0)[0], bottom + 16, _number(x, ticks)) for x in ticks]

@@ -11,6 +11,7 @@ vectors only. The order is the one of `metrics.recall`: falling score, then risi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,7 @@ from embedstore.index.products import (
     BLOCK,
     check,
     full_precision,
+    in_shares,
     outward,
     pair_scores,
     score_tiles,
@@ -58,10 +60,14 @@ def ranks_of_positives(
     owner = np.repeat(np.arange(len(positives)), positives.counts)
     own = pair_scores(queries, gallery, owner, positives.rows)
     goals = _Goals.of(owner, positives.rows, own, slack_of(queries, gallery, block), device)
-    with full_precision():
-        for at, to, scores, flags in score_tiles(queries, gallery, block, device):
-            left, right = goals.count(scores, at, to, flags)
+
+    def work(part: slice) -> None:
+        for to, scores, flags in score_tiles(queries[part], gallery, block, device):
+            left, right = goals.count(scores, part.start, to, flags)
             goals.settle(left, right, pair_scores(queries, gallery, left, right))
+
+    with full_precision():
+        in_shares(len(queries), block, device, work)
     return goals.ahead + 1
 
 
@@ -88,12 +94,16 @@ def ranks_both_ways(
     own = pair_scores(images, texts, image_of, rows)
     down = _Goals.of(image_of, rows, own, slack, device)
     across = _Goals.of(rows, image_of, own, slack, device)
-    with full_precision():
-        for at, to, scores, flags in score_tiles(images, texts, block, device):
-            left, right = down.count(scores, at, to, flags)
+
+    def work(part: slice) -> None:
+        for to, scores, flags in score_tiles(images[part], texts, block, device):
+            left, right = down.count(scores, part.start, to, flags)
             down.settle(left, right, pair_scores(images, texts, left, right))
-            right, left = across.count(scores.T, to, at, (flags[0].T, flags[1].T))
+            right, left = across.count(scores.T, to, part.start, (flags[0].T, flags[1].T))
             across.settle(right, left, pair_scores(images, texts, left, right))
+
+    with full_precision():
+        in_shares(len(images), block, device, work)
     return across.ahead + 1, down.ahead + 1
 
 
@@ -101,7 +111,8 @@ def ranks_both_ways(
 class _Goals:
     """Of each query the score and the row of its first positive, and how many rows are known to be ahead.
 
-    low and high: float32 on the device, what no product of an equal score is outside of.
+    low and high: float32 on the device, what no product of an equal score is outside of. Threads may count at
+    the same time.
     """
 
     best: FloatArray
@@ -109,6 +120,7 @@ class _Goals:
     low: Tensor
     high: Tensor
     ahead: IntArray = field(init=False)
+    lock: Lock = field(init=False, default_factory=Lock)
 
     def __post_init__(self) -> None:
         self.ahead = np.zeros(len(self.best), dtype=np.int64)
@@ -139,7 +151,9 @@ class _Goals:
         ones, (more, least) = scores.new_ones(scores.shape[1]), flags
         above = torch.gt(scores, self.high[part, None], out=more) @ ones
         reached = torch.ge(scores, self.low[part, None], out=least) @ ones
-        self.ahead[part] += above.long().cpu().numpy()
+        more_ahead = above.long().cpu().numpy()
+        with self.lock:
+            self.ahead[part] += more_ahead
         # A positive is always reached, and never above.
         own = (self.row[part] >= to) & (self.row[part] < to + scores.shape[1])
         some = np.flatnonzero((reached - above).cpu().numpy() > own)
@@ -157,4 +171,5 @@ class _Goals:
         """Count those of these pairs that are ahead by their exact scores."""
         best = self.best[queries]
         first = (exact > best) | ((exact == best) & (rows < self.row[queries]))
-        np.add.at(self.ahead, queries[first], 1)
+        with self.lock:
+            np.add.at(self.ahead, queries[first], 1)

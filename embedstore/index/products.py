@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import torch
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 _PAIR_VALUES = 1 << 16
-_TILE_QUERIES, _TILE_ROWS = 1024, 1024
+_TILE, _LEAST_SHARE = 1024, 128
 
 
 def pair_scores(queries: FloatArray, gallery: FloatArray, left: IntArray, right: IntArray) -> FloatArray:
@@ -61,21 +62,45 @@ def parts(n: int, block: int) -> Iterator[slice]:
 
 def score_tiles(
     queries: FloatArray, gallery: FloatArray, block: int, device: str
-) -> Iterator[tuple[int, int, Tensor, tuple[Tensor, Tensor]]]:
-    """First query, first gallery row and float32 scores of each tile, and two tensors of its shape.
+) -> Iterator[tuple[int, Tensor, tuple[Tensor, Tensor]]]:
+    """First gallery row and float32 scores of each tile of all the queries, and two tensors of its shape.
 
-    The two are there to be written to; all are written again for the next tile. No tile has more than
-    `block` queries or rows; on a CPU it fits the caches, for whoever passes over it several times.
+    The two are there to be written to; all are written again for the next tile.
     """
-    tall, wide = (block, block) if device != "cpu" else (min(block, _TILE_QUERIES), min(block, _TILE_ROWS))
-    room = torch.empty((3, min(tall, len(queries)) * min(wide, len(gallery))), device=device)
-    for part in parts(len(queries), tall):
-        left = tensor(queries[part], device)
-        for other in parts(len(gallery), wide):
-            shape = (part.stop - part.start, other.stop - other.start)
-            scores, *flags = (one[: shape[0] * shape[1]].view(shape) for one in room)
-            torch.mm(left, tensor(gallery[other], device).T, out=scores)
-            yield part.start, other.start, scores, (flags[0], flags[1])
+    wide = block if device != "cpu" else min(block, _TILE)
+    left, room = (
+        tensor(queries, device),
+        torch.empty((3, len(queries) * min(wide, len(gallery))), device=device),
+    )
+    for part in parts(len(gallery), wide):
+        shape = (len(queries), part.stop - part.start)
+        scores, *flags = (one[: shape[0] * shape[1]].view(shape) for one in room)
+        torch.mm(left, tensor(gallery[part], device).T, out=scores)
+        yield part.start, scores, (flags[0], flags[1])
+
+
+def in_shares(count: int, block: int, device: str, work: Callable[[slice], None]) -> None:
+    """`work` on shares of `range(count)`, of `block` at most; on a CPU by as many threads as torch has.
+
+    There products take one thread each and shares are so small that tiles stay in the caches. Threads of
+    torch's own wait for each other after every operation, which costs more than it gains for tiles, and
+    twice the time where others use the machine.
+    """
+    threads = torch.get_num_threads() if device == "cpu" else 1
+    share = block if device != "cpu" else min(block, _TILE, max(_LEAST_SHARE, -(-count // (4 * threads))))
+    shares = list(parts(count, share))
+    if threads == 1 or len(shares) < 2:
+        for part in shares:
+            work(part)
+        return
+    torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(min(threads, len(shares)))
+    try:
+        for done in [pool.submit(work, part) for part in shares]:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def longest(vectors: FloatArray, block: int) -> float:

@@ -7,6 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from embedstore.bench.averages import AVERAGE
+from embedstore.bench.long_text import Lengthened
+from embedstore.bench.negatives import Contrasted
 from embedstore.bench.report import write_text
 from embedstore.bench.retrieval import Retrieved
 from embedstore.bench.segment import Segmented
@@ -17,7 +20,9 @@ from embedstore.model import FittedHead
 from embedstore.recipes.chapters.classes import class_bars
 from embedstore.recipes.chapters.figures import figure_blocks
 from embedstore.recipes.chapters.learning import learning_chapter
-from embedstore.recipes.chapters.others import ease_chapter, ease_measures, rates_chapter
+from embedstore.recipes.chapters.long_text import long_text_blocks
+from embedstore.recipes.chapters.negatives import negatives_blocks
+from embedstore.recipes.chapters.others import ease_blocks, ease_measures, rates_blocks
 from embedstore.recipes.chapters.projection import projection_chapter
 from embedstore.recipes.chapters.retrieval import retrieval_blocks
 from embedstore.recipes.chapters.segment import segment_blocks
@@ -42,18 +47,21 @@ BUILDERS: dict[type, Callable[[Any, BenchReport], list[Block]]] = {
     Retrieved: retrieval_blocks,
     Classified: zeroshot_blocks,
     Segmented: segment_blocks,
+    Lengthened: long_text_blocks,
+    Contrasted: negatives_blocks,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The name of a task and what is asked, for people; the groups that a headline may be of, none: all."""
+    """The name of a task and what is asked, for people; the directions that headlines are of, none: all."""
 
     name: str
     lead: str
-    headlines: tuple[str, ...] | None = None
+    headlines: tuple[str, ...] = ()
 
 
+# In the order in which they stand on a page.
 TASKS = {
     "retrieval": Task("Retrieval", "Which picture a caption finds, and which captions a picture finds."),
     "zeroshot": Task("Zero-shot classes", "Each picture goes to the class whose prompts are nearest."),
@@ -65,7 +73,13 @@ TASKS = {
     ),
     "long-text": Task("Long texts", "Retrieval as the text encoder may read more and more of a long text."),
     "negatives": Task("Hard negatives", "How often a caption is nearer to its picture than an altered one."),
-    "probe": Task("Probes", "What a classifier makes of the frozen features, and of them after projection."),
+    "probe": Task("Probes", "What a classifier that is trained on labels makes of the vectors.", ("linear",)),
+    "ease": Task(
+        "Ease of alignment",
+        "Below 0, the correlation says that encoders that see alike (a high CKA) are easier to align.",
+    ),
+    "cache": Task("Reading", "Rates of reading, beside the limits that were measured in turns with them."),
+    "speed": Task("Speed", "Rates of work, beside the limits that were measured in turns with them."),
 }
 _HEADLINES, _FEW_TASKS = (3, 1), 2
 
@@ -107,6 +121,8 @@ def bench_page(
     `on_progress(done, total, what)` is called before each chapter is made. `MissingExtraError` without the
     extra `demo`.
     """
+    places = {task: place for place, task in enumerate(TASKS)}
+    measured = sorted(measured, key=lambda one: places.get(_report(one).task, len(places)))
     said, of_heads = told or Told(), [one for one in measured if not isinstance(one, OTHERS)]
     setting = next((s for s in map(_setting, of_heads) if s is not None), None)
     makers: list[tuple[str, Callable[[], Chapter | None]]] = [
@@ -151,16 +167,22 @@ def headlines(measured: Sequence[Subject]) -> list[Headline]:
     found = []
     for one in measured:
         report = _report(one)
-        allowed = TASKS[report.task].headlines if report.task in TASKS else None
+        wanted = TASKS[report.task].headlines if report.task in TASKS else ()
         first: dict[str, Measure] = {}
         for measure in _measures(one):
-            direction = measure.group.partition("/")[0]
-            before = first.get(direction)
-            if before is None or (before.group != measure.group and "/" in before.group):
-                first[direction] = measure
-        chosen = [m for direction, m in first.items() if allowed is None or direction in allowed]
+            before = first.get(measure.direction)
+            if before is None or _stands_for_more(measure, before):
+                first[measure.direction] = measure
+        chosen = [first[name] for name in wanted if name in first] or list(first.values())
         found += [Headline(task=_name(report), measure=m) for m in chosen[:most]]
     return found
+
+
+def _stands_for_more(measure: Measure, before: Measure) -> bool:
+    """Whether the group is the whole, or the average of parts, or else a later part."""
+    if measure.group == before.group or not before.part:
+        return False
+    return not measure.part or measure.part == AVERAGE or before.part != AVERAGE
 
 
 def _report(one: Subject) -> AnyReport:
@@ -174,10 +196,10 @@ def _measures(one: Subject) -> tuple[Measure, ...]:
 
 
 def _chapter(one: Subject) -> Chapter:
-    if isinstance(one, EaseReport):
-        return ease_chapter(one)
-    if isinstance(one, RatesReport):
-        return rates_chapter(one)
+    if isinstance(one, OTHERS):
+        task = TASKS[one.task]
+        shown = ease_blocks(one) if isinstance(one, EaseReport) else rates_blocks(one)
+        return Chapter(title=task.name, lead=task.lead, notes=one.notes, blocks=shown)
     report, build = one.report, BUILDERS.get(type(one.found))
     blocks = figure_blocks(report)
     if build is not None:
@@ -233,7 +255,7 @@ def _name(report: AnyReport) -> str:
 
 def _title(measured: Sequence[Subject]) -> str:
     if all(isinstance(one, OTHERS) for one in measured):
-        return "What was measured" if len(measured) > 1 else _chapter(measured[0]).title
+        return "What was measured" if len(measured) > 1 else _name(_report(measured[0]))
     heads = any(not isinstance(one, OTHERS) and one.report.head_sha256 for one in measured)
     what = "What the head is worth" if heads else "What the features are worth"
     return what if len(measured) > 1 else f"{what}: {_name(_report(measured[0])).lower()}"

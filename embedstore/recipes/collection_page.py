@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PREAMBLE = """\
 # A concept-balanced subset against a random one
 
-Written by `make collection-study`, which runs it all again: some minutes on two cores, nothing is downloaded.
+Written by `make collection-study`, which does it all again: ten minutes of one core, nothing is downloaded.
 
 **The pool** is `{recipe.pool}`: {recipe.scenes:,} scenes with one English caption each, in which the k-th
 shape comes with a weight of k^-{recipe.tail:g}. The rarest third is {rare}: {rare_count} pictures of
@@ -168,12 +168,12 @@ def _verdicts(found: Outcome) -> Iterator[str]:
         against = "random rows" if other == RANDOM else "the whole pool"
         yield _item(
             f"**Against {against}, {words}**: {100 * value:+.1f} points; "
-            + ("both intervals exclude 0." if out else "not both intervals exclude 0, so nothing is shown.")
+            + ("both intervals exclude 0." if out else "not both intervals exclude 0, so it shows nothing.")
         )
 
 
 def _limits(found: Outcome) -> list[str]:
-    same = " and ".join(f"{100 * share:.0f} % ({SETS[name]})" for name, share in found.shared.items())
+    same = " and ".join(f"{100 * share:.1f} % ({SETS[name]})" for name, share in found.shared.items())
     return [_item(words) for words in _LIMITS.format(agree=100 * found.agree, same=same).split("\n\n")]
 
 

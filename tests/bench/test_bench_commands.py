@@ -55,7 +55,6 @@ def test_json_is_one_document(zeroshot, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--classes", "imagenet"), "no label of the store is a class of ImageNet"),
         (("--convention", "clip"), "clip-benchmark, freeze-align"),
         (("--confusion", "nowhere/m.csv"), "cannot write the file"),
         (("--descriptions", "nowhere.json"), "cannot read the file as JSON"),
@@ -67,6 +66,19 @@ def test_what_cannot_be_is_refused_in_one_line(zeroshot, more, words) -> None:
     assert (code, text) == (2, "")
     assert words in " ".join(err.split())
     assert "Traceback" not in err
+
+
+def test_imagenets_classes_and_templates_are_a_word(zeroshot, encoder, monkeypatch) -> None:
+    synsets = {f"n0000000{k}": f"{name}, round or not" for k, name in enumerate(CLASSES)}
+    words = tuple(f"painted {name}" for name in CLASSES)
+    monkeypatch.setattr("embedstore.model.imagenet._names", lambda: (synsets, words))
+    monkeypatch.setattr("embedstore.model.imagenet.imagenet_templates", lambda: ("my {}", "the {}"))
+    code, text, err = zeroshot("--classes", "imagenet", "--templates", "imagenet", "--json")
+    assert code == 0, err
+    report = json.loads(text)
+    assert encoder.seen == [f"{form} painted {name}" for name in CLASSES for form in ("my", "the")]
+    assert (report["options"]["classes"], report["options"]["labels"]) == ("imagenet", "first names")
+    assert (report["options"]["templates"], report["images"]) == ("imagenet", 40)
 
 
 def test_languages_are_lines_and_averages_last(run, head_dir, encoder, tmp_path) -> None:

@@ -9,7 +9,6 @@ from embedstore.bench.cache import _Copies, measure_cache
 from embedstore.documents import RatesReport
 from embedstore.errors import EmbedstoreError, UsageError
 from embedstore.store import GroupReader, open_store
-from embedstore.store.reads import resident
 from embedstore.testing.stores import write_random_store
 
 WARM = ["memcpy, one thread", "memcpy", "plain read", "in order", "shuffled", "random rows"]
@@ -59,7 +58,7 @@ def test_sizes_are_those_of_the_manifest_and_the_arrays(small):
 def test_what_is_read_is_bounded_by_whole_units(small, monkeypatch):
     works = {}
 
-    def keep(some, *, of, repeats):
+    def keep(some, *, of, **_):
         works.setdefault(of, list(some))
         return []
 
@@ -72,6 +71,15 @@ def test_what_is_read_is_bounded_by_whole_units(small, monkeypatch):
     # One shard of tokens and one of the prefix.
     files = [small["vision"].path / array / "c/0/0/0" for array in ("tokens", "prefix")]
     assert amounts["plain read"] == sum(path.stat().st_size for path in files)
+
+
+def test_progress_never_goes_back(small):
+    told = []
+    measure_cache(small, repeats=2, progress=lambda *said: told.append(said))
+    shares = [done for _, done, _ in told]
+    assert shares == sorted(shares)
+    assert told[-1] == ("", 2, 2)
+    assert any(0 < share < 1 for share in shares)
 
 
 def test_features_are_chosen_by_name(small):
@@ -125,19 +133,6 @@ def test_every_byte_is_copied_once_and_places_move_on(monkeypatch, nbytes):
     assert places == sorted(place % 100 for place in range(2 * nbytes))
 
 
-def test_a_file_is_known_to_be_in_memory_after_it_was_read(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(bytes(1 << 20))
-    path.read_bytes()
-    share = resident.resident_share([path])
-    if share is None:
-        pytest.skip("this system does not tell what is in memory")
-    assert share == 1.0
-    if resident.make_cold([path]):
-        assert resident.resident_share([path]) <= 0.01
-    assert resident.resident_share([]) == 0.0
-
-
 def test_the_command(run, small, tmp_path):
     out = tmp_path / "cache.json"
     code, said, _ = run("bench", "cache", small.path, "--feature", "vision", "--repeats", 1, "--out", out)
@@ -148,3 +143,12 @@ def test_the_command(run, small, tmp_path):
     assert RatesReport.from_json(out.read_text(encoding="utf-8"), where="out").task == "cache"
     _, said, _ = run("bench", "cache", small.path, "--repeats", 1, "--json")
     assert json.loads(said)["features"].keys() == {"vision", "words"}
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(run, small, monkeypatch):
+    monkeypatch.setattr(
+        "embedstore.bench.cache.measure_cache", lambda *_, **__: pytest.fail("it was measured")
+    )
+    code, _, said = run("bench", "cache", small.path, "--out", "nowhere/cache.json")
+    assert code == 2
+    assert "cannot write the file" in said

@@ -57,7 +57,15 @@ def report(**metrics):
 
 def test_parts_by_language_are_rows_of_their_own() -> None:
     rows = csv_rows(
-        [report(**{"text_to_image/de": ["recall@1", "mean_rank"], "image_to_class/en": ["top-1"]})],
+        [
+            report(
+                **{
+                    "text_to_image/de": ["recall@1", "mean_rank"],
+                    "image_to_class/en": ["top-1"],
+                    "image_to_class/average": ["top-1"],
+                }
+            )
+        ],
         dataset="d",
         pretrained="p",
     )
@@ -68,8 +76,28 @@ def test_parts_by_language_are_rows_of_their_own() -> None:
     assert rows[0]["image_retrieval_recall@1"] == rows[1]["acc1"] == "0.5"
 
 
+def test_what_was_measured_twice_is_one_row() -> None:
+    english = report(**{"image_to_class/en": ["top-1"]})
+    zeroshot = report(image_to_class=["top-1"]).model_copy(update={"task": "zeroshot"})
+    (row,) = csv_rows([english, zeroshot], dataset="d", pretrained="p")
+    assert (row["task"], row["language"], row["acc1"]) == ("zeroshot_classification", "en", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("task", "group", "metric", "names"),
+    [
+        ("negatives", "image_to_text", "accuracy", ("image_caption_selection", "acc")),
+        ("probe", "linear/all", "top-1", ("linear_probe", "lp_acc1")),
+    ],
+)
+def test_other_tasks_have_their_names_there(task, group, metric, names) -> None:
+    measured = report(**{group: [metric], f"{group}/part": [metric]}).model_copy(update={"task": task})
+    (row,) = csv_rows([measured], dataset="d", pretrained="p")
+    assert (row["task"], row[names[1]]) == (names[0], "0.5")
+
+
 def test_what_has_no_name_there_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"no such figures[\s\S]*found: patches[\s\S]*image_to_class"):
+    with pytest.raises(UsageError, match=r"no such figures[\s\S]*found: patches[\s\S]*zeroshot"):
         csv_rows([report(patches=["mean-iou"])], dataset="d", pretrained="p")
 
 

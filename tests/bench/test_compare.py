@@ -112,13 +112,13 @@ def test_a_mean_per_class_pairs_within_its_classes(compare) -> None:
     labels, names = np.arange(60) % 3, np.array(["cat", "dog", "fox"])
     ranks = np.random.default_rng(2).integers(1, 4, 60)
 
-    def zeroshot(ranks, labels):
+    def zeroshot(ranks, labels, rows=60):
         figures, _ = class_figures(ranks, labels, 3, seed=0)
         return Measured(
             report=BenchReport(
                 task="zeroshot", metrics={"image_to_class": figures}, store_fingerprint="0" * 64
             ),
-            outcomes={"image_to_class": class_outcomes(IDS[:60], ranks, names[labels].tolist())},
+            outcomes={"image_to_class": class_outcomes(IDS[:rows], ranks, names[labels].tolist())},
         )
 
     better = np.where(labels == 2, 1, ranks)
@@ -126,6 +126,10 @@ def test_a_mean_per_class_pairs_within_its_classes(compare) -> None:
     assert {d.how for d in one.values()} == {"paired"}
     assert one["mean-per-class"].difference.value == pytest.approx((ranks[labels == 2] > 1).mean() / 3)
     assert one["mean-per-class"].better == "b"
+    rare = compare(zeroshot(ranks[:7], labels[:7], 7), zeroshot(better[:7], labels[:7], 7))
+    assert rare.notes == (
+        "image_to_class mean-per-class: 3 of 3 classes have fewer than 5 rows, so its interval is too narrow",
+    )
     moved = compare(zeroshot(ranks, labels), zeroshot(ranks, np.roll(labels, 1)))
     assert moved.unpaired == {"image_to_class": "the same rows, but of other classes"}
 

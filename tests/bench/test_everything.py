@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from embedstore.bench import TASKS, compare_files, measure_all, measure_retrieval, write_everything
+from embedstore.bench import (
+    TASKS,
+    compare_files,
+    measure_all,
+    measure_probe,
+    measure_retrieval,
+    write_everything,
+)
 from embedstore.bench.everything import NO_HEAD
 from embedstore.bench.outcomes import read_outcomes
 from embedstore.documents import BenchReports
 from embedstore.errors import StoreNotFoundError, UnknownNameError, UsageError
 from embedstore.metrics.statistics import values_of
+from embedstore.store import layout
+from embedstore.testing.stores import write_random_store
 
 
 def needs_a_head(store, head_dir, *, split, device, seed):
@@ -102,3 +113,14 @@ def test_an_unknown_task_is_told_with_the_ones_there_are(store, head_dir, monkey
     monkeypatch.undo()
     with pytest.raises(UnknownNameError, match=r"unknown bench task 'retrival'[\s\S]*'retrieval'"):
         measure_all(store, head_dir, tasks=["retrival"], device="cpu")
+
+
+def test_a_store_of_pictures_alone_has_the_tasks_that_read_no_texts(head_dir, tmp_path, monkeypatch) -> None:
+    pictures = write_random_store(tmp_path / "pictures", images=80, captions=1, seed=5, noise=0.2)
+    shutil.rmtree(layout.feature(pictures.path, "words"))
+    two = {"retrieval": measure_retrieval, "probe": measure_probe}
+    monkeypatch.setattr(TASKS, "names", lambda: list(two))
+    monkeypatch.setattr(TASKS, "load", two.get)
+    found = measure_all(pictures.path, head_dir, device="cpu", methods=["knn"])
+    assert list(found.measured) == ["probe"]
+    assert "no feature of the text encoder" in found.left_out["retrieval"]

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from embedstore.bench import bench_long_text, bench_retrieval, measure_long_text, write_measured
+from embedstore.bench.long_text import at_limit
 from embedstore.bench.outcomes import read_outcomes
 from embedstore.bench.rows import NO_TEXT
 from embedstore.errors import HeadError, UsageError
 from embedstore.metrics.statistics import values_of
+from embedstore.model import load_head
 from embedstore.store import open_store, plan_feature
 from embedstore.testing.stores import write_feature, write_random_store
 
@@ -125,6 +131,38 @@ def test_features_that_differ_in_more_than_the_limit_are_refused(longer, head_di
         bench_retrieval(longer, head_dir, text="words-max4", device="cpu")
 
 
+def test_probes_are_compared_at_the_same_limit_alone(longer, head_dir) -> None:
+    head = load_head(head_dir)
+    card = head.config.text_card.model_copy(update={"probe": (0.5, 1.0)})
+    probed = replace(head, config=head.config.model_copy(update={"text_card": card}))
+    for name in ("words", "words-max2"):
+        feature = longer[name]
+        of = SimpleNamespace(name=name, card=feature.card.model_copy(update={"probe": (0.5, 2.0)}))
+        if name == "words":
+            with pytest.raises(HeadError, match="outputs 1 away"):
+                at_limit(probed, of).check_text(of)
+        else:
+            at_limit(probed, of).check_text(of)
+    assert at_limit(probed, longer["words-max2"]).sha256 == head.sha256
+
+
 def test_a_role_that_no_text_has_lists_the_roles(longer, head_dir) -> None:
     with pytest.raises(UsageError, match=r"no text has the role 'long'[\s\S]*roles caption"):
         bench_long_text(longer, head_dir, device="cpu")
+
+
+def test_the_command_prints_the_curve_and_draws_it(run, longer, head_dir, tmp_path) -> None:
+    plot, out = tmp_path / "curve.svg", tmp_path / "report.json"
+    command = ("bench", "long-text", longer.path, "--head", head_dir, "--role", "caption", "--device", "cpu")
+    code, text, err = run(*command, "--text", "words,words-max2", "--plot", plot, "--out", out)
+    assert code == 0, err
+    assert "text to image/2 recall@1" in text
+    assert "image to text/8 mean_rank" in text
+    assert "texts that were cut, of 120: 2 tokens" in err
+    drawn = plot.read_text()
+    assert drawn.startswith("<svg")
+    assert "tokens that are read at most" in drawn
+    assert json.loads(out.read_text())["task"] == "long-text"
+    code, _, err = run(*command, "--plot", tmp_path / "none" / "curve.svg")
+    assert code != 0
+    assert "cannot write the file" in err

@@ -9,14 +9,16 @@ from embedstore.bench import (
     bench_multilingual,
     bench_retrieval,
     bench_zeroshot,
+    measure_multilingual,
     read_language_classes,
     read_language_templates,
 )
 from embedstore.bench.averages import Tally, average_of_classes, average_of_ranks, averaged_languages
 from embedstore.bench.classes import ClassName
-from embedstore.bench.languages import chosen_languages, class_names, language_templates
+from embedstore.bench.languages import chosen_languages, class_names, templates_of
 from embedstore.errors import UsageError
 from embedstore.metrics.intervals import class_average_interval, mean_interval, shared_mean_interval
+from embedstore.metrics.statistics import resampled, values_of
 from embedstore.testing.stores import CLASSES, write_random_store
 
 NAMES = {
@@ -44,7 +46,9 @@ def spoken(tmp_path_factory):
 
 @pytest.fixture
 def report(spoken, head_dir, encoder):
-    return bench_multilingual(spoken, head_dir, classes=NAMES, templates=TEMPLATES, device="cpu")
+    return bench_multilingual(
+        spoken, head_dir, language_classes=NAMES, language_templates=TEMPLATES, device="cpu"
+    )
 
 
 def test_each_language_is_measured_as_retrieval_does(report, spoken, head_dir) -> None:
@@ -83,6 +87,24 @@ def test_averages_are_means_of_the_languages_with_and_without_english(report) ->
     assert chance == pytest.approx(report.chance["image_to_text/de"]["recall@1"]) == pytest.approx(1 / 40)
 
 
+def test_outcomes_recompute_the_figures(spoken, head_dir, encoder) -> None:
+    measured = measure_multilingual(
+        spoken, head_dir, language_classes=NAMES, language_templates=TEMPLATES, device="cpu"
+    )
+    assert measured.outcomes.keys() == measured.report.metrics.keys()
+    for group, outcomes in measured.outcomes.items():
+        figures = measured.report.metrics[group]
+        again = values_of(outcomes.sample, outcomes.statistics)
+        assert again == pytest.approx({metric: figures[metric].value for metric in again})
+        averaged_classes = group.startswith("image_to_class/average")
+        assert figures.keys() - again.keys() == ({"mean-per-class"} if averaged_classes else set())
+    of_average = measured.outcomes["text_to_image/average"]
+    assert (of_average.sample.count, len(of_average.ids)) == (40, 120)
+    draws = resampled(of_average.sample, of_average.statistics, seed=0, resamples=2000)["recall@1"]
+    figure = measured.report.metrics["text_to_image/average"]["recall@1"]
+    assert np.percentile(draws, (2.5, 97.5)) == pytest.approx((figure.low, figure.high), abs=0.02)
+
+
 def test_languages_are_chosen_and_ordered(spoken, head_dir, encoder) -> None:
     report = bench_multilingual(spoken, head_dir, languages=["fr", "de"], device="cpu")
     assert list(report.metrics) == [
@@ -91,7 +113,7 @@ def test_languages_are_chosen_and_ordered(spoken, head_dir, encoder) -> None:
         for part in ("fr", "de", "average")
     ]
     assert (report.options, report.classes, report.role) == ({"languages": "fr,de"}, 0, "caption")
-    alone = bench_multilingual(spoken, head_dir, languages=["es"], classes=NAMES, device="cpu")
+    alone = bench_multilingual(spoken, head_dir, languages=["es"], language_classes=NAMES, device="cpu")
     assert list(alone.metrics) == ["image_to_class/es"]
     assert (alone.texts, alone.role, alone.templates) == (0, None, ("es: {}",))
     assert encoder.seen == NAMES["es"]
@@ -99,12 +121,16 @@ def test_languages_are_chosen_and_ordered(spoken, head_dir, encoder) -> None:
 
 def test_what_is_in_no_language_is_refused(spoken, head_dir) -> None:
     with pytest.raises(UsageError, match=r"found: xx\n\s*allowed: de, en, fr, es"):
-        bench_multilingual(spoken, head_dir, languages=["de", "xx"], classes=NAMES, device="cpu")
+        bench_multilingual(spoken, head_dir, languages=["de", "xx"], language_classes=NAMES, device="cpu")
     with pytest.raises(UsageError, match=r"no templates in a language[\s\S]*es"):
         bench_multilingual(
-            spoken, head_dir, classes=NAMES, templates={"en": ["{}"], "de": ["{}"]}, device="cpu"
+            spoken,
+            head_dir,
+            language_classes=NAMES,
+            language_templates={"en": ["{}"], "de": ["{}"]},
+            device="cpu",
         )
-    with pytest.raises(UsageError, match="nothing to measure"):
+    with pytest.raises(UsageError, match="texts of one language"):
         bench_multilingual(spoken, head_dir, role="long", device="cpu")
 
 
@@ -116,7 +142,7 @@ def test_class_names_of_a_language_are_a_list_in_the_stores_order_or_by_label(sp
     with pytest.raises(UsageError, match=r"en and de: [\s\S]*same classes[\s\S]*cross, square, star"):
         class_names(spoken, {"en": NAMES["en"], "de": {"circle": "Kreis"}})
     with pytest.raises(UsageError, match=r"\{\}"):
-        language_templates({"de": ["ohne"]}, ["de"])
+        templates_of({"de": ["ohne"]}, ["de"])
     assert chosen_languages(None, of_texts=("b", "a"), of_classes=("c", "a")) == (("b", "a"), ("a", "c"))
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -152,3 +154,15 @@ def test_nothing_to_measure_is_told(store, tmp_path) -> None:
     bare = write(tmp_path / "bare", [row for row in ROWS if row[2] == "caption"])
     with pytest.raises(UsageError, match=r"no text has the role 'negative'[\s\S]*roles caption"):
         bench_negatives(bare, image="seen", text="said", device="cpu")
+
+
+def test_the_command_prints_every_category(run, store) -> None:
+    command = ("bench", "negatives", store.path, "--image", "seen", "--text", "said", "--device", "cpu")
+    code, text, err = run(*command)
+    assert code == 0, err
+    assert "image to text/swap accuracy" in text
+    assert "66.7 %" in text
+    assert "1 rows left out: an altered caption without the caption that it alters" in err
+    assert max(map(len, text.splitlines())) <= 80
+    code, text, _ = run(*command, "--json")
+    assert json.loads(text)["metrics"]["image_to_text"]["accuracy"]["value"] == 0.6

@@ -5,10 +5,12 @@ import hashlib
 import numpy as np
 import pytest
 
-from embedstore.bench import measure_retrieval, measure_zeroshot, write_measured
+from embedstore.bench import measure_retrieval, measure_zeroshot, ranking, write_measured
 from embedstore.bench.outcomes import Outcomes, outcomes_bytes, read_outcomes
+from embedstore.bench.versions import FAISS, PROBES, versions_of
 from embedstore.documents import BenchReport
 from embedstore.errors import UsageError
+from embedstore.index.exact import ranks_both_ways
 from embedstore.metrics.statistics import Statistic, values_of
 
 
@@ -97,3 +99,19 @@ def test_a_file_that_is_not_the_reports_is_refused(retrieval, tmp_path) -> None:
         read_outcomes(tmp_path / "none.parquet")
     with pytest.raises(UsageError, match="cannot write the file"):
         write_measured(retrieval, tmp_path / "none" / "a.json")
+
+
+def test_the_block_of_the_scores_changes_no_figure(retrieval, store, head_dir, monkeypatch) -> None:
+    monkeypatch.setattr(
+        ranking, "ranks_both_ways", lambda *args, **options: ranks_both_ways(*args, **options | {"block": 7})
+    )
+    blocked = measure_retrieval(store, head_dir, device="cpu")
+    assert blocked.report.to_json() == retrieval.report.to_json()
+    assert outcomes_bytes(blocked.outcomes) == outcomes_bytes(retrieval.outcomes)
+
+
+def test_the_libraries_of_a_report_are_those_that_it_used() -> None:
+    assert list(versions_of()) == ["embedstore", "torch", "numpy"]
+    assert "scikit-learn" in versions_of(*PROBES)
+    assert len(set(versions_of(*FAISS)) - set(versions_of())) == 1
+    assert "no-such-library" not in versions_of("no-such-library")

@@ -9,7 +9,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from embedstore.bench import TASKS, measure_probe
 from embedstore.bench.linear_probe import STRENGTHS, few_shots, hold_out, linear_path
-from embedstore.bench.probe import Asked, probe
+from embedstore.bench.probe import probe
+from embedstore.bench.probe_methods import Asked
 from embedstore.bench.probe_vectors import open_space
 from embedstore.bench.rows import NO_LABEL
 from embedstore.documents import BenchReport

@@ -189,3 +189,14 @@ def test_a_report_is_written_whole_and_reads_back(report, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == [file]
     with pytest.raises(UsageError, match="cannot write the file"):
         write_report(report, tmp_path / "none" / "report.json")
+
+
+def test_the_command_tells_the_recall_of_an_index(run, store, head_dir) -> None:
+    command = ("bench", "retrieval", store.path, "--head", head_dir, "--device", "cpu")
+    code, text, err = run(*command, "--index", "hnsw", "--role", "caption")
+    assert code == 0, err
+    assert "text to image index_recall@10" in text
+    assert "mean_rank" not in text
+    code, _, err = run(*command, "--index", "lsh")
+    assert code != 0
+    assert "exact, ivf, hnsw, pq" in err

@@ -362,7 +362,8 @@ def test_options_that_cannot_be_meant_are_refused(scenes, store, head_dir, encod
 
 def test_the_command_measures_and_draws(scenes, head_dir, encoder, run, tmp_path) -> None:
     folder, out = tmp_path / "drawn", tmp_path / "report.json"
-    words = tmp_path / "classes.txt"
+    ids, words = tmp_path / "some.txt", tmp_path / "classes.txt"
+    ids.write_text("\n".join(scenes.images(["id"])["id"].to_pylist()[:6]))
     words.write_text("circle\tround thing\nsquare\nstar\n")
     code, printed, told = run(
         *("bench", "segment", scenes.path, "--head", head_dir, "--split", "all", "--device", "cpu"),
@@ -388,10 +389,12 @@ def test_the_command_measures_and_draws(scenes, head_dir, encoder, run, tmp_path
         assert sheet.width == 3 * SIDE + 12
     code, printed, _ = run(
         *("bench", "segment", scenes.path, "--head", head_dir, "--split", "all", "--device", "cpu", "--json"),
-        *("--convention", "freeze-align", "--classes", words),
+        *("--convention", "freeze-align", "--classes", words, "--rows", ids),
     )
     assert code == 0
     assert set(json.loads(printed)["metrics"]["per_image"]) == {"mean-iou", "mean-class-iou"}
+    assert json.loads(printed)["images"] <= 6
+    assert json.loads(printed)["rows"]["rows"] == 6
     code, _, told = run("bench", "segment", scenes.path, "--head", head_dir, "--background", "2")
     assert code == 2
     assert "not a rule for the background" in told

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from embedstore.bench import confusion_csv
+from embedstore.bench import confusion_csv, measure_all
 from embedstore.bench.classes import class_prompts
 from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.setting import open_setting
@@ -18,6 +19,7 @@ from embedstore.encode.apply import apply_head
 from embedstore.errors import EncoderError, HeadError, UsageError
 from embedstore.metrics.accuracy import confusion
 from embedstore.model import load_head
+from embedstore.store import layout
 from embedstore.testing.stores import CLASSES, write_random_store
 from embedstore.testing.texts import WordEncoder
 
@@ -161,6 +163,17 @@ def test_scores_are_those_of_the_predicted_and_of_the_own_class(store, head_dir,
     assert confusion(found.predicted, found.labels, 4).sum() == len(found.rows)
 
 
+def test_of_equal_classes_the_first_is_predicted(store, head_dir, encoder) -> None:
+    """Four classes of one and the same prompt: every image goes to the first, whichever is its own."""
+    found = measure_zeroshot(
+        store, head_dir, descriptions=dict.fromkeys(CLASSES, "thing"), device="cpu"
+    ).found
+    assert (found.predicted == 0).all()
+    assert (found.ranks == found.labels + 1).all()
+    assert (found.scores == found.own_scores).all()
+    assert found.confusion[:, 1:].sum() == 0
+
+
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
     """A store whose two features are of one width, as those of a two-tower model."""
@@ -236,6 +249,18 @@ def test_a_head_needs_no_texts_in_the_store(store, head_dir, encoder, monkeypatc
         _ = setting.text
     with pytest.raises(UsageError, match="which text encoder"):
         speaker_of(dataclasses.replace(setting, text_card=None))
+
+
+def test_a_store_without_encoded_texts_is_measured_by_all_tasks_that_need_none(
+    head_dir, encoder, tmp_path
+) -> None:
+    bare = write_random_store(tmp_path / "bare", images=60, seed=5)
+    shutil.rmtree(layout.feature(bare.path, "words"))
+    found = measure_all(bare.path, head_dir, tasks=["retrieval", "zeroshot", "multilingual"], device="cpu")
+    assert list(found.measured) == ["zeroshot"]
+    assert "no feature of the text encoder" in found.left_out["retrieval"]
+    assert "texts of one language" in found.left_out["multilingual"]
+    assert found.measured["zeroshot"].report.images == 6
 
 
 def test_an_unknown_encoder_of_a_tower_is_asked_for(towers) -> None:

@@ -10,6 +10,7 @@ from embedstore.bench import Measured, write_measured
 from embedstore.bench.figures import retrieval_figures
 from embedstore.bench.outcomes import rank_outcomes
 from embedstore.documents import BenchReport, Comparisons
+from embedstore_cli import render
 
 IDS = [f"image-{i}" for i in range(50)]
 
@@ -78,3 +79,20 @@ def test_other_tasks_and_files_are_one_clear_error(run, reports, tmp_path):
     code, _, err = run("bench", "compare", reports[0], tmp_path / "none.json")
     assert code == 2
     assert "none.json" in err
+
+
+def test_a_reports_table_is_80_columns_wide_whatever_its_names(capsys):
+    long = "an-uncommonly-long-" * 6
+    figure = {"value": 123456.789, "low": -99999.123, "high": 999999.321}
+    report = BenchReport(
+        task="retrieval",
+        metrics={f"text_to_image/{long}": {"mean_rank": figure, long: {"value": 0.5, "low": 0, "high": 1}}},
+        chance={f"text_to_image/{long}": {"mean_rank": 12345.678}},
+        images=10**9,
+        texts=10**10,
+        classes=10**6,
+        split=long,
+        store_fingerprint="0" * 64,
+    )
+    render.report(report)
+    assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80

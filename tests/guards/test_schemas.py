@@ -137,6 +137,28 @@ EXAMPLES = {
         "image_card": IMAGE_CARD,
         "text_card": TEXT_CARD,
     },
+    "PolicyStudy": {
+        "feature": "vision",
+        "policies": [
+            {
+                "policy": "int8",
+                "bytes": 10,
+                "tokens": [4, 8],
+                "pictures_per_second": 5.0,
+                "cosine_error": 0.1,
+                "cosine_of": "tokens",
+                "recall": {"value": FIGURE, "change": FIGURE, "seeds": [0.5]},
+            }
+        ],
+        "config": {"image": "vision", "text": "words"},
+        "seeds": 1,
+        "split": None,
+        "images": 1,
+        "texts": 1,
+        "store_fingerprint": SHA,
+        "image_card": IMAGE_CARD,
+        "text_card": TEXT_CARD,
+    },
     "BenchReports": {"reports": {}, "left_out": {"segment": "no masks"}},
     "Comparisons": {"comparisons": [], "only": {"segment": "a"}},
     "Comparison": {
@@ -236,6 +258,7 @@ SPOILED_VALUES = [
     ("Comparison", "resamples", 0),
     ("Comparisons", "only", {"segment": "both"}),
     ("BenchReports", "reports", {"a": {}}),
+    ("PolicyStudy", "seeds", 0),
     ("PairsReport", "by", "cca"),
     ("PairsReport", "vectors", {"vision": "mean"}),
     ("PairsReport", "neighbours", 0),

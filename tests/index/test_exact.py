@@ -81,6 +81,21 @@ def test_both_ways_over_several_tiles_with_embeddings_that_are_all_alike() -> No
     assert np.array_equal(to_text, np.searchsorted(image_of, np.arange(1100)) + 1)
 
 
+def test_threads_make_no_difference_and_are_put_back() -> None:
+    images, texts = crowded(9, 700, 1500, 8)
+    image_of = np.random.default_rng(9).permutation(np.arange(1500) % 700)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append([ranks.tolist() for ranks in ranks_both_ways(images, texts, image_of)])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]
+
+
 def test_memory_that_must_not_be_written_to_is_read() -> None:
     images, texts = crowded(3, 4, 9, 5)
     expected = ranks_both_ways(images, texts, np.arange(9) % 4)
@@ -132,7 +147,7 @@ def test_scores_are_never_held_all_at_once(monkeypatch) -> None:
 
     def watched(*args):
         for tile in whole(*args):
-            sizes.append(tile[2].numel())
+            sizes.append(tile[1].numel())
             yield tile
 
     monkeypatch.setattr(exact, "score_tiles", watched)

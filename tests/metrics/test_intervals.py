@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from embedstore.errors import UsageError
 from embedstore.metrics.accuracy import ClassRecall, class_recall
-from embedstore.metrics.intervals import class_mean_interval, mean_interval, median_interval
+from embedstore.metrics.intervals import (
+    class_mean_interval,
+    difference_interval,
+    mean_interval,
+    median_interval,
+)
 
 
 def slow_bootstrap(values: np.ndarray, statistic, resamples: int, seed: int) -> tuple[float, float]:
@@ -77,3 +82,12 @@ def test_nothing_to_resample_is_refused() -> None:
         mean_interval([], seed=0)
     with pytest.raises(UsageError, match="no class"):
         class_mean_interval(ClassRecall(recall=np.array([np.nan]), rows=np.array([0])), seed=0)
+
+
+def test_the_interval_of_a_difference_of_two_intervals_adds_their_distances_in_squares() -> None:
+    # 3-4-5 triangles: the low end is 4 below A's high end and 3 below B's value.
+    assert difference_interval((10, 13, 17), (27, 30, 42)) == pytest.approx((17 - 5, 17 + 12.3693), abs=1e-4)
+    assert difference_interval((1, 1, 1), (2, 2, 2)) == (1, 1)
+    a, b = (0.4, 0.5, 0.6), (0.5, 0.6, 0.7)
+    low, high = difference_interval(a, b)
+    assert difference_interval(b, a) == pytest.approx((-high, -low))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from embedstore.recipes.chapters.figures import figure_blocks
 from embedstore.recipes.page.content import Section
 from embedstore.testing.stores import write_random_store
 from embedstore.testing.texts import WordEncoder
+from embedstore_cli.commands.bench import app as bench_commands
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +205,9 @@ def test_without_labels_pictures_fall_into_groups(retrieved, monkeypatch) -> Non
 
 
 def test_a_task_without_a_chapter_of_its_own_has_its_figures() -> None:
-    mine = report(
-        metrics={"<i>way</i>": {"share": 0.5}}, chance={"<i>way</i>": {"share": 0.45}}, notes=("<b>",)
-    )
+    mine = report(metrics={"<i>way": {"share": 0.5}}, chance={"<i>way": {"share": 0.45}}, notes=("<b>",))
     page = bench_page([Measured(report=mine, found=object())])
-    assert "&lt;i&gt;way&lt;/i&gt;" in page
+    assert "&lt;i&gt;way" in page
     assert "&lt;b&gt;" in page
     assert "1 of 1 figures do not show" in page
     assert "50.0 %" in page
@@ -216,12 +217,32 @@ def test_a_task_without_a_chapter_of_its_own_has_its_figures() -> None:
 def test_groups_that_are_numbers_become_a_curve() -> None:
     parts = {f"text_to_image/{n}": {"recall@1": n / 100, "recall@5": 0.9} for n in (64, 8, 16)}
     chance = {group: {"recall@1": 0.01} for group in parts}
-    plots = figure_blocks(report("long-text", parts, chance))[1].value
+    table, drawn = figure_blocks(report("long-text", parts, chance))
+    assert table.kind == "grids"
+    plots = drawn.value
     assert plots[0].title == "recall@1 over tokens that are read at most"
     assert "text to image from 8 to 64" in plots[0].alt
-    assert "text to image, chance from 1 to 1" in plots[0].alt
+    assert "; chance from 1 to 1" in plots[0].alt
     words = {f"text_to_image/{name}": {"recall@1": 0.5} for name in ("de", "fr")}
     assert len(figure_blocks(report("languages", words))[1].value) == 1
+    shots = {f"linear/{name}": {"top-1": 0.5} for name in ("1 shot", "16 shots", "all")}
+    assert "linear from 50 to 50" in figure_blocks(report("probe", shots))[1].value[0].alt
+
+
+def test_many_groups_become_a_table_for_each_direction() -> None:
+    languages = [f"{way}/l{k}" for k in range(12) for way in ("a", "b")]
+    metrics = {name: {"recall@1": 0.5, "recall@5": 0.9} for name in languages} | {"b/x": {"recall@5": 0.1}}
+    chance = {name: {"recall@1": 0.1} for name in languages} | {"b/l3": {"recall@1": 0.2}}
+    table, drawn = figure_blocks(report("languages", metrics, chance))
+    one, two = table.value
+    assert (one.direction, one.metrics, len(one.rows)) == ("a", ("recall@1", "recall@5"), 12)
+    assert [row.name for row in two.rows] == [f"l{k}" for k in range(12)] + ["x"]
+    assert two.rows[-1].cells[0] is None
+    low, high = two.chance[0]
+    assert (low.chance, high.chance, two.chance[1]) == (0.1, 0.2, None)
+    assert "a, recall@1, l0 50.0 %" in drawn.value[0].alt
+    assert "b, recall@5, x 10.0 %" in drawn.value[0].alt
+    assert "a, recall@5" not in drawn.value[0].alt
 
 
 def test_the_headline_of_a_direction_is_its_whole_or_its_last_part() -> None:
@@ -229,6 +250,8 @@ def test_the_headline_of_a_direction_is_its_whole_or_its_last_part() -> None:
     mine = Measured(report=report(metrics=metrics))
     assert [h.measure.figure.value for h in headlines([mine])] == [0.2, 0.3]
     assert len(headlines([mine] * 3)) == 3
+    mean = {"a/x": {"m": 0.1}, "a/average": {"m": 0.2}, "a/z": {"m": 0.3}}
+    assert [h.measure.part for h in headlines([Measured(report=report(metrics=mean))])] == ["average"]
     masks = {"pixels": {"outside": 0.1}, "foreground": {"mean_iou": 0.4}}
     named = headlines([Measured(report=report("segment", masks))])
     assert [h.measure.metric for h in named] == ["mean_iou"]
@@ -277,6 +300,13 @@ def test_html_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch)
     monkeypatch.setattr("embedstore.recipes.page.extra.NEEDED", ("no_such_package",))
     code, _, err = run("bench", "zeroshot", "no.store", "--head", "x", "--html", tmp_path / "p.html")
     assert "pip install 'embedstore[demo]'" in err
+
+
+def test_every_task_can_draw_its_page() -> None:
+    commands = {command.name: command.callback for command in bench_commands.registered_commands}
+    assert len(commands) >= 11
+    without = [name for name, call in commands.items() if "html" not in inspect.signature(call).parameters]
+    assert without == ["compare"]
 
 
 def test_the_command_writes_a_page_with_the_command(run, store, head, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""Chapters of tasks that measure no head: the ease of alignment, and rates of this machine."""
+"""What is shown of tasks that measure no head: the ease of alignment, and rates of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from embedstore.recipes.ease_plot import ease_plot
-from embedstore.recipes.page.content import Block, Chapter, Measure, RateRow, Section
+from embedstore.recipes.page.content import Block, Measure, RateRow, Section
 
 if TYPE_CHECKING:
     from embedstore.documents import EaseReport, Rate, RatesReport
@@ -23,7 +23,7 @@ def ease_measures(report: EaseReport) -> tuple[Measure, ...]:
     )
 
 
-def ease_chapter(report: EaseReport) -> Chapter:
+def ease_blocks(report: EaseReport) -> tuple[Block, ...]:
     """CKA against the lowest loss: every point, and how the two correlate."""
     of = "encoder pairs" if report.store_fingerprint else "toy worlds"
     facts = Section.of(
@@ -40,20 +40,14 @@ def ease_chapter(report: EaseReport) -> Chapter:
     )
     measures = ease_measures(report)
     figures = [Block(kind="figures", value=measures)] if measures else []
-    return Chapter(
-        title="Ease of alignment",
-        lead="Whether encoders that see alike (a high CKA) are easier to align (a low loss): then the"
-        " correlation is below 0.",
-        notes=report.notes,
-        blocks=(
-            Block(kind="plots", value=[ease_plot(report)]),
-            *figures,
-            Block(kind="facts", value=[facts]),
-        ),
+    return (
+        Block(kind="plots", value=[ease_plot(report)]),
+        *figures,
+        Block(kind="facts", value=[facts]),
     )
 
 
-def rates_chapter(report: RatesReport) -> Chapter:
+def rates_blocks(report: RatesReport) -> tuple[Block, ...]:
     """Median rates beside the limits that were measured in turns with them."""
     blocks = [
         Block(kind="rates", title=of, value=tuple(map(_row, rates)))
@@ -61,12 +55,7 @@ def rates_chapter(report: RatesReport) -> Chapter:
     ]
     options = ", ".join(f"{name}={value}" for name, value in report.options.items())
     facts = Section.of("What was measured", threads=report.threads, options=options, seed=report.seed)
-    return Chapter(
-        title={"cache": "Reading", "speed": "Speed"}[report.task],
-        lead="Medians of several rounds with the slowest and the quickest; the share is of the limit's rate.",
-        notes=report.notes,
-        blocks=(*blocks, Block(kind="facts", value=[facts])),
-    )
+    return (*blocks, Block(kind="facts", value=[facts]))
 
 
 def _row(rate: Rate) -> RateRow:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from embedstore.documents import BenchReport, Figure
 
 Kind: TypeAlias = Literal[
-    "figures", "plots", "texts_asked", "images_asked", "classes", "cards", "masks", "rates", "facts"
+    "figures", "grids", "plots", "texts_asked", "images_asked", "classes", "cards", "masks", "rates", "facts"
 ]
 
 # Ranks, and correlations of what should go against each other.
@@ -28,6 +28,16 @@ class Measure:
     chance: float | None
 
     @property
+    def direction(self) -> str:
+        """The group, or what it is a part of."""
+        return self.group.partition("/")[0]
+
+    @property
+    def part(self) -> str:
+        """Which part of its direction the group is; empty: all of it."""
+        return self.group.partition("/")[2]
+
+    @property
     def is_share(self) -> bool:
         """Whether the figure is a fraction of 1; the others are better where they are lower."""
         return self.metric not in _NUMBERS
@@ -40,6 +50,34 @@ class Measure:
         if self.figure.low <= self.chance <= self.figure.high:
             return "unclear"
         return "better" if (self.figure.low > self.chance) is self.is_share else "worse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridRow:
+    """One part of a direction with its figure of each metric, none where it has none."""
+
+    name: str
+    cells: tuple[Measure | None, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The parts of one direction."""
+
+    direction: str
+    metrics: tuple[str, ...]
+    rows: tuple[GridRow, ...]
+
+    @property
+    def chance(self) -> tuple[tuple[Measure, Measure] | None, ...]:
+        """Of each metric the figures with the lowest and the highest chance, where chance is known."""
+        columns = zip(*(row.cells for row in self.rows), strict=True)
+        known = [[m for m in column if m is not None and m.chance is not None] for column in columns]
+        return tuple((min(c, key=_chance), max(c, key=_chance)) if c else None for c in known)
+
+
+def _chance(measure: Measure) -> float:
+    return measure.chance or 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,15 @@ _LOOK = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A row of a plot of figures: what it belongs to, its name, and the figure."""
+
+    under: str
+    name: str
+    measure: Measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
     """Points of a line and, where known, the interval of each; `chance`: a thin dashed line of no colour."""
 
@@ -90,33 +99,38 @@ def line_plot(
         return Plot(svg=_svg(figure), title=title, alt=f"{y} over {x}: {ends}")
 
 
-def interval_plot(measures: Sequence[Measure], *, title: str) -> Plot:
-    """Shares as dots in rows under their group, with 95 % intervals, and a tick where chance is.
+def interval_plot(rows: Sequence[Interval], *, title: str) -> Plot:
+    """Shares as dots in rows under what they belong to, with 95 % intervals, and a tick where chance is.
 
     A dot is hollow where the interval does not exclude chance.
     """
-    rows: list[Measure | str] = []
-    for group in dict.fromkeys(m.group for m in measures):
-        rows += [group, *(m for m in measures if m.group == group)]
+    lines: list[Interval | str] = []
+    for under in dict.fromkeys(row.under for row in rows):
+        lines += [under, *(row for row in rows if row.under == under)]
     with _looks():
-        figure, axes = _figure(height=0.85 + _ROW * len(rows))
-        for place, row in enumerate(rows):
-            if not isinstance(row, str):
-                _interval(axes, place, row)
-        names = [row if isinstance(row, str) else row.metric for row in rows]
-        axes.set_yticks(range(len(rows)), [short(name.replace("_", " ")) for name in names])
-        for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-            label.set_fontweight("bold" if isinstance(row, str) else "normal")
-        axes.set_ylim(len(rows) - 0.5, -0.5)
+        figure, axes = _figure(height=0.85 + _ROW * len(lines))
+        for place, line in enumerate(lines):
+            if isinstance(line, str):
+                words = short(_spoken(line), 2 * _LETTERS)
+                axes.text(-1, place, words, fontweight="bold", ha="left", va="center")
+            else:
+                _interval(axes, place, line.measure)
+        names = ["" if isinstance(line, str) else short(_spoken(line.name)) for line in lines]
+        axes.set_yticks(range(len(lines)), names)
+        axes.set_ylim(len(lines) - 0.5, -0.5)
         axes.set_xlim(-2, 102)
         axes.set_xlabel("%")
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
         said = "; ".join(
-            f"{m.group.replace('_', ' ')} {m.metric.replace('_', ' ')} {100 * m.figure.value:.1f} %"
-            for m in measures
+            f"{_spoken(row.under)}, {_spoken(row.name)} {100 * row.measure.figure.value:.1f} %"
+            for row in rows
         )
         return Plot(svg=_svg(figure), title=title, alt=said)
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ").replace("/", ", ")
 
 
 def log_scatter_plot(groups: Points, *, title: str, x: str, y: str) -> Plot:

@@ -33,7 +33,7 @@ def render_page(template: str, **values: Any) -> str:
         "value": value_text,
         "interval": interval_text,
         "chance": chance_text,
-        "words": lambda name: name.replace("_", " "),
+        "words": lambda name: name.replace("_", " ").replace("/", ", "),
     }
     return environment.get_template(template).render(**values) + "\n"
 
@@ -45,7 +45,12 @@ def percent(share: float) -> str:
 
 def number(measure: Measure, value: float) -> str:
     """A value in the unit of its metric."""
-    return percent(value) if measure.is_share else f"{value:.4g}"
+    return percent(value) if measure.is_share else plain(value)
+
+
+def plain(value: float) -> str:
+    """A number that is no share, to three digits or to the whole."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def value_text(measure: Measure) -> str:
@@ -56,7 +61,7 @@ def value_text(measure: Measure) -> str:
 def interval_text(measure: Measure) -> str:
     """Its 95 % interval."""
     if not measure.is_share:
-        return f"{measure.figure.low:.4g} – {measure.figure.high:.4g}"
+        return f"{plain(measure.figure.low)} – {plain(measure.figure.high)}"
     return f"{100 * measure.figure.low:.1f} – {percent(measure.figure.high)}"
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from embedstore.store import Feature
 
 MakeSamples: TypeAlias = "Callable[[int], Samples]"
+Tell: TypeAlias = "Callable[[str, float, int], None]"
 Part: TypeAlias = Literal["images", "texts", "fit"]
 PARTS: tuple[Part, ...] = get_args(Part)
 # Batches of pictures that encoders are timed on, and texts for each of these pictures.
@@ -53,7 +54,7 @@ def measure_speed(
     device: str = "auto",
     repeats: int = REPEATS,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, float, int], None] | None = None,
 ) -> RatesReport:
     """Rates of encoding pictures and texts and of fitting the default head, on this machine.
 
@@ -92,7 +93,7 @@ def measure_speed(
             count = _TEXTS_OF_PICTURE * _BATCHES * batch
             return text_samples(opened, folder / "texts.jsonl", count=count, seed=seed)
 
-        for part in _in_turn(parts, progress or (lambda *_: None)):
+        for part, run.on_share in _in_turn(parts, progress or (lambda *_: None)):
             if part == "images":
                 run.encode("images", image, image_encoder, samples=pictures)
             elif part == "texts":
@@ -115,10 +116,15 @@ def measure_speed(
     )
 
 
-def _in_turn(parts: Sequence[Part], tell: Callable[[str, int, int], None]) -> Iterator[Part]:
+def _in_turn(parts: Sequence[Part], tell: Tell) -> Iterator[tuple[Part, Callable[[float], None]]]:
+    """Each part, with what is to be called with the share of it that is done."""
     for number, part in enumerate(parts):
         tell(part, number, len(parts))
-        yield part
+
+        def share(done: float, part: Part = part, before: int = number) -> None:
+            tell(part, before + done, len(parts))
+
+        yield part, share
     tell("", len(parts), len(parts))
 
 
@@ -132,6 +138,7 @@ class _Run:
     folder: Path
     repeats: int
     seed: int
+    on_share: Callable[[float], None] | None = None
     rates: list[Rate] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cards: dict[str, EncoderCard] = field(default_factory=dict)
@@ -155,7 +162,9 @@ class _Run:
         works = works_of(feature, encoder, taken.planned, self.options, self.folder)
         self.cards[feature.name] = encoder.card
         self.told |= {f"{part}_batch": size, f"{part}_of": taken.words}
-        self.rates += measure(works, of=f"encode {feature.name}: {taken.words}", repeats=self.repeats)
+        self.rates += measure(
+            works, of=f"encode {feature.name}: {taken.words}", repeats=self.repeats, on_share=self.on_share
+        )
 
     def fit(
         self, image_name: str | None, text_name: str | None, *, batch_size: int | None, language: str
@@ -175,7 +184,7 @@ class _Run:
         ) as found:
             of = f"fit {image.name} + {text.name}: {found.pictures} pairs a step, {found.precision}"
             self.told |= {"fit_batch": found.pictures, "fit_parameters": found.parameters}
-            self.rates += measure(found.works, of=of, repeats=self.repeats)
+            self.rates += measure(found.works, of=of, repeats=self.repeats, on_share=self.on_share)
         self.cards |= {image.name: image.card, text.name: text.card}
 
     def _feature(self, table: Table, name: str | None) -> Feature | None:

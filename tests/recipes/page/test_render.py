@@ -18,6 +18,8 @@ from embedstore.recipes.page.content import (
     ClassRow,
     ClassTable,
     Fact,
+    Grid,
+    GridRow,
     Headline,
     Masked,
     Measure,
@@ -25,7 +27,14 @@ from embedstore.recipes.page.content import (
     RateRow,
     Section,
 )
-from embedstore.recipes.page.plots import Curve, confusion_plot, interval_plot, line_plot, scatter_plot
+from embedstore.recipes.page.plots import (
+    Curve,
+    Interval,
+    confusion_plot,
+    interval_plot,
+    line_plot,
+    scatter_plot,
+)
 from embedstore.recipes.page.render import render_page
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=y> $x^{ ž 猫"
@@ -68,11 +77,14 @@ def measure(group="text_to_image", metric="recall@1", value=0.5, low=0.4, high=0
 
 
 def plots() -> list:
-    measures = [measure(), measure(EVIL, EVIL, 3, 2, 5, 4)]
+    rows = [
+        Interval(under=EVIL, name="recall@1", measure=measure()),
+        Interval(under=EVIL, name=EVIL, measure=measure()),
+    ]
     lines = {EVIL: Curve(x=[1, 2], y=[3.0, 2.0], low=[2, 1], high=[4, 3]), "b": Curve(x=[1, 2], y=[1.0, 2.0])}
     points = np.array([[0.0, 0], [1, 0], [0, 1], [1, 1]])
     return [
-        interval_plot(measures, title=EVIL),
+        interval_plot(rows, title=EVIL),
         line_plot(lines, title=EVIL, x=EVIL, y=EVIL),
         line_plot(
             {"a": lines["b"], EVIL: Curve(x=[1, 2], y=[0, 1], chance=True)},
@@ -99,6 +111,12 @@ def page(**changed) -> str:
     )
     rates = [RateRow(what=EVIL, value="1 GB/s", spread=EVIL, share=0.5, limit=EVIL)]
     masks = [Masked(panels=((EVIL, b"\xff\xd8mask"),), words=EVIL, colours=(("#ff0000", EVIL),))]
+    parts = [measure(f"{EVIL}/{EVIL}", EVIL), measure("a/b", EVIL, chance=0.2)]
+    grid = Grid(
+        direction=EVIL,
+        metrics=(EVIL, "none"),
+        rows=tuple(GridRow(name=EVIL, cells=(part, None)) for part in parts),
+    )
     cards = [
         Card(picture=b"\x89PNG\r", alt=EVIL, lines=(EVIL,)),
         Card(picture=None, alt=EVIL, lines=()),
@@ -110,6 +128,7 @@ def page(**changed) -> str:
         Block(kind="texts_asked", value=[Query(text=EVIL, answers=answers, rank=1)]),
         Block(kind="images_asked", value=[Query(text=EVIL, answers=answers, rank=2, jpeg=b"\xff\xd8asked")]),
         Block(kind="classes", value=ClassTable(metric=EVIL, rows=rows, taken=True)),
+        Block(kind="grids", value=[grid]),
         Block(kind="rates", value=rates),
         Block(kind="masks", value=masks),
         Block(kind="cards", value=cards),
@@ -170,8 +189,9 @@ def test_figures_stand_with_interval_and_chance(read) -> None:
     words = re.sub(r"\s+", " ", read.text)
     assert "50.0 % 95 % interval 40.0 – 60.0 % chance 10.0 %" in words
     assert "median rank32 – 520" in words
-    assert "all 2 figures for which chance is known are better than chance" in words
+    assert "Better than chance with the whole of their 95 % interval: 2 of 2 figures." in words
     assert "(3 of 4)" in words
+    assert "10.0 % – 20.0 %" in words
 
 
 @pytest.mark.parametrize(
@@ -199,7 +219,10 @@ def test_a_figure_that_is_not_better_than_chance_says_so(given, side) -> None:
 
 
 def test_a_hollow_dot_marks_what_chance_could_have_done() -> None:
-    sure, unsure = (interval_plot([measure(low=low)], title="t").svg for low in (0.2, 0.1))
+    sure, unsure = (
+        interval_plot([Interval(under="a", name="b", measure=measure(low=low))], title="t").svg
+        for low in (0.2, 0.1)
+    )
     assert "#b54708" in unsure
     assert "#b54708" not in sure
 

@@ -105,6 +105,23 @@ def test_encoders_that_nobody_knows_are_left_out_and_the_fit_is_measured(random_
     assert "--text-encoder" in report.notes[1]
 
 
+def test_progress_never_goes_back(random_store):
+    told = []
+    measure_speed(
+        random_store,
+        parts=["images", "fit"],
+        fit_batch=10,
+        repeats=1,
+        device="cpu",
+        progress=lambda name, done, total: told.append((name, done, total)),
+    )
+    assert [name for name, _, _ in told][:: len(told) - 1] == ["images", ""]
+    shares = [done for _, done, _ in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 2
+    assert any(1 < share < 2 for share in shares)
+
+
 def test_a_store_without_texts(tmp_path, random_store):
     alone = open_store(shutil.copytree(random_store.path, tmp_path / "store"))
     shutil.rmtree(alone.path / "features" / "words")

@@ -13,6 +13,7 @@ from embedstore_cli.commands.bench import (
     long_text,
     multilingual,
     negatives,
+    policies,
     probe,
     retrieval,
     segment,
@@ -34,6 +35,7 @@ app.command("cache")(cache.cache)
 app.command("speed")(speed.speed)
 app.command("all")(everything.everything)
 app.command("compare")(compare.compare)
+app.command("policies")(policies.policies)
 
 for _name in sorted(set(TASKS.names()) - {command.name for command in app.registered_commands}):
     plug_in(app, _name)

@@ -25,7 +25,7 @@ def cache(
         int | None, typer.Option(help="Threads that read; default: as a fit has.", show_default=False)
     ] = None,
     seed: opt.Seed = 0,
-    out: common.Out = None,
+    out: common.ReportOut = None,
     html: common.Html = None,
     json: opt.Json = False,
 ) -> None:

@@ -51,6 +51,23 @@ Html = Annotated[
     ),
 ]
 
+
+def _writable(file: Path | None) -> Path | None:
+    """Refuse a place before the work, not after it."""
+    if file is not None:
+        from embedstore.bench.report import check_place
+
+        check_place(file)
+    return file
+
+
+ReportOut = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="FILE", help="Also write the report here.", show_default=False, callback=_writable
+    ),
+]
+
 Csv = Annotated[
     Path | None,
     typer.Option(

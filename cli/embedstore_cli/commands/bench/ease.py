@@ -13,8 +13,6 @@ from embedstore_cli import render
 from embedstore_cli.commands.bench import common
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from embedstore.documents import EaseReport, Figure
 
 Names = "NAME[,NAME]"
@@ -59,7 +57,7 @@ def ease(
         Path | None,
         typer.Option(metavar="FILE.svg", help="Also draw a scatter plot here.", show_default=False),
     ] = None,
-    out: common.Out = None,
+    out: common.ReportOut = None,
     html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
@@ -68,15 +66,15 @@ def ease(
     Random toy worlds as in freeze-align's figure A.2, or with --store all encoder pairs as in its figure 1.
     """
     from embedstore.bench.ease import SAMPLE, ease_of_store, ease_of_toy_worlds
+    from embedstore.bench.report import check_place
     from embedstore.recipes.page.standalone import needed_for_plots
 
     if store is None:
         _refuse_options("a store", "--store STORE", image=image, text=text, sample=sample, rows=rows)
     else:
         _refuse_options("toy worlds", "leave --store out", instances=instances)
-    for path in (plot, out):
-        _refuse_place(path)
     if plot is not None:
+        check_place(plot)
         needed_for_plots()
     with render.bars(quiet=json) as shown:
         if store is None:
@@ -89,8 +87,8 @@ def ease(
         else:
             report = ease_of_store(
                 store,
-                image=_names(image, "--image"),
-                text=_names(text, "--text"),
+                image=None if image is None else common.words(image, "--image"),
+                text=None if text is None else common.words(text, "--text"),
                 sample=SAMPLE if sample is None else sample,
                 split=common.split_of(split),
                 rows=rows,
@@ -175,22 +173,7 @@ def _span(figure: Figure) -> str:
     return f"{figure.low:.3f} – {figure.high:.3f}"
 
 
-def _names(text: str | None, option: str) -> Sequence[str] | None:
-    if text is None:
-        return None
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise UsageError("a name is empty", where=option, found=text, allowed="NAME or NAME,NAME")
-    return names
-
-
 def _refuse_options(of: str, todo: str, **given: object) -> None:
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"this is an option of {of}", where=f"--{name}", found=value, todo=todo)
-
-
-def _refuse_place(path: Path | None) -> None:
-    """Before the work, not after it."""
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise UsageError("cannot write the file", where=path, todo="name a file in a folder that is there")

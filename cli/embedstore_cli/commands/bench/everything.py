@@ -9,9 +9,14 @@ import typer
 from embedstore_cli import options as opt
 from embedstore_cli import render
 from embedstore_cli.commands.bench import common
+from embedstore_cli.commands.bench.multilingual import by_language
 
 if TYPE_CHECKING:
     from embedstore.bench.everything import Everything
+
+
+# Tasks with a table of their own.
+_TABLES = {"multilingual": by_language}
 
 
 def everything(
@@ -73,8 +78,8 @@ def everything(
 
 
 def _show(found: Everything) -> None:
-    for one in found.measured.values():
-        render.report(one.report)
+    for task, one in found.measured.items():
+        _TABLES.get(task, render.report)(one.report)
         render.say()
     for task, reason in found.left_out.items():
         render.fold(f"left out: {task}: {reason}")

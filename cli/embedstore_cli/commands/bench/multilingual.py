@@ -48,6 +48,9 @@ def multilingual(
             show_default=False,
         ),
     ] = None,
+    convention: Annotated[
+        str, typer.Option(help="How prompts become a class: clip-benchmark or freeze-align.")
+    ] = "clip-benchmark",
     split: opt.Split = "test",
     rows: opt.Rows = None,
     text_encoder: Annotated[
@@ -60,6 +63,7 @@ def multilingual(
     seed: opt.Seed = 0,
     out: common.Out = None,
     html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """Retrieval in each language of the texts, zero-shot in each of --classes, and the averages.
@@ -76,15 +80,16 @@ def multilingual(
             text=text,
             split=common.split_of(split),
             languages=None if languages == "all" else common.words(languages, "--languages"),
-            classes=None if classes is None else read_language_classes(classes),
-            templates=None if templates is None else read_language_templates(templates),
+            language_classes=None if classes is None else read_language_classes(classes),
+            language_templates=None if templates is None else read_language_templates(templates),
+            convention=convention,
             rows=rows,
             text_encoder=text_encoder,
             device=device,
             seed=seed,
             on_progress=report,
         )
-    common.finish(measured, out, json=json, html=html, show=by_language)
+    common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head), show=by_language)
 
 
 def by_language(report: BenchReport) -> None:

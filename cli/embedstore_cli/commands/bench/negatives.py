@@ -18,6 +18,7 @@ def negatives(
     seed: opt.Seed = 0,
     out: common.Out = None,
     html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """Captions against altered captions (SugarCrepe, sDCI): accuracy by category, equal scores half.
@@ -37,4 +38,4 @@ def negatives(
         device=device,
         seed=seed,
     )
-    common.finish(measured, out, html=html, json=json)
+    common.finish(measured, out, html=html, csv=csv, names=(store, head), json=json)

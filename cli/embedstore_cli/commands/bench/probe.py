@@ -12,7 +12,7 @@ from embedstore_cli import render
 from embedstore_cli.commands.bench import common
 
 if TYPE_CHECKING:
-    from embedstore.bench.probe import Shots
+    from embedstore.bench.probe_methods import Shots
 
 
 def probe(
@@ -38,7 +38,7 @@ def probe(
     neighbours: Annotated[str, typer.Option(help="Neighbours that vote in knn.")] = "10,20",
     repeats: Annotated[int, typer.Option(help="How often few shots are drawn.")] = 5,
     split: opt.Split = "test",
-    train_split: Annotated[str, typer.Option(help="Split that is trained on.")] = "train",
+    train_split: Annotated[str, typer.Option(help="Split that is trained on, or all.")] = "train",
     train_rows: Annotated[
         str | None,
         typer.Option(
@@ -50,6 +50,7 @@ def probe(
     seed: opt.Seed = 0,
     out: common.Out = None,
     html: common.Html = None,
+    csv: common.Csv = None,
     json: opt.Json = False,
 ) -> None:
     """k-NN and linear probe by labels, few-shot and full: of a frozen encoder, or through a head."""
@@ -68,14 +69,14 @@ def probe(
             neighbours=[_number(word, "--neighbours") for word in neighbours.split(",")],
             repeats=repeats,
             split=common.split_of(split),
-            train_split=train_split,
+            train_split=common.split_of(train_split),
             train_rows=train_rows,
             rows=rows,
             device=device,
             seed=seed,
             on_progress=report,
         )
-    common.finish(measured, out, json=json, html=html)
+    common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))
 
 
 def _shots(word: str) -> Shots:

@@ -11,6 +11,7 @@ import typer
 from embedstore_cli import options as opt
 from embedstore_cli import render
 from embedstore_cli.commands.bench import common
+from embedstore_cli.commands.bench.zeroshot import lines_or_imagenet, print_classes
 
 
 def segment(
@@ -26,8 +27,12 @@ def segment(
         ),
     ] = None,
     templates: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Prompts, one a line, with {} for the class.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FILE|imagenet",
+            help="Prompts, one a line, with {} for the class; or the eighty of ImageNet.",
+            show_default=False,
+        ),
     ] = None,
     descriptions: Annotated[
         Path | None,
@@ -78,7 +83,7 @@ def segment(
             split=common.split_of(split),
             rows=rows,
             classes=read_lines(classes) if classes else None,
-            templates=read_lines(templates) if templates else None,
+            templates=lines_or_imagenet(templates),
             descriptions=None if descriptions is None else read_descriptions(descriptions),
             background=background,
             convention=convention,  # type: ignore[arg-type]  # refused there with what is allowed
@@ -89,5 +94,8 @@ def segment(
         )
     drawn = [] if overlays is None else write_overlays(measured.found, overlays, count=overlay_count)
     common.finish(measured, out, json=json, html=html)
-    if drawn and not json:
+    if json:
+        return
+    print_classes(measured.report, metric="IoU")
+    if drawn:
         render.say(f"overlays: {len(drawn)} in {overlays}")

@@ -55,7 +55,8 @@ def speed(
     device: opt.Device = "auto",
     repeats: rates.Repeats = 5,
     seed: opt.Seed = 0,
-    out: common.Out = None,
+    out: common.ReportOut = None,
+    html: common.Html = None,
     json: opt.Json = False,
 ) -> None:
     """How fast this machine encodes and fits, stage by stage, beside its limits.
@@ -83,4 +84,4 @@ def speed(
             seed=seed,
             progress=lambda name, done, total: shown.update("parts", done=done, total=total, note=name),
         )
-    rates.finish(report, out, json=json)
+    rates.finish(report, out, json=json, html=html)

@@ -26,7 +26,9 @@ def comparisons(found: Comparisons) -> None:
     first = found.comparisons[0]
     render.say(f"A: {first.a.file}")
     render.say(f"B: {first.b.file}")
-    for one in found.comparisons:
+    for place, one in enumerate(found.comparisons):
+        if place:
+            render.say()
         _comparison(one)
     for task, side in found.only.items():
         render.say(f"only in {side.upper()}: task {task}")
@@ -46,7 +48,9 @@ def _comparison(found: Comparison) -> None:
             render.fold(f"{group.replace('_', ' ')}: {_HOW[how]}{why}")
     render.fold(_judged(found))
     for name, side in found.only.items():
-        render.say(f"only in {side.upper()}: {name}")
+        render.fold(f"only in {side.upper()}: {name}")
+    for note in found.notes:
+        render.fold(note.replace("_", " "))
     _settings(found)
 
 

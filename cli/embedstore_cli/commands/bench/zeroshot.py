@@ -111,18 +111,20 @@ def zeroshot(
         render.say(f"confusion matrix: {confusion}")
 
 
-def print_classes(report: BenchReport) -> None:
-    """The classes of the lowest recall, and those that were most often taken for others."""
+def print_classes(report: BenchReport, *, metric: str = "recall") -> None:
+    """The classes of the lowest recall or IoU, and those that were most often taken for others."""
     worst = sorted(report.per_class.items(), key=lambda one: one[1].value)[:WORST]
     there = len(report.per_class)
     render.table(
-        f"lowest recall of {there} classes" if there > WORST else "recall of each class, the lowest first",
-        ("", "recall", "95 % interval"),
+        f"lowest {metric} of {there} classes"
+        if there > WORST
+        else f"{metric} of each class, the lowest first",
+        ("", metric, "95 % interval"),
         [(name, _percent(f.value), f"{_percent(f.low)} – {_percent(f.high)}") for name, f in worst],
     )
     if report.confused:
         render.table(
-            "most often taken for another",
+            "most confused",
             ("", "taken for", "images"),
             [
                 (pair.label, pair.taken_for, f"{pair.images} of {pair.of}")

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from embedstore.bench.overlays import Overlay
+from embedstore.documents import EasePoint, EaseReport, Figure, Rate, RatesReport
+from embedstore.recipes.bench_page import bench_page
+from embedstore.recipes.chapters import long_text, negatives, others, segment
+from embedstore.testing.stores import write_random_store
+
+EVIL = "<b>evil"
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Nothing but a store of 6 images with 2 captions each."""
+    return SimpleNamespace(store=write_random_store(tmp_path_factory.mktemp("chapters") / "store", images=6))
+
+
+def test_altered_captions_that_won_are_told_once_a_picture(setting) -> None:
+    words = setting.store.texts()["text"].to_pylist()
+    found = SimpleNamespace(
+        setting=setting,
+        images=np.array([0, 0, 1, 2, 3]),
+        captions=np.array([0, 0, 2, 4, 6]),
+        negatives=np.array([1, 1, 3, 5, 7]),
+        categories=("swap", "add", None, "add", "add"),
+        caption_scores=np.array([0.5, 0.5, 0.1, 0.9, 0.3]),
+        negative_scores=np.array([0.6, 0.7, 0.2, 0.1, 0.3]),
+    )
+    cards = negatives.mistakes(found)
+    assert [card.lines for card in cards] == [
+        (f"right, 0.50: {words[0]}", f"altered, 0.70: {words[1]}", "(add)"),
+        (f"right, 0.10: {words[2]}", f"altered, 0.20: {words[3]}"),
+    ]
+    assert cards[0].picture is None
+    found.negative_scores = found.caption_scores
+    assert negatives.negatives_blocks(found, None) == []
+
+
+def test_long_texts_that_reading_more_won_and_lost(setting) -> None:
+    pairs = SimpleNamespace(texts=np.arange(4), images=np.arange(2), image_of=np.array([0, 0, 1, 1]))
+    ranks = [SimpleNamespace(text_to_image=np.array(r)) for r in ([5, 1, 2, 9], [3, 1, 2, 9], [1, 1, 6, 2])]
+    found = SimpleNamespace(setting=setting, pairs=pairs, ranks=ranks, limits=(8, 16, 32))
+    won, lost = long_text.long_text_blocks(found, None)
+    assert [card.lines[0] for card in won.value] == [
+        "8: rank 9, 16: rank 9, 32: rank 2",
+        "8: rank 5, 16: rank 3, 32: rank 1",
+    ]
+    assert [card.lines[0] for card in lost.value] == ["8: rank 2, 16: rank 2, 32: rank 6"]
+    assert lost.value[0].alt == setting.store.texts()["text"][2].as_py()
+
+
+def test_an_overlay_has_three_panels_and_its_colours() -> None:
+    overlay = Overlay(
+        row=3,
+        iou=0.25,
+        picture=np.full((4, 4, 3), 90, np.uint8),
+        truth=np.array([[0] * 4, [1] * 4, [2] * 4, [-1] * 4]),
+        predicted=np.ones((4, 4), np.int64),
+        labels=("a", EVIL, "background"),
+        background=2,
+    )
+    shown = segment.masked(overlay)
+    assert [name for name, _ in shown.panels] == ["picture", "truth", "prediction"]
+    assert len({data for _, data in shown.panels}) == 3
+    assert all(data.startswith(b"\xff\xd8") for _, data in shown.panels)
+    assert [label for _, label in shown.colours] == ["a", EVIL]
+    assert shown.words == "mean IoU 25.0 %"
+
+
+def ease(high: float) -> EaseReport:
+    points = tuple(
+        EasePoint(image=EVIL[3:], text="t", cka=k / 9, cka_unbiased=0.1, loss=2 - k / 9) for k in range(9)
+    )
+    metrics = {"cka": {"pearson": Figure(value=-0.5, low=-0.8, high=high)}}
+    return EaseReport(points=points, metrics=metrics, vectors=32, iterations=500, lr=0.01, temperature=0.07)
+
+
+def test_ease_below_0_is_better_than_chance() -> None:
+    assert others.ease_measures(ease(-0.1))[0].against_chance == "better"
+    page = bench_page([ease(-0.1)])
+    assert "<h1>Ease of alignment</h1>" in page
+    assert "Better than chance with the whole of their 95 % interval: 1 of 1 figures." in page
+    assert ">-0.5<" in page
+    assert "1 of 1 figures do not show" in bench_page([ease(0.1)])
+
+
+def test_rates_stand_beside_their_limit() -> None:
+    rate = Rate(
+        of=EVIL, what=EVIL, unit="B/s", value=2.5e9, low=2e9, high=3e9, rounds=3, limit="memcpy", share=0.5
+    )
+    page = bench_page(
+        [RatesReport(task="cache", rates=(rate,), threads=2, store_fingerprint="0" * 64, notes=(EVIL,))]
+    )
+    assert EVIL not in page
+    assert page.count("&lt;b&gt;evil") == 3
+    assert "2.5 GB/s" in page
+    assert '0.50 <span class="soft">of memcpy' in page
