@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from embedstore.bench.confusion import confusion_csv
     from embedstore.bench.ease import ease_of_store, ease_of_toy_worlds
     from embedstore.bench.everything import measure_all, write_everything
-    from embedstore.bench.languages import read_language_classes, read_language_templates
+    from embedstore.bench.languages.files import read_language_classes, read_language_templates
     from embedstore.bench.long_text import bench_long_text, measure_long_text
     from embedstore.bench.measured import Measured
     from embedstore.bench.multilingual import bench_multilingual, measure_multilingual
     from embedstore.bench.negatives import bench_negatives, measure_negatives
     from embedstore.bench.outcomes import Outcomes
-    from embedstore.bench.overlays import write_overlays
     from embedstore.bench.probe import bench_probe, measure_probe
     from embedstore.bench.report import write_measured, write_report
     from embedstore.bench.retrieval import bench_retrieval, measure_retrieval
     from embedstore.bench.segment import bench_segment, measure_segment
+    from embedstore.bench.segmentation.overlays import write_overlays
     from embedstore.bench.zeroshot import bench_zeroshot, measure_zeroshot
 
 # A task is a function `(store, head_dir, *, split, device, seed, ...) -> Measured`.
@@ -99,12 +99,12 @@ _LAZY = {
     "measure_segment": "segment",
     "measure_zeroshot": "zeroshot",
     "read_descriptions": "classes",
-    "read_language_classes": "languages",
-    "read_language_templates": "languages",
+    "read_language_classes": "languages.files",
+    "read_language_templates": "languages.files",
     "read_lines": "classes",
     "write_everything": "everything",
     "write_measured": "report",
-    "write_overlays": "overlays",
+    "write_overlays": "segmentation.overlays",
     "write_report": "report",
 }
 

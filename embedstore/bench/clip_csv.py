@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedstore.bench.averages import AVERAGE, WITHOUT_ENGLISH
+from embedstore.bench.languages.averages import AVERAGE, WITHOUT_ENGLISH
 from embedstore.bench.report import write_text
 from embedstore.errors import UsageError
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from embedstore.bench.loss_minimum import ITERATIONS, LR, TEMPERATURE, Problem, loss_minima
-from embedstore.bench.toy_world import HIDDEN, VECTORS, WIDTH, first_map, toy_sets
+from embedstore.bench.easing.loss_minimum import ITERATIONS, LR, TEMPERATURE, Problem, loss_minima
+from embedstore.bench.easing.toy_world import HIDDEN, VECTORS, WIDTH, first_map, toy_sets
 from embedstore.documents import EasePoint, EaseReport, Figure
 from embedstore.encoders.device import device_kind, pick_device
 from embedstore.errors import UsageError

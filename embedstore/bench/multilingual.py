@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 
-from embedstore.bench.averages import Tally
 from embedstore.bench.classes import class_prompts
-from embedstore.bench.language_outcomes import multilingual_outcomes
-from embedstore.bench.language_report import multilingual_report
-from embedstore.bench.languages import chosen_languages, class_names, templates_of
+from embedstore.bench.languages.averages import Tally
+from embedstore.bench.languages.files import chosen_languages, class_names, templates_of
+from embedstore.bench.languages.outcomes import multilingual_outcomes
+from embedstore.bench.languages.report import multilingual_report
 from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.ranking import ranking
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from embedstore.bench.classes import ClassPrompts
-    from embedstore.bench.languages import LanguageClasses, LanguageTemplates
+    from embedstore.bench.languages.files import LanguageClasses, LanguageTemplates
     from embedstore.bench.ranking import Ranking
     from embedstore.bench.rows import Labelled, Pairs
     from embedstore.shapes import Float32Array, IntArray

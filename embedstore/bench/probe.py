@@ -9,7 +9,7 @@ import numpy as np
 from embedstore.bench.figures import class_chance
 from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.outcomes import Outcomes, image_ids
-from embedstore.bench.probe_methods import (
+from embedstore.bench.probing.methods import (
     METHODS,
     NEIGHBOURS,
     REPEATS,
@@ -20,7 +20,7 @@ from embedstore.bench.probe_methods import (
     knn,
     linear,
 )
-from embedstore.bench.probe_vectors import open_space
+from embedstore.bench.probing.vectors import open_space
 from embedstore.bench.rows import NO_LABEL, select_images
 from embedstore.bench.versions import PROBES, versions_of
 from embedstore.documents import BenchReport, Figure
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
-    from embedstore.bench.probe_methods import Asked, Progress, Shots
-    from embedstore.bench.probe_vectors import Space
+    from embedstore.bench.probing.methods import Asked, Progress, Shots
+    from embedstore.bench.probing.vectors import Space
     from embedstore.shapes import AnyArray, FloatArray, IntArray
     from embedstore.store import Store
 

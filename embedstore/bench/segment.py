@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import numpy as np
 
 from embedstore.bench.measured import Measured, report_of
-from embedstore.bench.patch_maps import check_feature, picture_maps, stored_grid
 from embedstore.bench.rows import select_images
-from embedstore.bench.segment_classes import class_list
-from embedstore.bench.segment_figures import (
+from embedstore.bench.segmentation.classes import class_list
+from embedstore.bench.segmentation.figures import (
     ImageIous,
     dataset_chance,
     dataset_figures,
@@ -20,7 +19,8 @@ from embedstore.bench.segment_figures import (
     image_ious,
     pixel_figures,
 )
-from embedstore.bench.segment_outcomes import segment_outcomes
+from embedstore.bench.segmentation.maps import check_feature, picture_maps, stored_grid
+from embedstore.bench.segmentation.outcomes import segment_outcomes
 from embedstore.bench.setting import Setting, open_setting
 from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from os import PathLike
 
-    from embedstore.bench.patch_maps import PictureMaps
-    from embedstore.bench.segment_classes import Classes
+    from embedstore.bench.segmentation.classes import Classes
+    from embedstore.bench.segmentation.maps import PictureMaps
     from embedstore.documents import Figure
     from embedstore.model.descriptions import Descriptions
     from embedstore.shapes import FloatArray, IntArray

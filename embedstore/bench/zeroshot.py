@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.averages import Tally
 from embedstore.bench.classes import ClassName, ClassPrompts, class_prompts
 from embedstore.bench.figures import class_chance, class_figures, share_figure
+from embedstore.bench.languages.averages import Tally
 from embedstore.bench.measured import Measured, report_of
 from embedstore.bench.outcomes import Outcomes, class_outcomes, image_ids
 from embedstore.bench.prompts import class_vectors, speaker_of

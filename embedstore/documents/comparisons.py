@@ -10,7 +10,7 @@ from embedstore.documents.base import FORMAT_VERSION, Count, Document, Name, Pos
 from embedstore.documents.reports import Figure
 
 # Metrics of which less is better.
-LOWER_IS_BETTER = frozenset({"median_rank", "mean_rank"})
+LOWER_IS_BETTER = frozenset({"median_rank", "mean_rank", "outside-crop", "unlabelled"})
 Verdict: TypeAlias = Literal["a", "b", "noise"]
 
 

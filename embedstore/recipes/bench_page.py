@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from embedstore.bench.averages import AVERAGE
+from embedstore.bench.languages.averages import AVERAGE
 from embedstore.bench.long_text import Lengthened
 from embedstore.bench.negatives import Contrasted
 from embedstore.bench.report import write_text

@@ -23,6 +23,7 @@ from embedstore.errors import EncoderError, StorageValueError, UsageError
 from embedstore.fit import fit_head
 from embedstore.metrics.intervals import draws_interval
 from embedstore.metrics.recall import hits
+from embedstore.policies import parse_policy
 from embedstore.recipes.policy_measures import cosine_error, read_rate, stored_bytes
 from embedstore.store import layout, open_store
 from embedstore.store.joined import refuse_joined
@@ -83,7 +84,10 @@ def study_policies(
     refuse_joined(store, what="bench policies")
     refuse_url(store, what="bench policies", todo="copy the store to this machine")
     source = open_store(store)
-    names, left_out = list(dict.fromkeys(policies)), {}
+    plain = source[config.image]
+    names, left_out = _chosen(plain, policies), {}
+    if seeds < 1:
+        raise UsageError("no head is fitted", where="--seeds", found=seeds, allowed="1 or more")
     total = (len(names) + 1) * seeds
     tell = on_progress or (lambda *_: None)
     with working_copy(source, (config.image, config.text)) as copy:
@@ -100,7 +104,6 @@ def study_policies(
                 on_seed=lambda k: tell(policy, place * seeds + k, total),
             )
 
-        plain = source[config.image]
         base = heads(plain.header.policy, config.image, 0)
         figures = [_figures(plain, plain, base, base)]
         for place, policy in enumerate(names, 1):
@@ -109,9 +112,10 @@ def study_policies(
                 recode_feature(copy, config.image, policy=policy, name=_RECODED)
             except (UsageError, StorageValueError) as bad:
                 left_out[policy] = bad.problem
-                continue
-            figures.append(_figures(plain, open_store(copy)[_RECODED], heads(policy, _RECODED, place), base))
-            shutil.rmtree(layout.feature(copy, _RECODED))
+            else:
+                made = open_store(copy)[_RECODED]
+                figures.append(_figures(plain, made, heads(policy, _RECODED, place), base))
+            shutil.rmtree(layout.feature(copy, _RECODED), ignore_errors=True)
     if len(figures) == 1:
         raise UsageError("no policy fits this feature", where=config.image, found=left_out)
     report = base.report
@@ -131,6 +135,19 @@ def study_policies(
         versions=report.versions,
         device=report.device,
     )
+
+
+def _chosen(plain: Feature, policies: Sequence[str]) -> list[str]:
+    """Policies by their own names, each once, without the base's; refused before a head is fitted."""
+    if plain.coder.policy.shrinks:
+        raise UsageError(
+            "the tokens of this feature are shrunk already",
+            where=plain.name,
+            found=plain.header.policy,
+            todo="study the feature that it was made from, and that has them all",
+        )
+    named = dict.fromkeys(parse_policy(policy, where="--policies").name for policy in policies)
+    return [name for name in named if name != plain.header.policy]
 
 
 @contextmanager
@@ -177,7 +194,8 @@ def _fitted(
 ) -> _Hits:
     """Fit and measure a head a seed; the head is gone afterwards."""
     ways: dict[str, list[FloatArray]] = {}
-    report = note = None
+    note = None
+    reports = []
     head = store.parent / "head"
     for k in range(seeds):
         seeded = config.model_copy(update={"seed": config.seed + k})
@@ -185,7 +203,7 @@ def _fitted(
         retrieval = measure_retrieval(
             store, head, split=split, language=config.language, role=config.role, device=device
         )
-        report = report or retrieval.report
+        reports.append(retrieval.report)
         for group, rows in retrieval.outcomes.items():
             ways.setdefault(group, []).append(hits(rows.values["rank"], 1))
         try:
@@ -198,9 +216,7 @@ def _fitted(
     shutil.rmtree(head)
     stacked = {group: np.stack(found) for group, found in ways.items()}
     top_1 = stacked.pop("image_to_class", None)
-    if report is None:
-        raise UsageError("no head is fitted", where="--seeds", found=seeds, allowed="1 or more")
-    return _Hits(recall=tuple(stacked.values()), top_1=top_1, report=report, note=note)
+    return _Hits(recall=tuple(stacked.values()), top_1=top_1, report=reports[0], note=note)
 
 
 def _figures(plain: Feature, feature: Feature, found: _Hits, base: _Hits) -> PolicyFigures:

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from embedstore.bench import ease_of_store, ease_of_toy_worlds
-from embedstore.bench.loss_minimum import Problem, loss_minima
-from embedstore.bench.toy_world import toy_sets
+from embedstore.bench.easing.loss_minimum import Problem, loss_minima
+from embedstore.bench.easing.toy_world import toy_sets
 from embedstore.documents import EaseReport
 from embedstore.errors import UsageError
 from embedstore.metrics.cka import linear_cka

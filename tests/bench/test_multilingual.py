@@ -13,9 +13,14 @@ from embedstore.bench import (
     read_language_classes,
     read_language_templates,
 )
-from embedstore.bench.averages import Tally, average_of_classes, average_of_ranks, averaged_languages
 from embedstore.bench.classes import ClassName
-from embedstore.bench.languages import chosen_languages, class_names, templates_of
+from embedstore.bench.languages.averages import (
+    Tally,
+    average_of_classes,
+    average_of_ranks,
+    averaged_languages,
+)
+from embedstore.bench.languages.files import chosen_languages, class_names, templates_of
 from embedstore.errors import UsageError
 from embedstore.metrics.intervals import class_average_interval, mean_interval, shared_mean_interval
 from embedstore.metrics.statistics import resampled, values_of

@@ -8,10 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from embedstore.bench import TASKS, measure_probe
-from embedstore.bench.linear_probe import STRENGTHS, few_shots, hold_out, linear_path
 from embedstore.bench.probe import probe
-from embedstore.bench.probe_methods import Asked
-from embedstore.bench.probe_vectors import open_space
+from embedstore.bench.probing.linear import STRENGTHS, few_shots, hold_out, linear_path
+from embedstore.bench.probing.methods import Asked
+from embedstore.bench.probing.vectors import open_space
 from embedstore.bench.rows import NO_LABEL
 from embedstore.documents import BenchReport
 from embedstore.errors import UsageError

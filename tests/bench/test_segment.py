@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from embedstore.bench import TASKS, patch_maps
 from embedstore.bench.classes import ClassName
-from embedstore.bench.overlays import draw_overlays, spread, write_overlays
-from embedstore.bench.patch_maps import places, stored_grid
 from embedstore.bench.segment import NO_MASK, gridded, measure_segment, segment, segment_report
-from embedstore.bench.segment_classes import Classes
-from embedstore.bench.segment_figures import image_ious
-from embedstore.bench.segment_outcomes import segment_outcomes
+from embedstore.bench.segmentation.classes import Classes
+from embedstore.bench.segmentation.figures import image_ious
+from embedstore.bench.segmentation.maps import places, stored_grid
+from embedstore.bench.segmentation.outcomes import segment_outcomes
+from embedstore.bench.segmentation.overlays import draw_overlays, spread, write_overlays
 from embedstore.bench.setting import Setting
 from embedstore.documents import BenchReport, QuarantinedRow
 from embedstore.errors import UsageError

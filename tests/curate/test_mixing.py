@@ -28,7 +28,7 @@ def test_counts_add_up_and_are_rounded_down_or_up(total, shares):
 
 
 @given(
-    cut=st.integers(5, 35), shares=st.tuples(st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 99)
+    cut=st.integers(9, 31), shares=st.tuples(st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 99)
 )
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_mix_has_its_shares(store, cut, shares, seed):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from embedstore.bench.overlays import Overlay
+from embedstore.bench.segmentation.overlays import Overlay
 from embedstore.documents import (
     EasePoint,
     EaseReport,

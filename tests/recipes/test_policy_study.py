@@ -79,11 +79,24 @@ def test_the_chart_has_a_dot_a_policy_and_bytes_by_their_logarithm(study) -> Non
     )
 
 
-def test_nothing_that_fits_and_places_that_cannot_be_copied_are_refused(store) -> None:
+def test_places_that_cannot_be_copied_are_refused(store) -> None:
     with pytest.raises(UsageError, match="works on a folder of this machine"):
         study_policies("s3://bucket/store", CONFIG, seeds=1)
     with pytest.raises(UsageError, match="works on one store"):
         study_policies(f"{store.path}+{store.path}", CONFIG, seeds=1)
+
+
+def test_bad_policies_seeds_and_features_are_refused_before_a_head_is_fitted(store, monkeypatch) -> None:
+    monkeypatch.setattr("embedstore.recipes.policy_study.fit_head", None)
+    with pytest.raises(UsageError, match=r"--policies: [\s\S]*best"):
+        study_policies(store.path, CONFIG, policies=["int8", "best"])
+    with pytest.raises(UsageError, match="no head is fitted"):
+        study_policies(store.path, CONFIG, seeds=0)
+    with working_copy(store, ["vision", "words"]) as copy:
+        recode_feature(copy, "vision", policy="cls+mean", name="few")
+        few = CONFIG.model_copy(update={"image": "few"})
+        with pytest.raises(UsageError, match=r"few: the tokens of this feature are shrunk already"):
+            study_policies(copy, few)
 
 
 def test_a_working_copy_shares_the_files_and_leaves_with_what_was_made_in_it(store) -> None:

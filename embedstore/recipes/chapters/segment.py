@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from embedstore.bench.overlays import colours, draw_overlays, spread
+from embedstore.bench.segmentation.overlays import colours, draw_overlays, spread
 from embedstore.recipes.chapters.classes import Taken, class_blocks
 from embedstore.recipes.page.content import Block, Masked
 
 if TYPE_CHECKING:
-    from embedstore.bench.overlays import Overlay
     from embedstore.bench.segment import Segmented
+    from embedstore.bench.segmentation.overlays import Overlay
     from embedstore.documents import BenchReport
 
 SHOWN = 8

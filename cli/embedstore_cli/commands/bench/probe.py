@@ -12,7 +12,7 @@ from embedstore_cli import render
 from embedstore_cli.commands.bench import common
 
 if TYPE_CHECKING:
-    from embedstore.bench.probe_methods import Shots
+    from embedstore.bench.probing.methods import Shots
 
 
 def probe(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from embedstore.bench.segment import Segmented
-    from embedstore.bench.segment_figures import ImageIous
+    from embedstore.bench.segmentation.figures import ImageIous
     from embedstore.metrics.iou import Overlap
     from embedstore.shapes import AnyArray
 

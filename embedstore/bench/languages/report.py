@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.averages import (
+from embedstore.bench.figures import class_chance, class_figures, retrieval_chance, retrieval_figures
+from embedstore.bench.languages.averages import (
     average_of_classes,
     average_of_ranks,
     averaged_languages,
     mean_chance,
 )
-from embedstore.bench.figures import class_chance, class_figures, retrieval_chance, retrieval_figures
 from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport
 

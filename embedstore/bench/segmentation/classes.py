@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.bench.classes import ClassName, class_prompts, parse_classes
-from embedstore.bench.patch_maps import places
 from embedstore.bench.prompts import class_vectors, speaker_of
+from embedstore.bench.segmentation.maps import places
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:

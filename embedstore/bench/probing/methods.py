@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from embedstore.bench.linear_probe import (
+from embedstore.bench.probing.linear import (
     ITERATIONS,
     STRENGTHS,
     LinearPath,
@@ -22,7 +22,7 @@ from embedstore.metrics.vote import weighted_vote
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from embedstore.bench.probe_vectors import Space
+    from embedstore.bench.probing.vectors import Space
     from embedstore.shapes import AnyArray, Float32Array, IntArray
 
 Shots: TypeAlias = int | Literal["all"]

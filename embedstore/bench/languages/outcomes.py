@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.averages import averaged_languages
 from embedstore.bench.figures import RECALL_AT
+from embedstore.bench.languages.averages import averaged_languages
 from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
 from embedstore.bench.zeroshot import zeroshot_outcomes
 from embedstore.metrics.statistics import Statistic
@@ -15,7 +15,7 @@ from embedstore.metrics.statistics import Statistic
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from embedstore.bench.averages import Tally
+    from embedstore.bench.languages.averages import Tally
     from embedstore.bench.multilingual import Languages
     from embedstore.shapes import IntArray
     from embedstore.store import Store

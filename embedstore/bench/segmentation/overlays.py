@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from embedstore.bench.patch_maps import picture_maps
+from embedstore.bench.segmentation.maps import picture_maps
 from embedstore.errors import StoreError, UsageError
 from embedstore.store import files
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from embedstore.bench.segment import Segmented
-    from embedstore.bench.segment_classes import Classes
+    from embedstore.bench.segmentation.classes import Classes
     from embedstore.encoders.placement import Placement
     from embedstore.shapes import AnyArray, ByteArray, IntArray
 

@@ -1,0 +1,1 @@
+"""What `ease` is made of: the toy world, and the lowest loss of a linear map."""

@@ -1,0 +1,1 @@
+"""What the task `multilingual` is made of: words of several languages, averages, report."""
