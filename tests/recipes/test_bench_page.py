@@ -104,6 +104,18 @@ def test_the_worst_come_first_and_only_once_a_picture(retrieved) -> None:
     assert found.image_to_text[retrieval.worst_images(found)].min() > 1
 
 
+def test_of_an_approximate_index_nothing_is_told_that_it_does_not_know(store, head, retrieved) -> None:
+    some = measure_retrieval(store, head, index="hnsw", device="cpu")
+    exact = retrieval.retrieval_blocks(retrieved.found, retrieved.report)
+    blocks = retrieval.retrieval_blocks(some.found, some.report)
+    assert [b.title for b in blocks] == [None, "Words to pictures", "Pictures to words"]
+    assert blocks[1:] == exact[1:3]
+    assert "to 100" in exact[0].value[0].alt
+    figures = some.report.metrics["text_to_image"]
+    low, high = (100 * figures[name].value for name in ("recall@1", "recall@10"))
+    assert f"text to image from {low:.3g} to {high:.3g};" in blocks[0].value[0].alt
+
+
 def test_each_class_names_the_class_that_is_most_often_meant_instead(classified) -> None:
     found, count = classified.found, len(classified.found.classes)
     taken = classes.Taken.of_rows(found.labels, found.predicted, count)
