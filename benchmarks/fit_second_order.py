@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 KINDS = ("mbdc", "bdc", "mp", "kspd")
 PATCHES, TEXT_TOKENS, WIDTH, JOINT, REDUCED, HEADS = 196, 77, 768, 512, 46, 4
-BATCH, ONLINE_BATCH = 128, 32
+BATCH, ONLINE_BATCH = 128, 64
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedstore.bench.languages.averages import AVERAGE, WITHOUT_ENGLISH
-from embedstore.bench.report import write_text
+from embedstore.bench.report import check_place, write_text
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,6 +95,12 @@ def append_csv(rows: Iterable[dict[str, str]], path: str | PathLike[str]) -> Non
     writer.writeheader()
     writer.writerows(every)
     write_text(text.getvalue(), place)
+
+
+def check_table(path: Path) -> None:
+    """`UsageError` where rows could not be appended: no such table, or no place for one."""
+    check_place(path)
+    _read(path)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

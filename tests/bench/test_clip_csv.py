@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from embedstore.bench import measure_retrieval, measure_zeroshot
-from embedstore.bench.clip_csv import append_csv, csv_rows
+from embedstore.bench.clip_csv import append_csv, check_table, csv_rows
 from embedstore.documents import BenchReport
 from embedstore.errors import UsageError
 
@@ -109,6 +109,8 @@ def test_another_table_is_left_as_it_is(content, tmp_path) -> None:
     table.write_text(content)
     with pytest.raises(UsageError, match="not a table of CLIP_benchmark"):
         append_csv([{"dataset": "d"}], table)
+    with pytest.raises(UsageError, match="not a table of CLIP_benchmark"):
+        check_table(table)
     assert table.read_text() == content
 
 

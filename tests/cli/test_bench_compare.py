@@ -96,3 +96,11 @@ def test_a_reports_table_is_80_columns_wide_whatever_its_names(capsys):
     )
     render.report(report)
     assert max(len(line) for line in capsys.readouterr().out.splitlines()) <= 80
+
+
+def test_a_table_that_is_none_is_refused_before_anything_is_opened(run, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text("image,caption\n")
+    code, out, err = run("bench", "retrieval", "no-store", "--head", "no-head", "--csv", other)
+    assert (code, out) == (2, "")
+    assert "not a table of CLIP_benchmark" in err

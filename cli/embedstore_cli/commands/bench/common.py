@@ -31,6 +31,15 @@ def _drawable(page: Path | None) -> Path | None:
     return page
 
 
+def _appendable(table: Path | None) -> Path | None:
+    """The same of a table that rows are appended to."""
+    if table is not None:
+        from embedstore.bench.clip_csv import check_table
+
+        check_table(table)
+    return table
+
+
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -75,6 +84,7 @@ Csv = Annotated[
         metavar="FILE",
         help="Append rows of CLIP_benchmark's results table to this file.",
         show_default=False,
+        callback=_appendable,
     ),
 ]
 
@@ -108,9 +118,9 @@ def finish(
     """
     from embedstore.bench import write_measured
 
+    report = measured.report if out is None else write_measured(measured, out)
     if csv is not None and names is not None:
         add_rows([measured.report], csv, *names)
-    report = measured.report if out is None else write_measured(measured, out)
     if html is not None:
         write_page([measured], html, json=json)
     if json:
