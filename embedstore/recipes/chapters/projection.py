@@ -10,7 +10,6 @@ import numpy as np
 
 from embedstore.model import FittedHead, stored_vectors
 from embedstore.recipes.page.content import Block, Chapter
-from embedstore.recipes.page.extra import needs_extra
 from embedstore.recipes.page.plots import scatter_plot
 
 if TYPE_CHECKING:
@@ -72,8 +71,8 @@ def _groups(setting: Setting, images: IntArray, seed: int) -> tuple[IntArray, In
         chosen = np.sort(np.concatenate(each))
         return chosen, group[chosen], most, "the most frequent classes"
     chosen = np.sort(random.permutation(len(images))[:MOST])
-    with needs_extra():
-        from sklearn.cluster import KMeans
+    from sklearn.cluster import KMeans
+
     vectors = stored_vectors(setting.image, images[chosen])
     distinct = len(np.unique(vectors, axis=0))
     clusters = KMeans(min(GROUPS, distinct), n_init=3, random_state=seed).fit(vectors)
@@ -123,8 +122,8 @@ class _Maps:
 
 def flattened(vectors: FloatArray, *, seed: int) -> FloatArray:
     """A map `(n, 2)` of rows `(n, e)` by t-SNE (van der Maaten and Hinton 2008) of cosine distances."""
-    with needs_extra():
-        from sklearn.manifold import TSNE
+    from sklearn.manifold import TSNE
+
     perplexity = min(_PERPLEXITY, (len(vectors) - 1) / 3)
     # Principal components of rows that are all the same have no direction.
     init = "pca" if vectors.std(axis=0).any() else "random"

@@ -11,7 +11,7 @@ from embedstore.errors import MissingExtraError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NEEDED = ("matplotlib", "jinja2", "sklearn")
+NEEDED = ("matplotlib", "jinja2")
 
 
 def check_extra() -> None:
