@@ -226,3 +226,10 @@ def test_the_command_prints_a_curve_of_shots(store, head_dir, run, tmp_path) -> 
     assert (code, json.loads(printed)["images"]) == (0, 15)
     assert list(json.loads(printed)["metrics"]) == ["knn-10/all", "knn-20/all"]
     assert run("bench", "probe", store.path, "--shots", "few")[0] == 2
+    code, printed, told = run(
+        *("bench", "probe", store.path, "--methods", "knn", "--shots", "all", "--device", "cpu"),
+        *("--csv", tmp_path / "table.csv"),
+    )
+    assert code == 2
+    assert "CLIP_benchmark has no such figures" in told
+    assert "knn-10/all top-1" in printed, "what was measured is not lost"
