@@ -170,7 +170,7 @@ def test_fits_that_do_not_converge_are_counted() -> None:
     x, y = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 3, 40)
     assert linear_path(x, y, held_out=x[:4], test=x[:6]).unfinished == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedstore.bench.linear_probe.ITERATIONS", 1)
+        patch.setattr("embedstore.bench.probing.linear.ITERATIONS", 1)
         path = linear_path(x, y, held_out=x[:4], test=x[:6])
     assert path.unfinished == len(STRENGTHS)
     assert (path.held_out.shape, path.test.shape) == ((8, 4), (8, 6))
