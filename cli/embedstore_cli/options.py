@@ -59,7 +59,7 @@ def settings(pairs: list[str]) -> dict[str, bool | int | float | str]:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Seed = Annotated[int, typer.Option(help="Decides everything random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides everything random.")]
 # Text, since `./user/name`, which is a folder, and `user/name`, perhaps one of the hub's, are the same path.
 _FITTED = "Folder that fit wrote, or user/name on the hub."
 Head = Annotated[str, typer.Argument(metavar="HEAD", help=_FITTED, show_default=False)]

@@ -79,13 +79,15 @@ def class_prompts(
     if descriptions is not None:
         sentences, unused = described(named, check_descriptions(descriptions))
         prompts = tuple(own + more for own, more in zip(prompts, sentences, strict=True))
-        options["descriptions_sha256"] = _sha256({name: list(texts) for name, texts in descriptions.items()})
+        options["descriptions_sha256"] = sha256_of(
+            {name: list(texts) for name, texts in descriptions.items()}
+        )
         if unused:
             count = f"{len(unused)} of {len(descriptions)}"
             notes = (f"{count} described classes are not among the classes: {_some(unused)}",)
     _refuse_silent(named, prompts)
-    if any(own.words != own.label for own in named):
-        options["words_sha256"] = _sha256([[own.label, own.words] for own in named])
+    if classes is not None or any(own.words != own.label for own in named):
+        options["words_sha256"] = sha256_of([[own.label, own.words] for own in named])
     options["prompts"] = sum(map(len, prompts))
     return ClassPrompts(classes=named, prompts=prompts, templates=forms, options=options, notes=notes)
 
@@ -104,15 +106,21 @@ def _classes(
     options: dict[str, str | int | float | bool],
 ) -> tuple[ClassName, ...]:
     if not isinstance(classes, str):
-        given = store_labels(store) if classes is None else classes
-        named = tuple(own for own in given if isinstance(own, ClassName))
-        return named or parse_classes([own for own in given if isinstance(own, str)])
+        if classes is None:
+            # As they are, not read as lines of a file: a label may begin with a blank or hold a tab.
+            return tuple(ClassName(label=label, words=_words(label)) for label in store_labels(store))
+        named = tuple(own for own in classes if isinstance(own, ClassName))
+        return named or parse_classes([own for own in classes if isinstance(own, str)])
     _refuse_unless_imagenet(classes, "classes")
     from embedstore.model.imagenet import imagenet_classes
 
     named, way = imagenet_classes(frozenset(store_labels(store)))
     options |= {"classes": IMAGENET, "labels": way}
     return named
+
+
+def _words(label: str) -> str:
+    return " ".join(label.split()) or label
 
 
 def _templates(
@@ -148,5 +156,6 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
-def _sha256(value: object) -> str:
+def sha256_of(value: object) -> str:
+    """Of a value as JSON, so that reports tell long lists apart."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

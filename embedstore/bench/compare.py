@@ -123,7 +123,14 @@ def compare_reports(
         unpaired=unpaired,
         only=_only(ours.report, theirs.report),
         settings=differing_settings(ours.report, theirs.report),
-        notes=tuple(note for group in shared for note in _few_rows(ours.outcomes.get(group), group)),
+        notes=tuple(
+            dict.fromkeys(
+                note
+                for group in shared
+                for side in (ours, theirs)
+                for note in _few_rows(side.outcomes.get(group), group)
+            )
+        ),
         seed=seed,
         resamples=resamples,
     )

@@ -13,6 +13,7 @@ from embedstore.bench.setting import open_setting, open_stored
 from embedstore.documents import BenchReports
 from embedstore.errors import EncoderError, HeadError, UsageError
 from embedstore.store import Store, open_store
+from embedstore.store.selection import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from embedstore.bench.measured import Measured
 
 NO_HEAD = "it needs a head"
+# What every task is given without being an option of its own.
+_OWN = {"store", "head_dir", "split", "device", "seed", "on_progress"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +58,17 @@ def measure_all(
     given to each task that has it. A task that finds no data, no encoder or an option that does not fit it is
     left out with its reason. `on_progress(tasks done, tasks, next task)`.
 
-    Raises what `open_setting` or `open_stored` does for the store, the head and the split themselves,
-    `UnknownNameError` for a task that there is not, and `UsageError` where every task is left out.
+    Raises what `open_setting` or `open_stored` does for the store, the head, the split and the rows
+    themselves, `UnknownNameError` for a task that there is not, and `UsageError` for an option that none of
+    the tasks has, and where every task is left out.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     names = list(dict.fromkeys(tasks)) if tasks is not None else TASKS.names()
     functions = {name: TASKS.load(name) for name in names}
-    chosen: dict[str, Any] = {"device": device, "image": options.get("image"), "text": options.get("text")}
+    taken = {name: inspect.signature(task).parameters for name, task in functions.items()}
+    _check_options(options, taken)
+    split_rows(opened, split)
+    chosen: dict[str, Any] = {"device": device} | {x: options.get(x) for x in ("image", "text", "rows")}
     if head_dir is None:
         open_stored(opened, **chosen)
     else:
@@ -70,11 +77,10 @@ def measure_all(
     for done, (name, task) in enumerate(functions.items()):
         if on_progress is not None:
             on_progress(done, len(functions), name)
-        taken = inspect.signature(task).parameters
-        if head_dir is None and taken["head_dir"].default is inspect.Parameter.empty:
+        if head_dir is None and taken[name]["head_dir"].default is inspect.Parameter.empty:
             left_out[name] = NO_HEAD
             continue
-        own = {key: value for key, value in options.items() if key in taken and value is not None}
+        own = {key: value for key, value in options.items() if key in taken[name] and value is not None}
         try:
             measured[name] = task(opened, head_dir, split=split, device=device, seed=seed, **own)
         except (UsageError, HeadError, EncoderError) as bad:
@@ -83,6 +89,16 @@ def measure_all(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise UsageError("no task has what it needs", found=reasons)
     return Everything(measured=measured, left_out=left_out)
+
+
+def _check_options(options: Mapping[str, Any], taken: Mapping[str, Mapping[str, Any]]) -> None:
+    """`UsageError` for an option that is given and would reach no task."""
+    known = {"image", "text", "rows"}.union(*taken.values())
+    unknown = [name for name, value in options.items() if value is not None and name not in known]
+    if unknown:
+        raise UsageError(
+            "no task has such an option", found=", ".join(unknown), allowed=", ".join(sorted(known - _OWN))
+        )
 
 
 def write_everything(found: Everything, path: str | PathLike[str]) -> BenchReports:

@@ -129,7 +129,7 @@ def read_outcomes(path: Path, sha256: str | None = None) -> dict[str, Outcomes]:
             group: _outcomes(table.filter(pc.equal(table["group"], group)), metrics)
             for group, metrics in statistics.items()
         }
-    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as bad:
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError) as bad:
         raise UsageError("the outcomes cannot be read", where=path, found=str(bad)[:200]) from None
 
 

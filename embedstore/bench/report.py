@@ -46,12 +46,17 @@ def with_outcomes(measured: Measured, place: Path) -> BenchReport:
 
 def task_path(reports: Path, task: str) -> Path:
     """Where one report of several would lie, had it a file of its own: beside these."""
-    return reports.with_name(f"{reports.stem}.{task}.json")
+    return reports.with_name(f"{_name(reports)}.{task}.json")
 
 
 def outcomes_path(report: Path) -> Path:
     """Where the outcomes of a report's rows lie: beside it."""
-    return report.with_name(report.stem + SUFFIX)
+    return report.with_name(_name(report) + SUFFIX)
+
+
+def _name(report: Path) -> str:
+    """Without `.json` alone: `run.v1` and `run.v2` are two reports."""
+    return report.name.removesuffix(".json")
 
 
 def write_text(text: str, path: Path) -> None:

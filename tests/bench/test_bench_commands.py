@@ -57,6 +57,7 @@ def test_json_is_one_document(zeroshot, tmp_path) -> None:
     [
         (("--convention", "clip"), "clip-benchmark, freeze-align"),
         (("--confusion", "nowhere/m.csv"), "cannot write the file"),
+        (("--seed", "-1"), "'--seed': Input should be greater than or equal to 0"),
         (("--descriptions", "nowhere.json"), "cannot read the file as JSON"),
         (("--templates", "nowhere.txt"), "cannot read the file as UTF-8"),
     ],
@@ -66,6 +67,13 @@ def test_what_cannot_be_is_refused_in_one_line(zeroshot, more, words) -> None:
     assert (code, text) == (2, "")
     assert words in " ".join(err.split())
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("task", ["retrieval", "negatives", "probe", "segment", "all"])
+def test_a_place_for_the_report_is_tried_before_the_store(run, task) -> None:
+    code, _, err = run("bench", task, "no.store", "--head", "none", "--out", "nowhere/report.json")
+    assert code == 2
+    assert "nowhere/report.json: cannot write the file" in err
 
 
 def test_imagenets_classes_and_templates_are_a_word(zeroshot, encoder, monkeypatch) -> None:

@@ -1,8 +1,18 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pyarrow as pa
 import pytest
 
-from embedstore.bench.classes import ClassName, check_templates, parse_classes, prompts_of, read_lines
+from embedstore.bench.classes import (
+    ClassName,
+    check_templates,
+    class_prompts,
+    parse_classes,
+    prompts_of,
+    read_lines,
+)
 from embedstore.errors import UsageError
 
 
@@ -22,6 +32,13 @@ def test_prompts_of_one_class_stand_together_and_braces_in_names_are_plain_text(
         "the cat",
         "cat and cat",
     ]
+
+
+def test_labels_of_a_store_are_classes_as_they_are_whatever_is_in_them() -> None:
+    labels = pa.table({"label": ["cat ", None, "cat", "a\tb", "cat "]})
+    asked = class_prompts(SimpleNamespace(images=lambda _: labels), templates=["the {}"])
+    assert [own.label for own in asked.classes] == ["a\tb", "cat", "cat "]
+    assert asked.prompts == (("the a b",), ("the cat",), ("the cat",))
 
 
 def test_lists_that_cannot_be_meant_are_refused() -> None:

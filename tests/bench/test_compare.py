@@ -130,6 +130,7 @@ def test_a_mean_per_class_pairs_within_its_classes(compare) -> None:
     assert rare.notes == (
         "image_to_class mean-per-class: 3 of 3 classes have fewer than 5 rows, so its interval is too narrow",
     )
+    assert compare(zeroshot(better, labels), zeroshot(ranks[:7], labels[:7], 7)).notes == rare.notes
     moved = compare(zeroshot(ranks, labels), zeroshot(ranks, np.roll(labels, 1)))
     assert moved.unpaired == {"image_to_class": "the same rows, but of other classes"}
 

@@ -99,6 +99,12 @@ def test_what_is_wrong_with_store_head_or_split_is_an_error_and_no_reason(store,
         measure_all(store, head_dir, split="val", device="cpu")
     with pytest.raises(UsageError, match="nothing to compare"):
         measure_all(store, None)
+    with pytest.raises(UsageError, match=r"no split 'tset'[\s\S]*allowed: train 320"):
+        measure_all(store, head_dir, split="tset", device="cpu")
+    with pytest.raises(UsageError, match=r"named 'few'[\s\S]*no subset yet"):
+        measure_all(store, head_dir, rows="few", device="cpu")
+    with pytest.raises(UsageError, match=r"no task has such an option[\s\S]*found: color\n[\s\S]*colour"):
+        measure_all(store, head_dir, color="blue", device="cpu")
     with pytest.raises(UsageError, match=r"no task has what it needs[\s\S]*third: no picture is red"):
         measure_all(store, head_dir, tasks=["third"], device="cpu")
 

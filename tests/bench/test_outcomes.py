@@ -101,6 +101,13 @@ def test_a_file_that_is_not_the_reports_is_refused(retrieval, tmp_path) -> None:
         write_measured(retrieval, tmp_path / "none" / "a.json")
 
 
+def test_names_with_points_are_of_different_reports(retrieval, tmp_path) -> None:
+    names = ["run.v1", "run.v2", "run.v3.json"]
+    written = [write_measured(retrieval, tmp_path / name).outcomes_sha256 for name in names]
+    beside = [tmp_path / f"run.v{k}.outcomes.parquet" for k in (1, 2, 3)]
+    assert [hashlib.sha256(file.read_bytes()).hexdigest() for file in beside] == written
+
+
 def test_the_block_of_the_scores_changes_no_figure(retrieval, store, head_dir, monkeypatch) -> None:
     monkeypatch.setattr(
         ranking, "ranks_both_ways", lambda *args, **options: ranks_both_ways(*args, **options | {"block": 7})

@@ -170,7 +170,7 @@ def test_fits_that_do_not_converge_are_counted() -> None:
     x, y = rng.normal(size=(40, 5)).astype(np.float32), rng.integers(0, 3, 40)
     assert linear_path(x, y, held_out=x[:4], test=x[:6]).unfinished == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedstore.bench.linear_probe.ITERATIONS", 1)
+        patch.setattr("embedstore.bench.probing.linear.ITERATIONS", 1)
         path = linear_path(x, y, held_out=x[:4], test=x[:6])
     assert path.unfinished == len(STRENGTHS)
     assert (path.held_out.shape, path.test.shape) == ((8, 4), (8, 6))
@@ -226,3 +226,10 @@ def test_the_command_prints_a_curve_of_shots(store, head_dir, run, tmp_path) -> 
     assert (code, json.loads(printed)["images"]) == (0, 15)
     assert list(json.loads(printed)["metrics"]) == ["knn-10/all", "knn-20/all"]
     assert run("bench", "probe", store.path, "--shots", "few")[0] == 2
+    code, printed, told = run(
+        *("bench", "probe", store.path, "--methods", "knn", "--shots", "all", "--device", "cpu"),
+        *("--csv", tmp_path / "table.csv"),
+    )
+    assert code == 2
+    assert "CLIP_benchmark has no such figures" in told
+    assert "knn-10/all top-1" in printed, "what was measured is not lost"

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from embedstore.bench import TASKS, patch_maps
+from embedstore.bench import TASKS
 from embedstore.bench.classes import ClassName
 from embedstore.bench.segment import NO_MASK, gridded, measure_segment, segment, segment_report
+from embedstore.bench.segmentation import maps
 from embedstore.bench.segmentation.classes import Classes
 from embedstore.bench.segmentation.figures import image_ious
 from embedstore.bench.segmentation.maps import places, stored_grid
@@ -272,7 +273,7 @@ def test_batches_make_no_difference(tmp_path, monkeypatch) -> None:
     masks = [rng.integers(0, 4, (SIDE, SIDE), np.uint8) for _ in range(7)]
     store = masked_store(tmp_path / "s", masks, rng.integers(0, 4, (7, 9)))
     whole = report_of(store).to_json()
-    monkeypatch.setattr(patch_maps, "PICTURES_AT_ONCE", 2)
+    monkeypatch.setattr(maps, "PICTURES_AT_ONCE", 2)
     assert report_of(store).to_json() == whole
 
 

@@ -126,6 +126,8 @@ def test_the_report_tells_sentences_and_words_apart(store) -> None:
     words = class_prompts(store, classes=["circle\tdisc"]).options
     other = class_prompts(store, classes=["circle\tround disc"]).options
     assert words["words_sha256"] != other["words_sha256"]
+    lists = [class_prompts(store, classes=["circle", more]).options for more in ("unicorn", "griffin")]
+    assert lists[0]["words_sha256"] != lists[1]["words_sha256"]
     told = [class_prompts(store, descriptions={key: [x] for key in CLASSES}).options for x in ("a", "b")]
     assert told[0]["descriptions_sha256"] != told[1]["descriptions_sha256"]
     with pytest.raises(UsageError, match=r"not a list of classes[\s\S]*imagenet"):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedstore.bench.classes import sha256_of
 from embedstore.bench.figures import class_chance, class_figures, retrieval_chance, retrieval_figures
 from embedstore.bench.languages.averages import (
     average_of_classes,
@@ -81,6 +82,9 @@ def _report(
         options |= {
             "convention": first.options["convention"],
             "prompts": sum(len(own) for each in classified.values() for own in each.prompts),
+            "words_sha256": sha256_of(
+                {x: [[c.label, c.words] for c in own.classes] for x, own in classified.items()}
+            ),
         }
     return BenchReport(
         task="multilingual",

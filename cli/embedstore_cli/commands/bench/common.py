@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from embedstore.recipes.bench_page import Subject
 
 
+def _writable(file: Path | None) -> Path | None:
+    """Refuse a place before the work, not after it."""
+    if file is not None:
+        from embedstore.bench.report import check_place
+
+        check_place(file)
+    return file
+
+
 def _drawable(page: Path | None) -> Path | None:
     """Refuse before anything is measured what would be refused after it."""
     if page is not None:
@@ -47,6 +56,7 @@ Out = Annotated[
         metavar="FILE",
         help="Also write the report here, and the outcomes of its rows beside it.",
         show_default=False,
+        callback=_writable,
     ),
 ]
 Html = Annotated[
@@ -59,15 +69,6 @@ Html = Annotated[
         callback=_drawable,
     ),
 ]
-
-
-def _writable(file: Path | None) -> Path | None:
-    """Refuse a place before the work, not after it."""
-    if file is not None:
-        from embedstore.bench.report import check_place
-
-        check_place(file)
-    return file
 
 
 ReportOut = Annotated[
@@ -119,18 +120,18 @@ def finish(
     from embedstore.bench import write_measured
 
     report = measured.report if out is None else write_measured(measured, out)
+    # First what cannot fail, so that a page or a row that cannot be made loses no figures.
+    if json:
+        render.print_json(report.to_json())
+    else:
+        show(report)
     if csv is not None and names is not None:
         add_rows([measured.report], csv, *names)
     if html is not None:
         write_page([measured], html, json=json)
-    if json:
-        render.print_json(report.to_json())
-        return
-    show(report)
-    if out is not None:
-        render.say(f"report: {out}")
-    if html is not None:
-        render.say(f"page: {html}")
+    for what, place in (("report", out), ("page", html)):
+        if place is not None and not json:
+            render.say(f"{what}: {place}")
 
 
 def write_page(

@@ -64,16 +64,16 @@ def everything(
             on_progress=lambda done, total, what: bars.update("tasks", done=done, total=total, note=what),
         )
     document = found.document if out is None else write_everything(found, out)
+    if json:
+        render.print_json(document.to_json())
+    else:
+        _show(found)
     if csv is not None:
         common.add_rows(list(document.reports.values()), csv, store, head)
     if html is not None:
         common.write_page(list(found.measured.values()), html, json=json, left_out=found.left_out)
-    if json:
-        render.print_json(document.to_json())
-        return
-    _show(found)
     for what, place in (("reports", out), ("page", html)):
-        if place is not None:
+        if place is not None and not json:
             render.say(f"{what}: {place}")
 
 

@@ -92,10 +92,9 @@ def segment(
             seed=seed,
             on_progress=partial(report, "images segmented"),
         )
-    drawn = [] if overlays is None else write_overlays(measured.found, overlays, count=overlay_count)
     common.finish(measured, out, json=json, html=html)
-    if json:
-        return
-    print_classes(measured.report, metric="IoU")
-    if drawn:
+    if not json:
+        print_classes(measured.report, metric="IoU")
+    drawn = [] if overlays is None else write_overlays(measured.found, overlays, count=overlay_count)
+    if drawn and not json:
         render.say(f"overlays: {len(drawn)} in {overlays}")
