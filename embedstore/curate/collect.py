@@ -164,9 +164,10 @@ def collect_rows(
     )
     if not len(taken.rows):
         raise UsageError("no row is taken", found=f"floor {floor}, cap {cap}", todo="lower --floor")
-    left_out = {"could not be read": unreadable}
-    if best.positions.shape[1] < min(keep, len(pool)):
-        left_out["without a direction (zero, NaN or infinite)"] = len(pool) - best.positions.shape[1]
+    left_out = {
+        "could not be read": unreadable,
+        "without a direction (zero, NaN or infinite)": len(pool) - best.valid,
+    }
     subset = create_subset(
         opened,
         name,

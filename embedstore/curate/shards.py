@@ -62,7 +62,10 @@ def best_on_ray(
         found = [work.remote(asked, named, shard, keep, block=block, device=device) for shard in shards]
         starts = np.cumsum([0, *(len(shard) for shard in shards)])
         return merged(
-            [Best(positions=p + int(s), scores=v) for (p, v), s in zip(ray.get(found), starts, strict=False)],
+            [
+                Best(positions=p + int(s), scores=scores, valid=valid)
+                for (p, scores, valid), s in zip(ray.get(found), starts, strict=False)
+            ],
             keep,
         )
     except (ray.exceptions.RayError, ConnectionError) as bad:
@@ -80,8 +83,8 @@ def best_of_shard(
     *,
     block: int,
     device: str,
-) -> tuple[IntArray, Any]:
-    """One task: places in `rows` and scores of each query's best, on one thread."""
+) -> tuple[IntArray, Any, int]:
+    """One task: places in `rows` and scores of each query's best, rows with a direction; on one thread."""
     place, table, feature, head = named
     source = embedded(open_store(place), table, feature=feature, head=head, device=device)
     best = best_of(
@@ -93,7 +96,7 @@ def best_of_shard(
         threads=1,
         device=str(pick_device(device)),
     )
-    return best.positions.astype(np.int64), best.scores
+    return best.positions.astype(np.int64), best.scores, best.valid
 
 
 def _connect(ray: Any, address: str, workers: int | None) -> None:

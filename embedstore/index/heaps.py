@@ -17,20 +17,27 @@ _SCORES = 1 << 22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Best:
-    """The best n of each query: `positions (q, n)`, ascending in each row, and `scores (q, n)` float64."""
+    """The best n of each query: `positions (q, n)`, ascending in each row, and `scores (q, n)` float64.
+
+    `valid`: how many of all rows have a direction.
+    """
 
     positions: IntArray
     scores: FloatArray
+    valid: int
 
 
 def merged(shards: list[Best], k: int) -> Best:
     """The best k of streams that follow each other, positions counted on, from the best of each."""
     positions = np.concatenate([shard.positions for shard in shards], axis=1)
     scores = np.concatenate([shard.scores for shard in shards], axis=1)
+    valid = sum(shard.valid for shard in shards)
     if positions.shape[1] <= k:
-        return Best(positions=positions, scores=scores)
+        return Best(positions=positions, scores=scores, valid=valid)
     found = Best(
-        positions=np.empty((len(scores), k), positions.dtype), scores=np.empty((len(scores), k), np.float64)
+        positions=np.empty((len(scores), k), positions.dtype),
+        scores=np.empty((len(scores), k), np.float64),
+        valid=valid,
     )
     for query in range(len(scores)):
         found.positions[query], found.scores[query] = _best(positions[query], scores[query], k)
@@ -41,8 +48,8 @@ def merged(shards: list[Best], k: int) -> Best:
 class Heaps:
     """What is kept: of query r `filled[r]` positions, in the order they were seen, and their scores.
 
-    `told (q,)` is the highest bar that was foretold, `bar (q,)` what a row has to reach, `width` how many are
-    asked for.
+    `told (q,)` is the highest bar that was foretold, `bar (q,)` what a row has to reach, `valid` how many rows
+    of the stream have a direction, `width` how many of them are asked for.
     """
 
     positions: IntArray
@@ -52,6 +59,7 @@ class Heaps:
     bar: FloatArray
     k: int
     width: int
+    valid: int = 0
 
     def part(self, rows: slice) -> Heaps:
         """Those of some queries, in the same memory."""

@@ -68,13 +68,18 @@ def best_of(
     A score is the exact product of the two float32 vectors, rounded to a multiple of 2^-28: a function of the
     two alone. Equal scores go to the lower position. So the result is the same for any block, thread count
     and device. Where fewer than k positions have a direction there are so many. Memory: `q · k` · 18 bytes
-    (`q · (k + 1024)` · 12 for k under 2048), and the scores of 1024 rows.
+    (`q · (k + 1024)` · 12 for k under 2048), and the scores of 1024 rows. `UsageError` for k, `block` or
+    `threads` under 1, and for a query that is longer than 1 or not finite, of which the bound does not hold.
     """
     if k < 1:
         raise UsageError("k must be at least 1", found=k)
+    if threads is not None and threads < 1:
+        raise UsageError("at least one thread", where="--threads", found=threads)
     if not 1 <= block < 2**24:
         raise UsageError("a block has at least one row", found=block, allowed="1 to 2^24 - 1")
     unit = np.ascontiguousarray(queries, dtype=np.float32)
+    if not (np.vecdot(unit, unit) <= _LENGTH**2).all():
+        raise UsageError("a query is no unit vector", todo="divide each by its length; none may be NaN")
     search = _Search(unit, vectors, count, min(k, max(count, 1)), block=block, device=device)
     with full_precision(), _threads(len(unit), threads) as cut:
         found = search.best(cut, search.foretold(), on_progress or (lambda _: None))
@@ -82,7 +87,11 @@ def best_of(
         if len(again):
             redone = search.of(again).best([slice(0, len(again))], None, lambda _: None)
             found.positions[again], found.scores[again] = redone.positions, redone.scores
-    return Best(positions=found.positions[:, : found.width], scores=found.scores[:, : found.width])
+    return Best(
+        positions=found.positions[:, : found.width],
+        scores=found.scores[:, : found.width],
+        valid=found.valid,
+    )
 
 
 class _Search:
@@ -140,7 +149,7 @@ class _Search:
                 if bar is not None:
                     heaps.foretell(seen / self.count)
             list(each(_Screen.end, screens))
-        heaps.width = min(self.k, valid)
+        heaps.width, heaps.valid = min(self.k, valid), valid
         return heaps
 
     def _heaps(self, bar: FloatArray | None) -> Heaps:

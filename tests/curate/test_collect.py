@@ -172,7 +172,8 @@ def test_caps_rows_and_splits_narrow_what_is_taken(store):
     assert part.subset.card.parents[-1].name == "some"
 
 
-def test_rows_without_a_direction_are_left_out_and_counted(store, monkeypatch):
+@pytest.mark.parametrize("keep", [300, 50])
+def test_rows_without_a_direction_are_left_out_and_counted(store, monkeypatch, keep):
     from embedstore.curate import pool
 
     real = pool.Embedded.vectors
@@ -183,11 +184,11 @@ def test_rows_without_a_direction_are_left_out_and_counted(store, monkeypatch):
         return found
 
     monkeypatch.setattr(pool.Embedded, "vectors", some_bad)
-    made = collect_rows(store, "few", "good", table="images", keep=300, per_concept=300)
+    made = collect_rows(store, "few", "good", table="images", keep=keep, per_concept=keep)
     assert not (made.subset.rows % 5 == 0).any()
     assert made.left_out == {"without a direction (zero, NaN or infinite)": 60}
     assert made.subset.card.counts["left_out"] == 60
-    assert len(made.short) == 4
+    assert len(made.short) == (4 if keep == 300 else 1)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The best of a long stream equals the whole score matrix, sorted; for any block, thread count and order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from embedstore.curate.pool import unit_vectors
 from embedstore.errors import UsageError
 from embedstore.index import screen, tiles
 from embedstore.index.heaps import Heaps
-from embedstore.index.screen import GRID, Best, best_of, merged
+from embedstore.index.screen import GRID, best_of, merged
 
 
 def reference(queries, pool, k):
@@ -26,6 +28,7 @@ def check(found, queries, pool, k):
     positions, scores = reference(queries, pool, k)
     np.testing.assert_array_equal(found.positions, positions)
     np.testing.assert_array_equal(found.scores, scores)
+    assert found.valid == np.count_nonzero(~np.isnan(pool[:, 0]))
 
 
 @pytest.fixture(params=["float32", "bfloat16", "float32, little room", "bfloat16, little room"])
@@ -126,7 +129,7 @@ def test_shards_are_merged_to_what_the_whole_gives():
     for start in range(0, 900, 250):
         part = pool[start : start + 250]
         best = best_of(asked, lambda at, own=part: own[at], len(part), 40)
-        shards.append(Best(positions=best.positions.astype(np.int64) + start, scores=best.scores))
+        shards.append(replace(best, positions=best.positions.astype(np.int64) + start))
     check(merged(shards, 40), asked, pool, 40)
 
 
@@ -136,6 +139,11 @@ def test_what_cannot_be_asked():
         best_of(pool, lambda at: pool[at], 3, 0)
     with pytest.raises(UsageError, match="at least one row"):
         best_of(pool, lambda at: pool[at], 3, 1, block=0)
+    with pytest.raises(UsageError, match="at least one thread"):
+        best_of(pool, lambda at: pool[at], 3, 1, threads=-1)
+    for odd in (1, np.nan, np.inf):
+        with pytest.raises(UsageError, match="no unit vector"):
+            best_of(np.full((1, 3), odd, np.float32), lambda at: pool[at], 3, 1)
 
 
 @pytest.mark.parametrize("width", [3, 37, 384, 768])
