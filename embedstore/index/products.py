@@ -70,7 +70,7 @@ def score_tiles(
     wide = block if device != "cpu" else min(block, _TILE)
     left, room = (
         tensor(queries, device),
-        torch.empty((3, len(queries) * min(wide, len(gallery))), device=device),
+        torch.empty((3, len(queries) * min(wide, len(gallery))), dtype=torch.float32, device=device),
     )
     for part in parts(len(gallery), wide):
         shape = (len(queries), part.stop - part.start)
@@ -127,7 +127,7 @@ def tensor(values: FloatArray, device: str) -> Tensor:
 
 def outward(values: Tensor, *, up: bool) -> Tensor:
     """To float32 without ever narrowing the band."""
-    edge = torch.tensor(torch.inf if up else -torch.inf)
+    edge = torch.tensor(torch.inf if up else -torch.inf, dtype=torch.float32)
     return torch.nextafter(values.float(), edge)
 
 

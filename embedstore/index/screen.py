@@ -120,7 +120,7 @@ class _Search:
         starts = np.linspace(0, self.count - each, _SAMPLE_BLOCKS).astype(np.int64)
         share = self.k * each * _SAMPLE_BLOCKS / self.count
         rank = likely(share)
-        best = torch.full((len(self.queries), rank), -torch.inf)
+        best = torch.full((len(self.queries), rank), -torch.inf, dtype=torch.float32)
         on_device = torch.from_numpy(self.queries).to(self.device)
         for start in starts:
             seen = torch.from_numpy(self.vectors(np.arange(start, start + each)))

@@ -42,7 +42,7 @@ class Room:
     def __init__(self, shape: tuple[int, int], device: str, *, narrow: bool) -> None:
         self._exact = torch.empty(shape, dtype=torch.float64, device=device)
         self._narrow = torch.empty(shape, dtype=torch.bfloat16) if narrow else None
-        self._lost = torch.empty(shape if narrow else (0, 0))
+        self._lost = torch.empty(shape if narrow else (0, 0), dtype=torch.float32)
 
     def tile(self, start: int, vectors: Tensor) -> Tile:
         """The forms of some vectors `(b, e)` float32."""
