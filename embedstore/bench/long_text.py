@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedstore.bench.figures import retrieval_chance, retrieval_figures
-from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.measured import Measured, report_of, silent
 from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
 from embedstore.bench.ranking import Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import PathLike
 
+    from embedstore.bench.measured import Progress
     from embedstore.documents import EncoderCard
     from embedstore.shapes import IntArray
     from embedstore.store import Feature
@@ -61,6 +63,7 @@ def measure_long_text(
     device: str = "auto",
     seed: int = 0,
     rows: IntArray | str | None = None,
+    on_progress: Progress | None = None,
 ) -> Measured:
     """Retrieval of one role at several limits of the tokenizer, as groups `text_to_image/32`, ….
 
@@ -68,8 +71,8 @@ def measure_long_text(
     gives other tokens for a shorter text. texts: the text features, in any order; none: every complete one
     whose card differs from the one that the head was fitted for in `max_length` alone. The head is the same
     for all limits. The pairs are those whose text can be read at every limit; figures and ranks as those of
-    `measure_retrieval`. Raises as that, `UsageError` where there are not two limits or one stands twice,
-    `HeadError` for features that differ in more.
+    `measure_retrieval`. `on_progress(what, done, total)`. Raises as that, `UsageError` where there are not
+    two limits or one stands twice, `HeadError` for features that differ in more.
     """
     opened = store if isinstance(store, Store) else open_store(store)
     head = load_head(head_dir, device=pick_device(device))
@@ -78,7 +81,7 @@ def measure_long_text(
     setting = open_setting(
         opened, at_limit(head, own), split=split, device=device, image=image, text=own.name, rows=rows
     )
-    found = lengthen(setting, features, split=split, language=language, role=role)
+    found = lengthen(setting, features, split=split, language=language, role=role, on_progress=on_progress)
     report = long_text_report(found, split=split, language=language, role=role, seed=seed)
     return Measured(report=report, found=found, outcomes=long_text_outcomes(found))
 
@@ -148,7 +151,13 @@ def at_limit(head: FittedHead, feature: Feature) -> FittedHead:
 
 
 def lengthen(
-    setting: Setting, features: Sequence[Feature], *, split: str | None, language: str, role: str
+    setting: Setting,
+    features: Sequence[Feature],
+    *,
+    split: str | None,
+    language: str,
+    role: str,
+    on_progress: Progress | None = None,
 ) -> Lengthened:
     """Select pairs that can be read at every limit, embed and rank; texts of one limit are held at a time."""
     pairs = select_pairs(
@@ -162,11 +171,14 @@ def lengthen(
         texts=setting.texts,
         also=features[1:],
     )
-    images = setting.head.embed_images(setting.image, pairs.images)
-    ranks = []
+    told = on_progress or silent
+    images = setting.embed_images(pairs.images, on_progress=partial(told, "images"))
+    ranks: list[Ranking] = []
     for feature in features:
+        told("limits", len(ranks), len(features))
         texts = at_limit(setting.head, feature).embed_texts(feature, pairs.texts)
         ranks.append(ranking(images, texts, pairs.image_of, device=str(setting.head.device)))
+    told("limits", len(ranks), len(features))
     lengths = [feature.lengths()[pairs.texts] for feature in features]
     cut = [int((own < lengths[-1]).sum()) for own in lengths[:-1]]
     filled = int((lengths[-1] >= limit_of(features[-1])).sum())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from embedstore.documents import BenchReport
 
 P = ParamSpec("P")
+# `(what, done, total)`, of a stage of a task.
+Progress: TypeAlias = "Callable[[str, int, int], None]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,11 @@ class Measured:
     report: BenchReport
     found: Any = None
     outcomes: Mapping[str, Outcomes] = field(default_factory=dict)
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
+    del what, done, total
 
 
 def report_of(measure: Callable[P, Measured]) -> Callable[P, BenchReport]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.measured import Measured, report_of, silent
 from embedstore.bench.outcomes import Outcomes, text_ids
 from embedstore.bench.rows import NO_TEXT, select_images
 from embedstore.bench.setting import Setting, open_either
@@ -22,6 +23,7 @@ from embedstore.store.selection import altered, readable, texts_with
 if TYPE_CHECKING:
     from os import PathLike
 
+    from embedstore.bench.measured import Progress
     from embedstore.shapes import FloatArray, IntArray
     from embedstore.store import Store
 
@@ -66,6 +68,7 @@ def measure_negatives(
     device: str = "auto",
     seed: int = 0,
     rows: IntArray | str | None = None,
+    on_progress: Progress | None = None,
 ) -> Measured:
     """Share of altered captions that a picture is less like than the caption they alter: accuracy.
 
@@ -75,10 +78,11 @@ def measure_negatives(
     categories. Random scores give 0.5. Intervals: 95 % bootstrap over pairs, for the mean over categories
     within each category. Without a head stored embeddings are compared, as in `measure_retrieval`. `rows`
     narrows to image rows or to those of a subset or file of ids by its name; one of texts narrows the
-    negatives too. Raises as `open_setting`, and `UsageError` where there is no such pair.
+    negatives too. `on_progress(what, done, total)`. Raises as `open_setting`, and `UsageError` where there
+    is no such pair.
     """
     setting = open_either(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
-    found = contrast(setting, split=split, language=language)
+    found = contrast(setting, split=split, language=language, on_progress=on_progress)
     outcomes = negative_outcomes(found)
     report = negatives_report(found, outcomes, split=split, language=language, seed=seed)
     return Measured(report=report, found=found, outcomes=outcomes)
@@ -87,7 +91,9 @@ def measure_negatives(
 bench_negatives = report_of(measure_negatives)
 
 
-def contrast(setting: Setting, *, split: str | None, language: str) -> Contrasted:
+def contrast(
+    setting: Setting, *, split: str | None, language: str, on_progress: Progress | None = None
+) -> Contrasted:
     """Select the pairs, embed pictures and texts once each, and score."""
     images, captions, negatives, skipped = _pairs(setting, split, language)
     table = setting.store.texts(["text", "category"])
@@ -96,8 +102,9 @@ def contrast(setting: Setting, *, split: str | None, language: str) -> Contraste
     # Equal words may differ in the last bits of their features, which depend on their batch.
     words = pc.dictionary_encode(table["text"].take(texts)).combine_chunks().indices.to_numpy()
     _, first, same = np.unique(words, return_index=True, return_inverse=True)
-    seen = setting.embedder.embed_images(setting.image, pictures)
-    said = setting.embedder.embed_texts(setting.text, texts[first])
+    told = on_progress or silent
+    seen = setting.embed_images(pictures, on_progress=partial(told, "images"))
+    said = setting.embed_texts(texts[first], on_progress=partial(told, "texts"))
     own, other = same[of_text][: len(captions)], same[of_text][len(captions) :]
     return Contrasted(
         setting=setting,

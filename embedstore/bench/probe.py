@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.bench.figures import class_chance
-from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.measured import Measured, report_of, silent
 from embedstore.bench.outcomes import Outcomes, image_ids
 from embedstore.bench.probing.methods import (
     METHODS,
@@ -102,7 +102,7 @@ def probe(
     on_progress: Progress | None = None,
 ) -> Probed:
     """Select, read, train and predict."""
-    told = on_progress or _silent
+    told = on_progress or silent
     train, words, _ = _select(space, train_split, train_rows)
     classes = tuple(sorted(set(words)))
     place = {label: c for c, label in enumerate(classes)}
@@ -142,10 +142,6 @@ def _select(
     words = space.store.images(["label"])["label"].take(chosen).to_pylist()
     has = np.array([word is not None for word in words], dtype=bool)
     return chosen[has], [word for word in words if word is not None], skipped | {NO_LABEL: int((~has).sum())}
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    del stage, done, total
 
 
 def probe_report(

@@ -13,6 +13,8 @@ from embedstore.index.approximate import KINDS, Index
 from embedstore.index.exact import ranks_both_ways
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from embedstore.shapes import Float32Array, FloatArray, IntArray
 
 LOOKED_AT = max(RECALL_AT)
@@ -39,16 +41,17 @@ def ranking(
     index: str = "exact",
     seed: int = 0,
     device: str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Ranking:
     """Unit vectors `(n, e)` and `(m, e)`, and the image of each text `(m,)`, through an index of some kind.
 
-    Equal scores go to the lower row, also among the candidates of an index. `UsageError` for an unknown
-    index, or too few rows for it.
+    Equal scores go to the lower row, also among the candidates of an index. `on_progress(images done,
+    images)` of exact ranks. `UsageError` for an unknown index, or too few rows for it.
     """
     if index not in KINDS:
         raise UsageError("unknown index", where="--index", found=index, allowed=", ".join(KINDS))
     if index == "exact":
-        to_image, to_text = ranks_both_ways(images, texts, image_of, device=device)
+        to_image, to_text = ranks_both_ways(images, texts, image_of, device=device, on_progress=on_progress)
         return Ranking(text_to_image=to_image, image_to_text=to_text)
     ranks, recalls = {}, {}
     owners = np.arange(len(images))

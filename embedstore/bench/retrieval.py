@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embedstore.bench.figures import recall_figures, retrieval_chance, retrieval_figures, share_figure
-from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.measured import Measured, report_of, silent
 from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
 from embedstore.bench.ranking import LOOKED_AT, Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
@@ -19,6 +20,7 @@ from embedstore.documents import BenchReport
 if TYPE_CHECKING:
     from os import PathLike
 
+    from embedstore.bench.measured import Progress
     from embedstore.documents import Figure
     from embedstore.shapes import Float32Array, IntArray
     from embedstore.store import Store
@@ -59,6 +61,7 @@ def measure_retrieval(
     device: str = "auto",
     seed: int = 0,
     rows: IntArray | str | None = None,
+    on_progress: Progress | None = None,
 ) -> Measured:
     """Recall@1, 5 and 10, the median and the mean rank, both ways, exact, with several captions an image.
 
@@ -71,8 +74,8 @@ def measure_retrieval(
     exact first 10 that it finds, of at most 512 queries. The gallery is every image of the split (none: every
     image) that has a text of this role and language, and all those texts; `rows` narrows to image rows, or
     to those of a subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 %
-    bootstrap over queries, seeded; each caption counts as a query of its own. Raises `UsageError` and
-    `HeadError` as `open_setting` and `select_pairs` do.
+    bootstrap over queries, seeded; each caption counts as a query of its own. `on_progress(what, done,
+    total)`. Raises `UsageError` and `HeadError` as `open_setting` and `select_pairs` do.
     """
     found = retrieve(
         open_either(store, head_dir, split=split, device=device, image=image, text=text, rows=rows),
@@ -81,6 +84,7 @@ def measure_retrieval(
         role=role,
         index=index,
         seed=seed,
+        on_progress=on_progress,
     )
     report = retrieval_report(found, split=split, language=language, role=role, seed=seed)
     return Measured(report=report, found=found, outcomes=retrieval_outcomes(found))
@@ -98,6 +102,7 @@ def retrieve(
     index: str = "exact",
     seed: int = 0,
     rows: IntArray | None = None,
+    on_progress: Progress | None = None,
 ) -> Retrieved:
     """Select, embed and rank; `rows` in place of those of the setting."""
     pairs = select_pairs(
@@ -110,15 +115,22 @@ def retrieve(
         rows=setting.rows if rows is None else rows,
         texts=setting.texts,
     )
-    images = setting.embedder.embed_images(setting.image, pairs.images)
-    texts = setting.embedder.embed_texts(setting.text, pairs.texts)
+    told = on_progress or silent
+    images = setting.embed_images(pairs.images, on_progress=partial(told, "images"))
+    texts = setting.embed_texts(pairs.texts, on_progress=partial(told, "texts"))
     return Retrieved(
         setting=setting,
         pairs=pairs,
         images=images,
         texts=texts,
         ranks=ranking(
-            images, texts, pairs.image_of, index=index, seed=seed, device=str(setting.embedder.device)
+            images,
+            texts,
+            pairs.image_of,
+            index=index,
+            seed=seed,
+            device=str(setting.embedder.device),
+            on_progress=partial(told, "images ranked"),
         ),
         index=index,
     )

@@ -72,15 +72,19 @@ class Setting:
     ) -> Float32Array:
         """Unit vectors `(n, e)` of image rows, in the order given: stored ones, or through the head."""
         stored = self.image.card.head is not None
-        parts = []
-        for at in range(0, max(1, len(rows)), ROWS_AT_ONCE):
-            part = rows[at : at + ROWS_AT_ONCE]
-            parts.append(
+        return _in_parts(
+            rows,
+            lambda part: (
                 stored_vectors(self.image, part) if stored else self.embedder.embed_images(self.image, part)
-            )
-            if on_progress is not None:
-                on_progress(at + len(part), len(rows))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            ),
+            on_progress,
+        )
+
+    def embed_texts(
+        self, rows: IntArray, *, on_progress: Callable[[int, int], None] | None = None
+    ) -> Float32Array:
+        """Unit vectors `(m, e)` of text rows, in the order given."""
+        return _in_parts(rows, lambda part: self.embedder.embed_texts(self.text, part), on_progress)
 
     def report_fields(self, *libraries: str) -> dict[str, Any]:
         """Fields of a `BenchReport` that say what it depends on; `libraries`: more that a task uses."""
@@ -93,6 +97,20 @@ class Setting:
             "device": device_kind(self.embedder.device),
             "rows": self.chosen,
         }
+
+
+def _in_parts(
+    rows: IntArray,
+    embed: Callable[[IntArray], Float32Array],
+    on_progress: Callable[[int, int], None] | None,
+) -> Float32Array:
+    parts = []
+    for at in range(0, max(1, len(rows)), ROWS_AT_ONCE):
+        part = rows[at : at + ROWS_AT_ONCE]
+        parts.append(embed(part))
+        if on_progress is not None:
+            on_progress(at + len(part), len(rows))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def open_setting(

@@ -10,7 +10,7 @@ import numpy as np
 from embedstore.bench.classes import ClassName, ClassPrompts, class_prompts
 from embedstore.bench.figures import class_chance, class_figures, share_figure
 from embedstore.bench.languages.averages import Tally
-from embedstore.bench.measured import Measured, report_of
+from embedstore.bench.measured import Measured, report_of, silent
 from embedstore.bench.outcomes import Outcomes, class_outcomes, image_ids
 from embedstore.bench.prompts import class_vectors, speaker_of
 from embedstore.bench.rows import Labelled, select_labelled
@@ -179,7 +179,7 @@ def classify(
         split=split,
         rows=setting.rows if rows is None else rows,
     )
-    told = on_progress or _silent
+    told = on_progress or silent
     vectors, cut = class_vectors(
         speaker_of(setting, text_encoder),
         asked.prompts,
@@ -273,7 +273,3 @@ def zeroshot_outcomes(found: Classified) -> dict[str, Outcomes]:
     ids = image_ids(found.setting.store, found.rows)
     labels = [found.classes[c].label for c in found.labels]
     return {"image_to_class": class_outcomes(ids, found.ranks, labels)}
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    """Nobody watches."""

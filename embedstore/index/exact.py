@@ -32,6 +32,8 @@ from embedstore.index.topk import Neighbours, TopK, top_k
 from embedstore.metrics.recall import Positives, check_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from embedstore.shapes import FloatArray, IntArray
@@ -72,12 +74,19 @@ def ranks_of_positives(
 
 
 def ranks_both_ways(
-    images: FloatArray, texts: FloatArray, image_of: IntArray, *, block: int = BLOCK, device: str = "cpu"
+    images: FloatArray,
+    texts: FloatArray,
+    image_of: IntArray,
+    *,
+    block: int = BLOCK,
+    device: str = "cpu",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[IntArray, IntArray]:
     """Rank of each text's own image among all images `(m,)`, and of each image's best own text `(n,)`, int64.
 
     The same as `ranks_of_positives` both ways, of one product for both. images `(n, e)`, texts `(m, e)`,
-    image_of `(m,)` rows of images; every image has a text at least. `UsageError`.
+    image_of `(m,)` rows of images; every image has a text at least. `on_progress(images done, images)`.
+    `UsageError`.
     """
     check(images, texts, block)
     if np.shape(image_of) != (len(texts),):
@@ -103,7 +112,7 @@ def ranks_both_ways(
             across.settle(right, left, pair_scores(images, texts, left, right))
 
     with full_precision():
-        in_shares(len(images), block, device, work)
+        in_shares(len(images), block, device, work, on_progress)
     return across.ahead + 1, down.ahead + 1
 
 

@@ -79,8 +79,16 @@ def score_tiles(
         yield part.start, scores, (flags[0], flags[1])
 
 
-def in_shares(count: int, block: int, device: str, work: Callable[[slice], None]) -> None:
+def in_shares(
+    count: int,
+    block: int,
+    device: str,
+    work: Callable[[slice], None],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
     """`work` on shares of `range(count)`, of `block` at most; on a CPU by as many threads as torch has.
+
+    `on_progress(done, count)` after each share, from the calling thread.
 
     There products take one thread each and shares are so small that tiles stay in the caches. Threads of
     torch's own wait for each other after every operation, which costs more than it gains for tiles, and
@@ -92,12 +100,16 @@ def in_shares(count: int, block: int, device: str, work: Callable[[slice], None]
     if threads == 1 or len(shares) < 2:
         for part in shares:
             work(part)
+            if on_progress is not None:
+                on_progress(part.stop, count)
         return
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(min(threads, len(shares)))
     try:
-        for done in [pool.submit(work, part) for part in shares]:
+        for part, done in [(part, pool.submit(work, part)) for part in shares]:
             done.result()
+            if on_progress is not None:
+                on_progress(part.stop, count)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)

@@ -7,6 +7,7 @@ import pytest
 
 from embedstore.bench import bench_retrieval, write_report
 from embedstore.documents import BenchReport, EncoderCard, FitConfig
+from embedstore.encode.apply import apply_head
 from embedstore.errors import HeadError, UsageError
 from embedstore.fit import fit_head
 from embedstore.model import load_head
@@ -87,6 +88,19 @@ def test_the_same_call_gives_the_same_report(report, store, head_dir) -> None:
     assert (
         bench_retrieval(store.path, str(head_dir), split="test", device="cpu").to_json() == report.to_json()
     )
+
+
+def test_each_stage_tells_how_far_it_is(store, head_dir) -> None:
+    seen = []
+    bench_retrieval(store, head_dir, device="cpu", on_progress=lambda *at: seen.append(at))
+    assert seen == [("images", 40, 40), ("texts", 120, 120), ("images ranked", 40, 40)]
+
+
+def test_joint_embeddings_that_the_head_made_serve_as_its_images(report, head_dir, tmp_path) -> None:
+    own = write_random_store(tmp_path / "own", images=400, captions=3, seed=5, noise=0.2)
+    apply_head(head_dir, own.path, name="joint", policy="float32", device="cpu")
+    stored = bench_retrieval(own.path, head_dir, image="joint", device="cpu")
+    assert stored.metrics == report.metrics
 
 
 def test_the_split_that_chose_the_head_is_refused_and_the_training_split_noted(store, head_dir) -> None:

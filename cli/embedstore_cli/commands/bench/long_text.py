@@ -51,18 +51,20 @@ def long_text(
     if plot is not None:
         check_place(plot)
         needed_for_plots()
-    measured = measure_long_text(
-        store,
-        head,
-        image=image,
-        texts=[name.strip() for name in text.split(",")] if text else None,
-        split=common.split_of(split),
-        rows=rows,
-        language=language,
-        role=role,
-        device=device,
-        seed=seed,
-    )
+    with render.progress(quiet=json) as report:
+        measured = measure_long_text(
+            store,
+            head,
+            image=image,
+            texts=[name.strip() for name in text.split(",")] if text else None,
+            split=common.split_of(split),
+            rows=rows,
+            language=language,
+            role=role,
+            device=device,
+            seed=seed,
+            on_progress=report,
+        )
     if plot is not None:
         write_text(on_white(curves(measured.report, measures_of(measured.report))[0]), plot)
     common.finish(measured, out, html=html, json=json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from embedstore_cli import options as opt
+from embedstore_cli import render
 from embedstore_cli.commands.bench import common
 
 
@@ -27,15 +28,17 @@ def negatives(
     """
     from embedstore.bench import measure_negatives
 
-    measured = measure_negatives(
-        store,
-        head,
-        image=image,
-        text=text,
-        split=common.split_of(split),
-        rows=rows,
-        language=language,
-        device=device,
-        seed=seed,
-    )
+    with render.progress(quiet=json) as report:
+        measured = measure_negatives(
+            store,
+            head,
+            image=image,
+            text=text,
+            split=common.split_of(split),
+            rows=rows,
+            language=language,
+            device=device,
+            seed=seed,
+            on_progress=report,
+        )
     common.finish(measured, out, html=html, csv=csv, names=(store, head), json=json)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from embedstore_cli import options as opt
+from embedstore_cli import render
 from embedstore_cli.commands.bench import common
 
 
@@ -37,17 +38,19 @@ def retrieval(
     """
     from embedstore.bench import measure_retrieval
 
-    measured = measure_retrieval(
-        store,
-        head,
-        image=image,
-        text=text,
-        split=common.split_of(split),
-        rows=rows,
-        language=language,
-        role=role,
-        index=index,
-        device=device,
-        seed=seed,
-    )
+    with render.progress(quiet=json) as report:
+        measured = measure_retrieval(
+            store,
+            head,
+            image=image,
+            text=text,
+            split=common.split_of(split),
+            rows=rows,
+            language=language,
+            role=role,
+            index=index,
+            device=device,
+            seed=seed,
+            on_progress=report,
+        )
     common.finish(measured, out, json=json, html=html, csv=csv, names=(store, head))
