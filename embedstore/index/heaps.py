@@ -48,8 +48,8 @@ def merged(shards: list[Best], k: int) -> Best:
 class Heaps:
     """What is kept: of query r `filled[r]` positions, in the order they were seen, and their scores.
 
-    `told (q,)` is the highest bar that was foretold, `bar (q,)` what a row has to reach, `valid` how many rows
-    of the stream have a direction, `width` how many of them are asked for.
+    `told (q,)` is the highest bar that was foretold, `bar (q,)` what a row has to reach, `valid` how many
+    rows of the stream have a direction, `width` how many of them are asked for.
     """
 
     positions: IntArray
