@@ -141,7 +141,7 @@ def test_tokens_without_a_direction_do_not_count_and_those_that_lose_it_do() -> 
     lost = _Tokens([[[3, 4], [0, 0]], [[0, 0], [1, 0]]])
     assert cosine_error(plain, lost) == (pytest.approx(1 / 3), "tokens")
     nothing = _Tokens(np.zeros((2, 2, 2)))
-    with pytest.raises(UsageError, match="some: no token|no token that was read"):
+    with pytest.raises(UsageError, match="no token that was read"):
         cosine_error(nothing, plain)
 
 
@@ -154,9 +154,9 @@ def test_the_feature_may_have_the_name_that_recoded_ones_get(store, monkeypatch)
     with working_copy(store, ["vision", "words"]) as copy:
         recode_feature(copy, "vision", policy="int8", name="recoded")
         found = study_policies(
-            copy, CONFIG.model_copy(update={"image": "recoded"}), policies=["cls+mean", "pca-4"], seeds=1
+            copy, CONFIG.model_copy(update={"image": "recoded"}), policies=["cls+mean", "fp8"], seeds=1
         )
-    assert [p.policy for p in found.policies] == ["int8", "cls+mean", "pca-4"]
+    assert [p.policy for p in found.policies] == ["int8", "cls+mean", "fp8"]
 
 
 def test_the_command_prints_tables_of_80_columns_and_writes_what_it_says(study, run, monkeypatch, tmp_path):
