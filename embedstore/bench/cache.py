@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def measure_cache(
     progress: called with the feature's name, features done, and of how many. `UsageError` for a name that no
     store has, and where there is nothing to read.
     """
-    if not megabytes > 0:
+    if not 0 < megabytes < math.inf:
         raise UsageError("something must be read", where="--megabytes", found=megabytes, allowed="above 0")
     opened = store if isinstance(store, Store) else open_store(store)
     reader = GroupReader(threads)

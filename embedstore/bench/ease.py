@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from embedstore.shapes import FloatArray
 
 LEAST_POINTS = 4
-SAMPLE = 1000
+SAMPLE, MOST_ROWS = 1000, 10_000
 # So many instances at once stay in a core's cache.
 _TOGETHER = 50
 _FEW = 20
@@ -57,7 +57,12 @@ def ease_of_toy_worlds(
     An instance is the same for any number of them. progress: called with instances done and of how many.
     """
     if not LEAST_POINTS <= instances <= 100_000:
-        raise UsageError("no such number of instances", found=instances, allowed=f"{LEAST_POINTS} to 100000")
+        raise UsageError(
+            "no such number of instances",
+            where="--instances",
+            found=instances,
+            allowed=f"{LEAST_POINTS} to 100000",
+        )
     on = pick_device(device)
     points: list[EasePoint] = []
     with _one_thread(on):
@@ -96,11 +101,14 @@ def ease_of_store(
     A picture is the mean over CLS and all patches, a text the mean of its captions' pooled embeddings, both
     as they are stored; the map goes from pictures to texts. The interval is over encoders: pairs that share
     one are not independent. `image`, `text`: names of features; none: every encoder's. `sample` rows are
-    drawn from those that every feature holds. progress: steps done and of how many. `UsageError` as of
+    drawn from those that every feature holds, all in one batch: their scores take sample² · 12 bytes, so no
+    more than 10,000 are taken. progress: steps done and of how many. `UsageError` as of
     `embedstore curate pairs`.
     """
-    if sample < LEAST_ROWS:
-        raise UsageError("the sample is too small", found=sample, allowed=f"{LEAST_ROWS} or more")
+    if not LEAST_ROWS <= sample <= MOST_ROWS:
+        raise UsageError(
+            "no such number of rows", where="--sample", found=sample, allowed=f"{LEAST_ROWS} to {MOST_ROWS}"
+        )
     opened = store if isinstance(store, Store) else open_store(store)
     images, texts = choose_features(opened, image, "images"), choose_features(opened, text, "texts")
     chosen = choose_rows(opened, rows) if rows is not None else None

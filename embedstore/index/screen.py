@@ -80,6 +80,8 @@ def best_of(
     unit = np.ascontiguousarray(queries, dtype=np.float32)
     if not (np.vecdot(unit, unit) <= _LENGTH**2).all():
         raise UsageError("a query is no unit vector", todo="divide each by its length; none may be NaN")
+    if device == "mps":
+        device = "cpu"  # exact scores need float64, which Apple's GPUs do not have
     search = _Search(unit, vectors, count, min(k, max(count, 1)), block=block, device=device)
     with full_precision(), _threads(len(unit), threads) as cut:
         found = search.best(cut, search.foretold(), on_progress or (lambda _: None))

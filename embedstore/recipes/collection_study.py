@@ -130,9 +130,10 @@ class CollectionStudy:
 
     def run(self) -> Outcome:
         """Everything; the figures as they stand in the page."""
-        from embedstore.bench.report import write_text
+        from embedstore.bench.report import check_place, write_text
         from embedstore.recipes.collection_page import study_chart, study_page
 
+        check_place(self.page)
         texts = (f"{TEXT}={self.recipe.text_encoder}",)
         pool, test = self.encoded("pool", self.recipe.pool, texts), self.encoded("test", self.recipe.test, ())
         found = self.measured(pool, test)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from embedstore.errors import UsageError
 from embedstore.stream.batches import ImageReader
 
 if TYPE_CHECKING:
@@ -44,17 +45,21 @@ def read_rate(feature: Feature, *, device: str = "cpu") -> float:
 
 
 def cosine_error(plain: Feature, feature: Feature) -> tuple[float, Literal["tokens", "means"]]:
-    """1 − cosine of tokens before and after, the mean over pictures; 256 pictures at most.
+    """1 − cosine of tokens before and after, the mean over pictures; the first 256 that could be read.
 
-    Of the weighted means of a picture's tokens where there are fewer tokens than before.
+    Of the weighted means of a picture's tokens where there are fewer tokens than before. Zeros have no
+    direction: before, they do not count; what became zero has the cosine 0. `UsageError` where all are zero.
     """
-    rows = np.arange(min(_COMPARED, plain.rows))
-    rows = rows[plain.gather("status", rows) == 0]
+    rows = np.flatnonzero(plain.status() == 0)[:_COMPARED]
     x, y = plain.decoded("tokens", rows), feature.decoded("tokens", rows)
     what: Literal["tokens", "means"] = "tokens"
     if x.shape != y.shape:
         weights = feature.gather("weights", rows) if "weights" in feature.arrays else None
         shares = np.full(y.shape[:2], 1 / y.shape[1]) if weights is None else weights
         x, y, what = x.mean(axis=1), np.einsum("bt,btd->bd", shares, y), "means"
-    norms = np.linalg.norm(x, axis=-1) * np.linalg.norm(y, axis=-1)
-    return float(1 - ((x * y).sum(-1) / norms).mean()), what
+    before, after = np.linalg.norm(x, axis=-1), np.linalg.norm(y, axis=-1)
+    known, norms = before > 0, before * after
+    if not known.any():
+        raise UsageError("no token that was read has a direction", where=plain.name)
+    cosines = np.divide((x * y).sum(-1), norms, out=np.zeros(norms.shape), where=norms > 0)
+    return float(1 - cosines[known].mean()), what

@@ -48,7 +48,6 @@ POLICIES = (
     "cls+mean",
     "cls+mean+int8",
 )
-_RECODED = "recoded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +89,7 @@ def study_policies(
         raise UsageError("no head is fitted", where="--seeds", found=seeds, allowed="1 or more")
     total = (len(names) + 1) * seeds
     tell = on_progress or (lambda *_: None)
+    recoded = next(name for name in ("recoded", "again", "anew") if name not in (config.image, config.text))
     with working_copy(source, (config.image, config.text)) as copy:
 
         def heads(policy: str, image: str, place: int) -> _Hits:
@@ -109,13 +109,13 @@ def study_policies(
         for place, policy in enumerate(names, 1):
             tell(policy, place * seeds, total)
             try:
-                recode_feature(copy, config.image, policy=policy, name=_RECODED)
+                recode_feature(copy, config.image, policy=policy, name=recoded)
             except (UsageError, StorageValueError) as bad:
                 left_out[policy] = bad.problem
             else:
-                made = open_store(copy)[_RECODED]
-                figures.append(_figures(plain, made, heads(policy, _RECODED, place), base))
-            shutil.rmtree(layout.feature(copy, _RECODED), ignore_errors=True)
+                made = open_store(copy)[recoded]
+                figures.append(_figures(plain, made, heads(policy, recoded, place), base))
+            shutil.rmtree(layout.feature(copy, recoded), ignore_errors=True)
     if len(figures) == 1:
         raise UsageError("no policy fits this feature", where=config.image, found=left_out)
     report = base.report

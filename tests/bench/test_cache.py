@@ -113,7 +113,12 @@ def test_files_behind_a_url_have_no_plain_read(small, monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"megabytes": 0}, "above 0"), ({"repeats": 0}, "1 or more"), ({"threads": 0}, "1 or more")],
+    [
+        ({"megabytes": 0}, "above 0"),
+        ({"megabytes": np.inf}, "above 0"),
+        ({"repeats": 0}, "1 or more"),
+        ({"threads": 0}, "1 or more"),
+    ],
 )
 def test_bad_options_are_refused(small, options, words):
     with pytest.raises(UsageError, match=words):

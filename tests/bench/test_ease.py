@@ -158,7 +158,8 @@ def test_a_pair_is_measured_alike_whatever_is_beside_it(store):
     ("call", "words"),
     [
         (lambda s: ease_of_toy_worlds(instances=3), "4 to 100000"),
-        (lambda s: ease_of_store(s, sample=2), "sample is too small"),
+        (lambda s: ease_of_store(s, sample=2), "4 to 10000"),
+        (lambda s: ease_of_store(s, sample=10_001), "4 to 10000"),
         (lambda s: ease_of_store(s, image=["words"]), "feature of texts|one of texts"),
         (lambda s: ease_of_store(s, role="long"), "long"),
     ],
@@ -193,6 +194,8 @@ def test_the_command(run, store, tmp_path):
     ("options", "words", "wanted"),
     [
         (["--image", "vision"], "option of a store", 2),
+        (["--split", "test"], "option of a store", 2),
+        (["--language", "de"], "option of a store", 2),
         (["--store", "x", "--instances", "9"], "option of toy worlds", 2),
         (["--plot", "nowhere/x.svg"], "cannot write the file", 2),
         (["--store", "nowhere"], "no store here", 1),

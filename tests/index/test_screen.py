@@ -133,6 +133,11 @@ def test_shards_are_merged_to_what_the_whole_gives():
     check(merged(shards, 40), asked, pool, 40)
 
 
+def test_a_device_without_float64_leaves_it_to_the_processor():
+    pool = unit_vectors(np.random.default_rng(6).normal(size=(50, 5)))
+    check(best_of(pool[:3], lambda at: pool[at], 50, 4, device="mps"), pool[:3], pool, 4)
+
+
 def test_what_cannot_be_asked():
     pool = unit_vectors(np.eye(3))
     with pytest.raises(UsageError, match="k must be at least 1"):

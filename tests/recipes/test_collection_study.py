@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from embedstore.errors import UsageError
 from embedstore.recipes.collection_page import study_chart, study_page
 from embedstore.recipes.collection_study import COLLECTED, RANDOM, SETS, CollectionStudy, Outcome, Recipe
 
@@ -61,6 +62,12 @@ def test_the_page_tells_the_difference_and_whether_it_is_one():
 def test_the_chart_shows_frequent_classes_first():
     svg = study_chart(outcome(rare_random=0.25))
     assert svg.index(">circle<") < svg.index(">star<") < svg.index(">arrow<")
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    with pytest.raises(UsageError, match="cannot write the file"):
+        CollectionStudy(out=tmp_path / "out", page=tmp_path / "nowhere" / "page.md").run()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_tiny_study_runs_from_the_pool_to_the_page_and_goes_on(tmp_path, tiny_vision, tiny_words):

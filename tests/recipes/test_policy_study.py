@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -11,7 +12,7 @@ from embedstore.encode import recode_feature
 from embedstore.errors import UsageError
 from embedstore.recipes.policy_chart import policy_chart
 from embedstore.recipes.policy_measures import cosine_error, read_rate, stored_bytes
-from embedstore.recipes.policy_study import study_policies, working_copy
+from embedstore.recipes.policy_study import _Hits, study_policies, working_copy
 from embedstore.store import open_store
 from embedstore.testing.stores import write_random_store
 from embedstore.testing.texts import WordEncoder
@@ -119,6 +120,45 @@ def test_measures_of_one_feature(store) -> None:
     assert read_rate(vision) > 0
 
 
+class _Tokens:
+    """A feature of these tokens `(n, t, d)`; all rows could be read."""
+
+    name, arrays = "some", ()
+
+    def __init__(self, tokens):
+        self._tokens = np.array(tokens, np.float32)
+
+    def status(self):
+        return np.zeros(len(self._tokens), np.uint8)
+
+    def decoded(self, _, rows):
+        return self._tokens[rows]
+
+
+def test_tokens_without_a_direction_do_not_count_and_those_that_lose_it_do() -> None:
+    plain = _Tokens([[[3, 4], [0, 0]], [[0, 1], [1, 0]]])
+    assert cosine_error(plain, plain) == (pytest.approx(0, abs=1e-7), "tokens")
+    lost = _Tokens([[[3, 4], [0, 0]], [[0, 0], [1, 0]]])
+    assert cosine_error(plain, lost) == (pytest.approx(1 / 3), "tokens")
+    nothing = _Tokens(np.zeros((2, 2, 2)))
+    with pytest.raises(UsageError, match="no token that was read"):
+        cosine_error(nothing, plain)
+
+
+def test_the_feature_may_have_the_name_that_recoded_ones_get(store, monkeypatch) -> None:
+    facts = SimpleNamespace(
+        notes=(), images=4, texts=4, store_fingerprint=store.fingerprint, versions={}, device="cpu"
+    )
+    hits = _Hits(recall=(np.ones((1, 4)),), top_1=None, report=facts, note=None)
+    monkeypatch.setattr("embedstore.recipes.policy_study._fitted", lambda *_, **__: hits)
+    with working_copy(store, ["vision", "words"]) as copy:
+        recode_feature(copy, "vision", policy="int8", name="recoded")
+        found = study_policies(
+            copy, CONFIG.model_copy(update={"image": "recoded"}), policies=["cls+mean", "fp8"], seeds=1
+        )
+    assert [p.policy for p in found.policies] == ["int8", "cls+mean", "fp8"]
+
+
 def test_the_command_prints_tables_of_80_columns_and_writes_what_it_says(study, run, monkeypatch, tmp_path):
     asked = {}
 
@@ -130,7 +170,7 @@ def test_the_command_prints_tables_of_80_columns_and_writes_what_it_says(study, 
     command = ["bench", "policies", "STORE", "--image", "vision", "--text", "words", "--policies", "int8,fp8"]
     code, out, err = run(*command, "--epochs", 3, "--out", tmp_path / "p.json", "--plot", tmp_path / "p.svg")
     assert code == 0, err
-    assert (asked["policies"], asked["config"].epochs, asked["config"].split) == (["int8", "fp8"], 3, "train")
+    assert (asked["policies"], asked["config"].epochs, asked["config"].split) == (("int8", "fp8"), 3, "train")
     assert all(len(line) <= 80 for line in out.splitlines() if str(tmp_path) not in line)
     assert "Recall@1, mean of both directions" in out
     assert "left out: pq-99" in out

@@ -6,6 +6,7 @@ Drawn without pyplot: no global figure, no window, no backend to choose. Needs t
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ COLOURS = (BLUE, ORANGE, "#1a7f4b", "#8a3ffc", "#c2255c", "#0b7285", "#7a5c00", 
 MARKS = "osD^vPX*<>"
 _WIDTH, _HEIGHT, _ROW = 4.6, 3.0, 0.22
 _LETTERS = 22
+_NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LOOK = {
     "svg.fonttype": "none",
     "svg.hashsalt": "embedstore",
@@ -229,7 +231,10 @@ def scatter_plot(
 
 
 def short(name: str, most: int = _LETTERS) -> str:
-    """A name that leaves room for the figures."""
+    """A name in one line that leaves room for the figures, of letters that may stand in an SVG."""
+    name = _NOT_XML.sub("\ufffd", " ".join(name.split()))
+    if name.startswith("_"):
+        name = f"\u200a{name}"  # matplotlib takes a name that begins so for none, and leaves it out
     return name if len(name) <= most else name[: most - 1] + "…"
 
 

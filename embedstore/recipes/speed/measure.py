@@ -173,6 +173,11 @@ class _Run:
         image, text = self._feature("images", image_name), self._feature("texts", text_name)
         if image is None or text is None:
             return
+        languages = self.store.plan.languages
+        if languages and language not in languages:
+            there = ", ".join(languages)
+            self.notes.append(f"nothing is fitted: no text is in language {language!r}, but in {there}")
+            return
         with fit_works(
             self.store,
             image.name,

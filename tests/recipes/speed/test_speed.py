@@ -105,6 +105,11 @@ def test_encoders_that_nobody_knows_are_left_out_and_the_fit_is_measured(random_
     assert "--text-encoder" in report.notes[1]
 
 
+def test_a_language_that_no_text_has_leaves_the_fit_out(random_store):
+    with pytest.raises(UsageError, match="no text is in language 'xx', but in en"):
+        measure_speed(random_store, parts=["fit"], language="xx", repeats=1, device="cpu")
+
+
 def test_progress_never_goes_back(random_store):
     told = []
     measure_speed(

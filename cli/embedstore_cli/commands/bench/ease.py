@@ -71,6 +71,13 @@ def ease(
 
     if store is None:
         _refuse_options("a store", "--store STORE", image=image, text=text, sample=sample, rows=rows)
+        _refuse_options(
+            "a store",
+            "--store STORE",
+            split=None if split == "all" else split,
+            language=None if language == "en" else language,
+            role=None if role == "caption" else role,
+        )
     else:
         _refuse_options("toy worlds", "leave --store out", instances=instances)
     if plot is not None:

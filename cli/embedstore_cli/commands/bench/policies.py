@@ -80,7 +80,7 @@ def policies(
         found = study_policies(
             store,
             chosen,
-            policies=names.split(",") if names else POLICIES,
+            policies=POLICIES if names is None else common.words(names, "--policies"),
             seeds=seeds,
             split=common.split_of(split),
             text_encoder=text_encoder,
