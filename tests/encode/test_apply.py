@@ -104,8 +104,8 @@ def test_what_is_not_of_one_space_is_not_compared(store, head_dir, tmp_path):
         bench_retrieval(store.path)
     with pytest.raises(UsageError, match="feature of images"):
         bench_retrieval(store.path, image="joint", text="joint")
-    with pytest.raises(HeadError, match="another encoder"):
-        bench_retrieval(store.path, head_dir, image="joint")
+    with pytest.raises(HeadError, match="joint embeddings of another head"):
+        bench_retrieval(store.path, head_dir, image="second")
 
 
 def test_a_joint_feature_can_be_fitted_on(store, head_dir, tmp_path):
