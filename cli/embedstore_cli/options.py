@@ -74,6 +74,15 @@ ImageFeature = Annotated[
 TextFeature = Annotated[
     str | None, typer.Option("--text", metavar="NAME", help="Text feature that is read.", show_default=False)
 ]
+TextEncoder = Annotated[
+    str | None,
+    typer.Option(
+        "--text-encoder",
+        metavar="SPEC",
+        help="Where the text encoder is, if not remembered.",
+        show_default=False,
+    ),
+]
 Split = Annotated[str, typer.Option(help="Split that is measured; 'all' takes every row.")]
 Rows = Annotated[
     str | None,

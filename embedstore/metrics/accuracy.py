@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.errors import UsageError
-from embedstore.metrics.recall import Positives, first_ranks
 
 if TYPE_CHECKING:
     from embedstore.shapes import FloatArray, IntArray
@@ -26,11 +25,6 @@ class ClassRecall:
         """Mean over the classes that have rows; absent classes are left out, not counted as 0."""
         return float(self.recall[self.rows > 0].mean())
 
-    @property
-    def absent(self) -> int:
-        """Classes without a row."""
-        return int(np.count_nonzero(self.rows == 0))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfusedPair:
@@ -39,14 +33,6 @@ class ConfusedPair:
     label: int
     predicted: int
     count: int
-
-
-def label_ranks(scores: FloatArray, labels: IntArray) -> IntArray:
-    """Rank, from 1, of each row's own class in `scores (n, c)`; equal scores go to the lower class first.
-
-    Rank 1 is therefore exactly `argmax(scores, axis=1) == labels`. `(n,)` int64.
-    """
-    return first_ranks(scores, Positives.single(labels))
 
 
 def class_recall(right: FloatArray, labels: IntArray, classes: int) -> ClassRecall:

@@ -14,9 +14,8 @@ from embedstore.metrics.accuracy import (
     class_recall,
     confused_pairs,
     confusion,
-    label_ranks,
 )
-from embedstore.metrics.recall import hits
+from embedstore.metrics.recall import Positives, first_ranks, hits
 
 SCORES = np.array(
     [
@@ -30,14 +29,14 @@ LABELS = np.array([0, 0, 1, 1])
 
 
 def test_truth_table_with_a_tie_and_a_class_that_is_absent() -> None:
-    ranks = label_ranks(SCORES, LABELS)
+    ranks = first_ranks(SCORES, Positives.single(LABELS))
     assert ranks.tolist() == [1, 3, 2, 1]
     assert hits(ranks, 1).mean() == 0.5
     found = class_recall(hits(ranks, 1), LABELS, 3)
     assert found.rows.tolist() == [2, 2, 0]
     assert found.recall[:2].tolist() == [0.5, 0.5]
     assert np.isnan(found.recall[2])
-    assert (found.mean, found.absent) == (0.5, 1)
+    assert found.mean == 0.5
 
 
 def test_mean_per_class_weighs_rare_classes_as_much_as_common_ones() -> None:
@@ -47,14 +46,14 @@ def test_mean_per_class_weighs_rare_classes_as_much_as_common_ones() -> None:
 
 
 def test_one_class_is_always_right() -> None:
-    ranks = label_ranks(np.zeros((3, 1)), np.zeros(3, dtype=np.int64))
+    ranks = first_ranks(np.zeros((3, 1)), Positives.single(np.zeros(3, dtype=np.int64)))
     assert ranks.tolist() == [1, 1, 1]
     assert class_recall(hits(ranks, 1), np.zeros(3, dtype=np.int64), 1).mean == 1.0
 
 
 def test_equal_scores_call_everything_the_first_class() -> None:
     labels = np.array([0, 1, 2, 3] * 3)
-    right = hits(label_ranks(np.ones((12, 4)), labels), 1)
+    right = hits(first_ranks(np.ones((12, 4)), Positives.single(labels)), 1)
     assert right.mean() == chance_top_k(4, 1) == class_recall(right, labels, 4).mean
 
 
@@ -62,7 +61,7 @@ def test_equal_scores_call_everything_the_first_class() -> None:
 def test_top_1_and_recall_equal_the_slow_twin(classes: int, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores, labels = rng.integers(0, 3, (n, classes)) / 4, rng.integers(0, classes, n)
-    right = hits(label_ranks(scores, labels), 1)
+    right = hits(first_ranks(scores, Positives.single(labels)), 1)
     assert right.tolist() == (scores.argmax(axis=1) == labels).astype(float).tolist()
     found = class_recall(right, labels, classes)
     means = [right[labels == c].mean() for c in range(classes) if (labels == c).any()]
@@ -116,7 +115,7 @@ def test_figures_equal_those_of_scikit_learn(classes: int, n: int, seed: int) ->
     # Distinct scores: among equal ones scikit-learn takes the last class, we the first.
     scores = rng.permutation(n * classes).reshape(n, classes).astype(np.float64)
     labels, every = rng.integers(0, classes, n), np.arange(classes)
-    ranks, called = label_ranks(scores, labels), scores.argmax(axis=1)
+    ranks, called = first_ranks(scores, Positives.single(labels)), scores.argmax(axis=1)
     found = class_recall(hits(ranks, 1), labels, classes)
     with warnings.catch_warnings():
         # It warns of classes that are predicted but absent, and leaves them out as we do.

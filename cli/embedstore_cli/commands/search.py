@@ -47,12 +47,7 @@ def search(
             metavar="SPEC", help="Where the head's image encoder is, if not remembered.", show_default=False
         ),
     ] = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Where the head's text encoder is, if not remembered.", show_default=False
-        ),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     device: opt.Device = "auto",
     json: opt.Json = False,
 ) -> None:

@@ -30,12 +30,7 @@ def everything(
     ] = None,
     split: opt.Split = "test",
     rows: opt.Rows = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Where the head's text encoder is, if not remembered.", show_default=False
-        ),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,

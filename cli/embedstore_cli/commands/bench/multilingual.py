@@ -9,7 +9,7 @@ import typer
 
 from embedstore_cli import options as opt
 from embedstore_cli import render
-from embedstore_cli.commands.bench import common
+from embedstore_cli.commands.bench import common, prompts
 from embedstore_cli.commands.curate.common import progress
 
 if TYPE_CHECKING:
@@ -48,17 +48,10 @@ def multilingual(
             show_default=False,
         ),
     ] = None,
-    convention: Annotated[
-        str, typer.Option(help="How prompts become a class: clip-benchmark or freeze-align.")
-    ] = "clip-benchmark",
+    convention: prompts.Convention = prompts.CONVENTION,
     split: opt.Split = "test",
     rows: opt.Rows = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Where the text encoder is, if not remembered.", show_default=False
-        ),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,

@@ -41,12 +41,7 @@ def policies(
     batch_size: Annotated[int | None, typer.Option(help="Of each fit.", show_default=False)] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default=False)] = None,
     split: opt.Split = "test",
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Where the text encoder is, if not remembered.", show_default=False
-        ),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     device: opt.Device = "auto",
     out: Annotated[
         Path | None,

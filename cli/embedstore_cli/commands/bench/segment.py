@@ -10,8 +10,8 @@ import typer
 
 from embedstore_cli import options as opt
 from embedstore_cli import render
-from embedstore_cli.commands.bench import common
-from embedstore_cli.commands.bench.zeroshot import lines_or_imagenet, print_classes
+from embedstore_cli.commands.bench import common, prompts
+from embedstore_cli.commands.bench.zeroshot import print_classes
 
 
 def segment(
@@ -26,20 +26,8 @@ def segment(
             show_default=False,
         ),
     ] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|imagenet",
-            help="Prompts, one a line, with {} for the class; or the eighty of ImageNet.",
-            show_default=False,
-        ),
-    ] = None,
-    descriptions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="JSON", help="Sentences about each class: class -> list of sentences.", show_default=False
-        ),
-    ] = None,
+    templates: prompts.Templates = None,
+    descriptions: prompts.Descriptions = None,
     background: Annotated[
         str,
         typer.Option(
@@ -59,12 +47,7 @@ def segment(
     ] = 24,
     split: opt.Split = "test",
     rows: opt.Rows = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Where the head's text encoder is, if not remembered.", show_default=False
-        ),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     device: opt.Device = "auto",
     seed: opt.Seed = 0,
     out: common.Out = None,
@@ -83,7 +66,7 @@ def segment(
             split=common.split_of(split),
             rows=rows,
             classes=read_lines(classes) if classes else None,
-            templates=lines_or_imagenet(templates),
+            templates=prompts.lines_or_imagenet(templates),
             descriptions=None if descriptions is None else read_descriptions(descriptions),
             background=background,
             convention=convention,  # type: ignore[arg-type]  # refused there with what is allowed

@@ -30,12 +30,7 @@ def speed(
             metavar="SPEC", help="Where the image encoder is, if not remembered.", show_default=False
         ),
     ] = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Where the text encoder is, if not remembered.", show_default=False
-        ),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     source: Annotated[
         str | None,
         typer.Option(

@@ -9,12 +9,10 @@ import typer
 
 from embedstore_cli import options as opt
 from embedstore_cli import render
-from embedstore_cli.commands.bench import common
+from embedstore_cli.commands.bench import common, prompts
 from embedstore_cli.commands.curate.common import progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from embedstore.documents import BenchReport
 
 WORST, CONFUSED = 10, 5
@@ -34,31 +32,12 @@ def zeroshot(
             show_default=False,
         ),
     ] = None,
-    templates: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|imagenet",
-            help="Prompts, one a line, with {} for the class; or the eighty of ImageNet.",
-            show_default=False,
-        ),
-    ] = None,
-    descriptions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="JSON", help="Sentences about each class: class -> list of sentences.", show_default=False
-        ),
-    ] = None,
-    convention: Annotated[
-        str, typer.Option(help="How prompts become a class: clip-benchmark or freeze-align.")
-    ] = "clip-benchmark",
+    templates: prompts.Templates = None,
+    descriptions: prompts.Descriptions = None,
+    convention: prompts.Convention = prompts.CONVENTION,
     split: opt.Split = "test",
     rows: opt.Rows = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC", help="Where the text encoder is, if not remembered.", show_default=False
-        ),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     confusion: Annotated[
         Path | None,
         typer.Option(
@@ -92,8 +71,8 @@ def zeroshot(
             text=text,
             split=common.split_of(split),
             rows=rows,
-            classes=lines_or_imagenet(classes),
-            templates=lines_or_imagenet(templates),
+            classes=prompts.lines_or_imagenet(classes),
+            templates=prompts.lines_or_imagenet(templates),
             descriptions=None if descriptions is None else read_descriptions(descriptions),
             convention=convention,
             text_encoder=text_encoder,
@@ -132,14 +111,6 @@ def print_classes(report: BenchReport, *, metric: str = "recall") -> None:
             ],
             words=("taken for",),
         )
-
-
-def lines_or_imagenet(given: str | None) -> Sequence[str] | None:
-    """The lines of a file, or the word that stands for ImageNet's own."""
-    from embedstore.bench import read_lines
-    from embedstore.bench.classes import IMAGENET
-
-    return given if given is None or given == IMAGENET else read_lines(Path(given))
 
 
 def _percent(share: float) -> str:

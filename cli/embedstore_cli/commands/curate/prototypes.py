@@ -43,10 +43,7 @@ def prototypes(
     head: opt.AnyHeadDir = None,
     split: Annotated[str, typer.Option(help="Split of the images; 'all' takes every row.")] = "all",
     rows: common.Rows = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="Where the text encoder is, if unknown.", show_default=False),
-    ] = None,
+    text_encoder: opt.TextEncoder = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     overwrite: common.Overwrite = False,
