@@ -153,16 +153,19 @@ def _paired(a: Side, b: Side, group: str) -> tuple[int, str]:
         if group not in side.outcomes:
             reason = side.missing or "its task does not tell the rows of this group"
             return 0, f"no rows of {side.told.file}: {reason}"
-    ours, theirs = (set(side.outcomes[group].unit_ids) for side in (a, b))
-    if ours != theirs:
-        counts = (
-            f"{len(ours & theirs)} in both, {len(ours - theirs)} only in A, {len(theirs - ours)} only in B"
-        )
-        return 0, f"other rows: {counts}"
     x, y = (side.outcomes[group] for side in (a, b))
+    ours, theirs = x.unit_of, y.unit_of
+    if ours.keys() != theirs.keys():
+        both, only_a, only_b = (
+            len(ids)
+            for ids in (ours.keys() & theirs.keys(), ours.keys() - theirs.keys(), theirs.keys() - ours.keys())
+        )
+        return 0, f"other rows: {both} in both, {only_a} only in A, {only_b} only in B"
+    if ours != theirs:
+        return 0, "the same rows, but of other images"
     if any(s.stratified for s in x.statistics.values()) and _strata(x.sample) != _strata(y.sample):
         return 0, "the same rows, but of other classes"
-    return len(ours), ""
+    return x.sample.count, ""
 
 
 def _draws(side: Side, group: str, seed: int, resamples: int) -> dict[str, FloatArray]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embedstore.documents import Figure
 from embedstore.metrics import accuracy, intervals, recall
 
@@ -20,20 +18,6 @@ def share_figure(values: FloatArray, *, seed: int) -> Figure:
     """Mean of hits, or of any numbers, `(q,)` with its interval over the queries."""
     low, high = intervals.mean_interval(values, seed=seed)
     return Figure(value=float(values.mean()), low=low, high=high)
-
-
-def retrieval_figures(ranks: IntArray, *, seed: int) -> dict[str, Figure]:
-    """recall@1, 5, 10, median_rank and mean_rank of one direction, from the ranks of the best positives."""
-    low, high = intervals.median_interval(ranks, seed=seed)
-    return recall_figures(ranks, seed=seed) | {
-        "median_rank": Figure(value=float(np.median(ranks)), low=low, high=high),
-        "mean_rank": share_figure(ranks.astype(np.float64), seed=seed),
-    }
-
-
-def recall_figures(ranks: IntArray, *, seed: int) -> dict[str, Figure]:
-    """recall@1, 5 and 10 alone, for which no rank above 10 needs to be known."""
-    return {f"recall@{k}": share_figure(recall.hits(ranks, k), seed=seed) for k in RECALL_AT}
 
 
 def retrieval_chance(counts: IntArray, n: int) -> dict[str, float]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.figures import retrieval_chance, retrieval_figures
+from embedstore.bench.figures import retrieval_chance
 from embedstore.bench.measured import Measured, report_of, silent
-from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
+from embedstore.bench.outcomes import Outcomes, figures_of, pair_outcomes
 from embedstore.bench.ranking import Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
 from embedstore.bench.setting import Setting, open_setting
@@ -21,7 +21,7 @@ from embedstore.model import FittedHead, load_head
 from embedstore.store import Store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
 
     from embedstore.bench.measured import Progress
@@ -82,8 +82,9 @@ def measure_long_text(
         opened, at_limit(head, own), split=split, device=device, image=image, text=own.name, rows=rows
     )
     found = lengthen(setting, features, split=split, language=language, role=role, on_progress=on_progress)
-    report = long_text_report(found, split=split, language=language, role=role, seed=seed)
-    return Measured(report=report, found=found, outcomes=long_text_outcomes(found))
+    outcomes = long_text_outcomes(found)
+    report = long_text_report(found, outcomes, split=split, language=language, role=role, seed=seed)
+    return Measured(report=report, found=found, outcomes=outcomes)
 
 
 bench_long_text = report_of(measure_long_text)
@@ -188,11 +189,16 @@ def lengthen(
 
 
 def long_text_report(
-    found: Lengthened, *, split: str | None, language: str, role: str, seed: int
+    found: Lengthened,
+    outcomes: Mapping[str, Outcomes],
+    *,
+    split: str | None,
+    language: str,
+    role: str,
+    seed: int,
 ) -> BenchReport:
     """The figures of every limit, with intervals and chance."""
     pairs = found.pairs
-    groups = _groups(found)
     chance = {
         "text_to_image": retrieval_chance(np.ones_like(pairs.texts), len(pairs.images)),
         "image_to_text": retrieval_chance(pairs.counts, len(pairs.texts)),
@@ -204,8 +210,8 @@ def long_text_report(
     ]
     return BenchReport(
         task="long-text",
-        metrics={group: retrieval_figures(ranks, seed=seed) for group, ranks in groups.items()},
-        chance={group: chance[group.partition("/")[0]] for group in groups},
+        metrics={group: figures_of(own, seed=seed) for group, own in outcomes.items()},
+        chance={group: chance[group.partition("/")[0]] for group in outcomes},
         images=len(pairs.images),
         texts=len(pairs.texts),
         skipped={reason: count for reason, count in pairs.skipped.items() if count},
@@ -220,17 +226,17 @@ def long_text_report(
 
 
 def long_text_outcomes(found: Lengthened) -> dict[str, Outcomes]:
-    """What became of each text and of each image at every limit."""
-    store, pairs = found.setting.store, found.pairs
-    ids = {"text_to_image": text_ids(store, pairs.texts), "image_to_text": image_ids(store, pairs.images)}
-    return {
-        group: rank_outcomes(ids[group.partition("/")[0]], ranks) for group, ranks in _groups(found).items()
+    """What became of each text and of each image at every limit, one direction after the other."""
+    limits = {
+        limit: pair_outcomes(
+            found.setting.store,
+            found.pairs,
+            {"text_to_image": ranks.text_to_image, "image_to_text": ranks.image_to_text},
+        )
+        for limit, ranks in zip(found.limits, found.ranks, strict=True)
     }
-
-
-def _groups(found: Lengthened) -> dict[str, IntArray]:
-    """Ranks by the name of their group, one direction after the other."""
-    both = list(zip(found.limits, found.ranks, strict=True))
-    return {f"text_to_image/{limit}": ranks.text_to_image for limit, ranks in both} | {
-        f"image_to_text/{limit}": ranks.image_to_text for limit, ranks in both
+    return {
+        f"{way}/{limit}": both[way]
+        for way in ("text_to_image", "image_to_text")
+        for limit, both in limits.items()
     }

@@ -141,8 +141,9 @@ def measure_multilingual(
         text_encoder=text_encoder,
         told=on_progress or (lambda *_: None),
     )
-    report = multilingual_report(found, split=split, role=role if of_texts else None, seed=seed)
-    return Measured(report=report, found=found, outcomes=multilingual_outcomes(found))
+    outcomes = multilingual_outcomes(found)
+    report = multilingual_report(found, outcomes, split=split, role=role if of_texts else None, seed=seed)
+    return Measured(report=report, found=found, outcomes=outcomes)
 
 
 bench_multilingual = report_of(measure_multilingual)

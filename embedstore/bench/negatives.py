@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
 from embedstore.bench.measured import Measured, report_of, silent
-from embedstore.bench.outcomes import Outcomes, text_ids
+from embedstore.bench.outcomes import Outcomes, figures_of, image_ids, text_ids
 from embedstore.bench.rows import NO_TEXT, select_images
 from embedstore.bench.setting import Setting, open_either
-from embedstore.documents import BenchReport, Figure
+from embedstore.documents import BenchReport
 from embedstore.errors import UsageError
 from embedstore.index.products import pair_scores
-from embedstore.metrics.intervals import percentiles
-from embedstore.metrics.statistics import Statistic, resampled, values_of
+from embedstore.metrics.statistics import Statistic
 from embedstore.store.selection import altered, readable, texts_with
 
 if TYPE_CHECKING:
@@ -75,11 +74,10 @@ def measure_negatives(
     A pair is a text of role `negative` and the caption of its picture before it (`store.selection.altered`).
     Equal scores count half; the two texts of a pair that are the same words are one text. Accuracy over all
     pairs, of each category (group `image_to_text/CATEGORY`) and, where all pairs have one, the mean over
-    categories. Random scores give 0.5. Intervals: 95 % bootstrap over pairs, for the mean over categories
-    within each category. Without a head stored embeddings are compared, as in `measure_retrieval`. `rows`
-    narrows to image rows or to those of a subset or file of ids by its name; one of texts narrows the
-    negatives too. `on_progress(what, done, total)`. Raises as `open_setting`, and `UsageError` where there
-    is no such pair.
+    categories. Random scores give 0.5. Intervals: 95 % bootstrap over images, each with all its pairs.
+    Without a head stored embeddings are compared, as in `measure_retrieval`. `rows` narrows to image rows or
+    to those of a subset or file of ids by its name; one of texts narrows the negatives too.
+    `on_progress(what, done, total)`. Raises as `open_setting`, and `UsageError` where there is no such pair.
     """
     setting = open_either(store, head_dir, split=split, device=device, image=image, text=text, rows=rows)
     found = contrast(setting, split=split, language=language, on_progress=on_progress)
@@ -146,12 +144,14 @@ def _pairs(
 
 def negative_outcomes(found: Contrasted) -> dict[str, Outcomes]:
     """What became of each altered caption: of all, and of each category."""
-    ids, right = text_ids(found.setting.store, found.negatives), found.right
+    store, right = found.setting.store, found.right
+    ids, owners = text_ids(store, found.negatives), image_ids(store, found.images)
     categories = np.array(found.categories, dtype=object)
     known = sorted({name for name in found.categories if name is not None})
     outcomes = {
         GROUP: Outcomes(
             ids=ids,
+            owners=owners,
             strata=found.categories if known else None,
             values={"right": right},
             statistics=_ACCURACY | (_MEAN if known and None not in found.categories else {}),
@@ -160,7 +160,10 @@ def negative_outcomes(found: Contrasted) -> dict[str, Outcomes]:
     for name in known:
         own = np.flatnonzero(categories == name)
         outcomes[f"{GROUP}/{name}"] = Outcomes(
-            ids=ids.take(own), values={"right": right[own]}, statistics=_ACCURACY
+            ids=ids.take(own),
+            owners=owners.take(own),
+            values={"right": right[own]},
+            statistics=_ACCURACY,
         )
     return outcomes
 
@@ -169,7 +172,7 @@ def negatives_report(
     found: Contrasted, outcomes: dict[str, Outcomes], *, split: str | None, language: str, seed: int
 ) -> BenchReport:
     """The figures of what was contrasted, with intervals and chance."""
-    metrics = {group: _figures(own, seed=seed) for group, own in outcomes.items()}
+    metrics = {group: figures_of(own, seed=seed) for group, own in outcomes.items()}
     ties = int((found.caption_scores == found.negative_scores).sum())
     missing = found.categories.count(None)
     notes = [*found.setting.notes]
@@ -194,14 +197,3 @@ def negatives_report(
         seed=seed,
         **found.setting.report_fields(),
     )
-
-
-def _figures(outcomes: Outcomes, *, seed: int) -> dict[str, Figure]:
-    """Each statistic of the outcomes with its interval."""
-    sample: Any = outcomes.sample
-    drawn = resampled(sample, outcomes.statistics, seed=seed)
-    figures = {}
-    for name, value in values_of(sample, outcomes.statistics).items():
-        low, high = percentiles(drawn[name])
-        figures[name] = Figure(value=value, low=low, high=high)
-    return figures

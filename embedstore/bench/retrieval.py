@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedstore.bench.figures import recall_figures, retrieval_chance, retrieval_figures, share_figure
+from embedstore.bench.figures import retrieval_chance, share_figure
 from embedstore.bench.measured import Measured, report_of, silent
-from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
+from embedstore.bench.outcomes import Outcomes, figures_of, pair_outcomes
 from embedstore.bench.ranking import LOOKED_AT, Ranking, ranking
 from embedstore.bench.rows import Pairs, select_pairs
 from embedstore.bench.setting import Setting, open_either
@@ -18,6 +18,7 @@ from embedstore.bench.versions import FAISS
 from embedstore.documents import BenchReport
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from os import PathLike
 
     from embedstore.bench.measured import Progress
@@ -72,10 +73,10 @@ def measure_retrieval(
     equal scores go to the lower row. index: `ivf`, `hnsw` or `pq` in place of `exact` takes the first 10 of
     an approximate FAISS index, so that there is no median or mean rank; the report tells the share of the
     exact first 10 that it finds, of at most 512 queries. The gallery is every image of the split (none: every
-    image) that has a text of this role and language, and all those texts; `rows` narrows to image rows, or
-    to those of a subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 %
-    bootstrap over queries, seeded; each caption counts as a query of its own. `on_progress(what, done,
-    total)`. Raises `UsageError` and `HeadError` as `open_setting` and `select_pairs` do.
+    image) that has a text of this role and language, and all those texts; `rows` narrows to image rows, or to
+    those of a subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 %
+    bootstrap over images, each with all its texts, seeded. `on_progress(what, done, total)`. Raises
+    `UsageError` and `HeadError` as `open_setting` and `select_pairs` do.
     """
     found = retrieve(
         open_either(store, head_dir, split=split, device=device, image=image, text=text, rows=rows),
@@ -86,8 +87,9 @@ def measure_retrieval(
         seed=seed,
         on_progress=on_progress,
     )
-    report = retrieval_report(found, split=split, language=language, role=role, seed=seed)
-    return Measured(report=report, found=found, outcomes=retrieval_outcomes(found))
+    outcomes = retrieval_outcomes(found)
+    report = retrieval_report(found, outcomes, split=split, language=language, role=role, seed=seed)
+    return Measured(report=report, found=found, outcomes=outcomes)
 
 
 bench_retrieval = report_of(measure_retrieval)
@@ -137,11 +139,17 @@ def retrieve(
 
 
 def retrieval_report(
-    found: Retrieved, *, split: str | None, language: str, role: str, seed: int
+    found: Retrieved,
+    outcomes: Mapping[str, Outcomes],
+    *,
+    split: str | None,
+    language: str,
+    role: str,
+    seed: int,
 ) -> BenchReport:
     """The figures of what was retrieved, with intervals and chance."""
     pairs = found.pairs
-    metrics, chance = rank_tables(found, seed=seed)
+    metrics, chance = rank_tables(found, outcomes, seed=seed)
     return BenchReport(
         task="retrieval",
         metrics=metrics,
@@ -160,24 +168,19 @@ def retrieval_report(
 
 
 def rank_tables(
-    found: Retrieved, *, seed: int
+    found: Retrieved, outcomes: Mapping[str, Outcomes], *, seed: int
 ) -> tuple[dict[str, dict[str, Figure]], dict[str, dict[str, float]]]:
     """Figures of both directions, and what random scores give.
 
     Of an approximate index those that need no rank above 10, and `index_recall@10`.
     """
     pairs = found.pairs
+    metrics = {way: figures_of(own, seed=seed) for way, own in outcomes.items()}
+    for way, recalls in found.ranks.index_recalls.items():
+        metrics[way][f"index_recall@{LOOKED_AT}"] = share_figure(recalls, seed=seed)
     chance = {
         "text_to_image": retrieval_chance(np.ones_like(pairs.texts), len(pairs.images)),
         "image_to_text": retrieval_chance(pairs.counts, len(pairs.texts)),
-    }
-    ranks = {"text_to_image": found.text_to_image, "image_to_text": found.image_to_text}
-    if not found.ranks.index_recalls:
-        return {way: retrieval_figures(own, seed=seed) for way, own in ranks.items()}, chance
-    metrics = {
-        way: recall_figures(own, seed=seed)
-        | {f"index_recall@{LOOKED_AT}": share_figure(found.ranks.index_recalls[way], seed=seed)}
-        for way, own in ranks.items()
     }
     return metrics, {
         way: {name: value for name, value in known.items() if name in metrics[way]}
@@ -187,8 +190,6 @@ def rank_tables(
 
 def retrieval_outcomes(found: Retrieved) -> dict[str, Outcomes]:
     """What became of each text and of each image."""
-    store, pairs, whole = found.setting.store, found.pairs, not found.ranks.index_recalls
-    return {
-        "text_to_image": rank_outcomes(text_ids(store, pairs.texts), found.text_to_image, whole=whole),
-        "image_to_text": rank_outcomes(image_ids(store, pairs.images), found.image_to_text, whole=whole),
-    }
+    ranks = {"text_to_image": found.text_to_image, "image_to_text": found.image_to_text}
+    whole = not found.ranks.index_recalls
+    return pair_outcomes(found.setting.store, found.pairs, ranks, whole=whole)

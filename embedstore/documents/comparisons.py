@@ -44,7 +44,7 @@ class Comparison(Document):
     a: Compared
     b: Compared
     metrics: dict[str, dict[str, Difference]]
-    units: dict[str, Count] = Field(default={}, description="group to images or texts of a paired bootstrap")
+    units: dict[str, Count] = Field(default={}, description="group to images that a paired bootstrap draws")
     unpaired: dict[str, str] = Field(default={}, description="group to why its rows were not paired")
     only: dict[str, Literal["a", "b"]] = Field(
         default={}, description="'group/metric' to the one report that has it"

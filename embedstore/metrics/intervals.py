@@ -1,6 +1,6 @@
 """95 % intervals by the percentile bootstrap (Efron 1979), seeded.
 
-For means and medians, a resample of q values is a multinomial draw of how often each *distinct* value occurs,
+For means, a resample of q values is a multinomial draw of how often each *distinct* value occurs,
 so hits cost two numbers a resample, not q. Known limit: where all values are equal the interval has no width.
 """
 
@@ -27,18 +27,6 @@ def mean_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) ->
     """2.5th and 97.5th percentile of the mean of `values (q,)`, resampled over the queries."""
     distinct, draws = _resamples(values, seed, resamples)
     return percentiles(np.concatenate([counts @ distinct / len(values) for counts in draws]))
-
-
-def median_interval(values: AnyArray, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """2.5th and 97.5th percentile of the median of `values (q,)`, resampled over the queries."""
-    distinct, draws = _resamples(values, seed, resamples)
-    lower, upper = (len(values) - 1) // 2, len(values) // 2
-    medians = []
-    for counts in draws:
-        below = np.cumsum(counts, axis=1)
-        pair = (np.count_nonzero(below <= place, axis=1) for place in (lower, upper))
-        medians.append(sum(distinct[at] for at in pair) / 2)
-    return percentiles(np.concatenate(medians))
 
 
 def class_mean_interval(found: ClassRecall, *, seed: int, resamples: int = RESAMPLES) -> tuple[float, float]:
@@ -80,13 +68,19 @@ def sums_intervals(
 
 
 def draws_interval(
-    values: FloatArray, strata: IntArray, *, seed: int, resamples: int = RESAMPLES
+    values: FloatArray,
+    strata: IntArray,
+    *,
+    seed: int,
+    units: IntArray | None = None,
+    resamples: int = RESAMPLES,
 ) -> tuple[float, float]:
     """Interval of the mean over repeated draws and over strata of what rows are worth in each draw.
 
     values `(r, n)`: row i in draw r; strata `(n,)` from 0. The mean is over the rows of a stratum, then over
-    strata. Draws are resampled, and rows within their strata, each of which keeps its number of rows. With
-    one draw it says nothing about other draws.
+    strata. Draws are resampled, and rows within their strata, each of which keeps its number of rows; where
+    units `(n,)` from 0 are told, these are resampled instead, each with its rows in all strata (it needs some
+    in each). With one draw it says nothing about other draws.
     """
     if not values.size:
         raise UsageError("an interval needs at least one value")
@@ -96,10 +90,14 @@ def draws_interval(
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
     worth, means = values[:, order], np.empty(resamples)
     for b in range(resamples):
-        rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
+        if units is None:
+            rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
+        else:
+            count = int(units.max()) + 1
+            rows = np.bincount(rng.integers(count, size=count), minlength=count)[units[order]]
         draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
         sums = np.add.reduceat((draws @ worth) * rows, first)
-        means[b] = (sums / (repeats * sizes)).mean()
+        means[b] = (sums / (repeats * np.add.reduceat(rows, first))).mean()
     return percentiles(means)
 
 

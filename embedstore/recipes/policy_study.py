@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from embedstore.documents import BenchReport, FitConfig
-    from embedstore.shapes import FloatArray
+    from embedstore.shapes import FloatArray, IntArray
     from embedstore.store import Feature, Store
 
 POLICIES = (
@@ -52,9 +52,13 @@ POLICIES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Hits:
-    """What heads of all seeds found: each way's hits `(s, q)`, and top-1's; a report for its facts."""
+    """What heads of all seeds found: each way's hits `(s, q)`, and top-1's; a report for its facts.
+
+    images: the image of each query of each way, as numbers from 0 `(all q,)`.
+    """
 
     recall: tuple[FloatArray, ...]
+    images: IntArray
     top_1: FloatArray | None
     report: BenchReport
     note: str | None
@@ -75,7 +79,7 @@ def study_policies(
 
     `seeds` heads are fitted from each, with the seeds from `config.seed` on, and measured on `split`:
     Recall@1, the mean of both directions, and zero-shot top-1 where the store has labels. A policy's change
-    is to the base, with a 95 % bootstrap interval over seeds and queries, the same draws for both. Policies
+    is to the base, with a 95 % bootstrap interval over seeds and images, the same draws for both. Policies
     that do not fit the feature are left out and told. `on_progress(what, heads done, heads)`.
 
     Raises as `recode_feature`, `fit_head` and `measure_retrieval` do; `UsageError` where no policy fits.
@@ -194,6 +198,7 @@ def _fitted(
 ) -> _Hits:
     """Fit and measure a head a seed; the head is gone afterwards."""
     ways: dict[str, list[FloatArray]] = {}
+    images: list[IntArray] = []
     note = None
     reports = []
     head = store.parent / "head"
@@ -204,6 +209,8 @@ def _fitted(
             store, head, split=split, language=config.language, role=config.role, device=device
         )
         reports.append(retrieval.report)
+        # Sorted by id in every group, and each of the images is in both.
+        images = [rows.sample.units for rows in retrieval.outcomes.values()]
         for group, rows in retrieval.outcomes.items():
             ways.setdefault(group, []).append(hits(rows.values["rank"], 1))
         try:
@@ -216,7 +223,13 @@ def _fitted(
     shutil.rmtree(head)
     stacked = {group: np.stack(found) for group, found in ways.items()}
     top_1 = stacked.pop("image_to_class", None)
-    return _Hits(recall=tuple(stacked.values()), top_1=top_1, report=reports[0], note=note)
+    return _Hits(
+        recall=tuple(stacked.values()),
+        images=np.concatenate(images),
+        top_1=top_1,
+        report=reports[0],
+        note=note,
+    )
 
 
 def _figures(plain: Feature, feature: Feature, found: _Hits, base: _Hits) -> PolicyFigures:
@@ -230,25 +243,30 @@ def _figures(plain: Feature, feature: Feature, found: _Hits, base: _Hits) -> Pol
         pictures_per_second=read_rate(feature),
         cosine_error=0.0 if itself else error,
         cosine_of=what,
-        recall=_score(found.recall, None if itself else base.recall),
+        recall=_score(found.recall, None if itself else base.recall, images=found.images),
         top_1=None
         if found.top_1 is None or base.top_1 is None
         else _score((found.top_1,), None if itself else (base.top_1,)),
     )
 
 
-def _score(found: Sequence[FloatArray], base: Sequence[FloatArray] | None) -> PolicyScore:
+def _score(
+    found: Sequence[FloatArray], base: Sequence[FloatArray] | None, *, images: IntArray | None = None
+) -> PolicyScore:
     """Mean of the ways' hits `(s, q)`, and its change from the base's, seed by seed and query by query."""
     change = None if base is None else [x - y for x, y in zip(found, base, strict=True)]
     return PolicyScore(
-        value=_figure(found),
-        change=None if change is None else _figure(change),
+        value=_figure(found, images),
+        change=None if change is None else _figure(change, images),
         seeds=tuple(float(np.mean([way[k].mean() for way in found])) for k in range(len(found[0]))),
     )
 
 
-def _figure(ways: Sequence[FloatArray]) -> Figure:
-    """Mean over the ways of their means `(s, q)`, with an interval over heads and over each way's queries."""
+def _figure(ways: Sequence[FloatArray], images: IntArray | None) -> Figure:
+    """Mean over the ways of their means `(s, q)`, with an interval over heads and over images.
+
+    images: of each query of each way; without them each query is an image of its own.
+    """
     strata = np.repeat(np.arange(len(ways)), [way.shape[1] for way in ways])
-    low, high = draws_interval(np.concatenate(ways, axis=1), strata, seed=0)
+    low, high = draws_interval(np.concatenate(ways, axis=1), strata, seed=0, units=images)
     return Figure(value=float(np.mean([way.mean() for way in ways])), low=low, high=high)

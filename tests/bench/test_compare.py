@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from embedstore.bench import Measured, compare_files, write_measured, write_report
-from embedstore.bench.figures import class_figures, retrieval_figures
-from embedstore.bench.outcomes import class_outcomes, rank_outcomes
+from embedstore.bench.figures import class_figures
+from embedstore.bench.outcomes import class_outcomes, figures_of, rank_outcomes
 from embedstore.documents import BenchReport, Comparison
 from embedstore.errors import UsageError
 from embedstore.metrics import intervals
@@ -15,15 +15,15 @@ from embedstore.metrics import intervals
 IDS = [f"text-{i}" for i in range(200)]
 
 
-def retrieval(ranks, ids=IDS, group="text_to_image", **fields):
+def retrieval(ranks, ids=IDS, group="text_to_image", owners=None, **fields):
     """A report over these ranks as retrieval makes it, with its outcomes."""
-    ranks = np.asarray(ranks)
+    outcomes = rank_outcomes(list(ids), np.asarray(ranks), owners=owners)
     report = BenchReport(
         task="retrieval",
-        metrics={group: retrieval_figures(ranks, seed=0)},
+        metrics={group: figures_of(outcomes, seed=0)},
         **{"store_fingerprint": "0" * 64, "head_sha256": "1" * 64} | fields,
     )
-    return Measured(report=report, outcomes={group: rank_outcomes(list(ids), ranks)})
+    return Measured(report=report, outcomes={group: outcomes})
 
 
 def compare_one(a, b, **options):
@@ -66,6 +66,24 @@ def test_rows_of_the_same_ids_are_paired_in_whatever_order(compare, ranks) -> No
     assert (apart.how, apart.better) == ("unpaired", "noise")
     assert others.unpaired == {"text_to_image": "other rows: 0 in both, 200 only in A, 200 only in B"}
     assert apart.difference.high - apart.difference.low > 2 * (one.difference.high - one.difference.low)
+
+
+def test_texts_of_one_image_are_drawn_together(compare) -> None:
+    """Five texts an image that fare alike tell as much as one: pairs of them too."""
+    rng = np.random.default_rng(4)
+    ours, theirs = rng.integers(1, 12, (2, 40))
+    owners = np.repeat([f"image-{i}" for i in range(40)], 5).tolist()
+    alike = compare(*(retrieval(np.repeat(ranks, 5), owners=owners) for ranks in (ours, theirs)))
+    single = compare(*(retrieval(ranks, owners[::5]) for ranks in (ours, theirs)))
+    assert alike.units == single.units == {"text_to_image": 40}
+    found, wanted = (one.metrics["text_to_image"]["recall@5"].difference for one in (alike, single))
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high))
+
+
+def test_the_same_texts_of_other_images_are_not_paired(compare, ranks) -> None:
+    owners = [f"image-{i // 5}" for i in range(200)]
+    found = compare(retrieval(ranks, owners=owners), retrieval(ranks, owners=owners[::-1]))
+    assert found.unpaired == {"text_to_image": "the same rows, but of other images"}
 
 
 def test_unpaired_intervals_are_those_of_independent_samples(compare, ranks) -> None:

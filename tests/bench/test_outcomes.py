@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embedstore.bench import measure_retrieval, measure_zeroshot, ranking, write_measured
-from embedstore.bench.outcomes import Outcomes, outcomes_bytes, read_outcomes
+from embedstore.bench.outcomes import Outcomes, figures_of, outcomes_bytes, rank_outcomes, read_outcomes
 from embedstore.bench.versions import FAISS, PROBES, versions_of
 from embedstore.documents import BenchReport
 from embedstore.errors import UsageError
@@ -46,6 +46,28 @@ def test_zeroshots_figures_are_recomputed(store, head_dir, encoder, tmp_path) ->
     outcomes = read_outcomes(tmp_path / "z.outcomes.parquet", report.outcomes_sha256)
     assert_recomputed(report, outcomes)
     assert set(outcomes["image_to_class"].strata.to_pylist()) == set(report.per_class)
+
+
+def test_a_texts_unit_is_its_image(retrieval, store, tmp_path) -> None:
+    write_measured(retrieval, tmp_path / "a.json")
+    found = read_outcomes(tmp_path / "a.outcomes.parquet")["text_to_image"]
+    texts = store.texts()
+    images = dict(zip(texts["id"].to_pylist(), texts["image"].to_pylist(), strict=True))
+    names = store.images()["id"].to_pylist()
+    assert found.unit_of == {text: names[images[text]] for text in found.ids.to_pylist()}
+    assert found.sample.count == len(retrieval.found.pairs.images) < len(found.ids)
+
+
+def test_intervals_are_as_wide_as_the_images_tell() -> None:
+    """Five equal texts of each image are worth one: the interval is that of 60 images, not of 300 texts."""
+    ranks = np.random.default_rng(0).integers(1, 4, 60)
+    images = [f"image-{i:02}" for i in range(60)]
+    one = figures_of(rank_outcomes(images, ranks), seed=0)
+    five = rank_outcomes([f"text-{i}" for i in range(300)], np.repeat(ranks, 5), owners=np.repeat(images, 5))
+    assert figures_of(five, seed=0) == one
+    assert one["recall@1"].high - one["recall@1"].low == pytest.approx(
+        2 * 1.96 * np.sqrt((ranks == 1).mean() * (ranks > 1).mean() / 60), rel=0.15
+    )
 
 
 def test_the_same_outcomes_are_the_same_bytes(retrieval) -> None:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from embedstore.bench import Measured, write_measured
-from embedstore.bench.figures import retrieval_figures
-from embedstore.bench.outcomes import rank_outcomes
+from embedstore.bench.outcomes import figures_of, rank_outcomes
 from embedstore.documents import BenchReport, Comparisons
 from embedstore_cli import render
 
@@ -23,7 +22,7 @@ def reports(tmp_path):
         groups = ("text_to_image", "image_to_text/an-uncommonly-long-language-name")
         report = BenchReport(
             task="retrieval",
-            metrics={group: retrieval_figures(ranks, seed=0) for group in groups},
+            metrics=dict.fromkeys(groups, figures_of(rank_outcomes(IDS, ranks), seed=0)),
             store_fingerprint="0" * 64,
             **fields,
         )
@@ -46,7 +45,7 @@ def test_a_comparison_is_a_table_of_80_columns_with_a_verdict_a_figure(run, repo
     assert all(len(line) <= 80 for line in out.splitlines())
     rows = re.findall(r"^text to image recall@(\d+) .*(A better|B better|noise) *$", out, re.MULTILINE)
     assert rows == [("1", "A better"), ("5", "A better"), ("10", "noise")]
-    assert "text to image: paired bootstrap over 50 rows" in out
+    assert "text to image: paired bootstrap over 50 images" in out
     told = " ".join(out.split())
     assert "its task does not tell the rows of this group" in told
     assert "figures differ by more than noise" in told

@@ -10,8 +10,8 @@ from embedstore.metrics.accuracy import ClassRecall, class_recall
 from embedstore.metrics.intervals import (
     class_mean_interval,
     difference_interval,
+    draws_interval,
     mean_interval,
-    median_interval,
 )
 
 
@@ -40,24 +40,14 @@ def test_mean_interval_agrees_with_the_textbook_loop(kind: str) -> None:
     assert ours[0] < values.mean() < ours[1]
 
 
-@pytest.mark.parametrize("q", [101, 200])
-def test_median_interval_agrees_with_the_textbook_loop(q: int) -> None:
-    values = np.random.default_rng(2).integers(1, 60, q)
-    ours, slow = median_interval(values, seed=0, resamples=4000), slow_bootstrap(values, np.median, 4000, 5)
-    assert ours == pytest.approx(slow, abs=1.0)
-    assert ours[0] <= np.median(values) <= ours[1]
-
-
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(0, 99))
 def test_intervals_stay_inside_the_values(values: list[int], seed: int) -> None:
-    for interval in (mean_interval, median_interval):
-        low, high = interval(values, seed=seed, resamples=50)
-        assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+    low, high = mean_interval(values, seed=seed, resamples=50)
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
 
 
 def test_all_equal_values_have_an_interval_without_width() -> None:
     assert mean_interval(np.ones(50), seed=0) == pytest.approx((1.0, 1.0))
-    assert median_interval(np.full(50, 7), seed=0) == (7.0, 7.0)
 
 
 def test_many_distinct_values_are_drawn_in_parts() -> None:
@@ -91,3 +81,41 @@ def test_the_interval_of_a_difference_of_two_intervals_adds_their_distances_in_s
     a, b = (0.4, 0.5, 0.6), (0.5, 0.6, 0.7)
     low, high = difference_interval(a, b)
     assert difference_interval(b, a) == pytest.approx((-high, -low))
+
+
+def test_intervals_over_draws_know_both_draws_and_rows() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.random((1, 400)) < 0.5, 6, axis=0).astype(float)
+    one_stratum = np.zeros(400, np.int64)
+
+    def width(values):
+        low, high = draws_interval(values, one_stratum, seed=1)
+        assert low <= values.mean() <= high
+        return high - low
+
+    # All draws alike: the width of a share of one half of 400. Draws that differ are less certain.
+    assert width(rows) == pytest.approx(4 * 0.5 / 20, rel=0.15)
+    apart = np.clip(rows + np.array([-0.4, 0.4, -0.4, 0.4, -0.4, 0.4])[:, None], 0, 1)
+    assert width(apart) > 2 * width(rows)
+    assert width(np.ones((3, 400))) == 0
+
+
+def test_intervals_over_strata_weigh_each_alike() -> None:
+    values = np.array([[1.0] * 9 + [0.0, 0.0]])
+    strata = np.array([0] * 9 + [3] * 2)
+    assert draws_interval(values, strata, seed=0) == (0.5, 0.5)
+    with pytest.raises(UsageError, match="at least one"):
+        draws_interval(np.empty((1, 0)), np.empty(0, np.int64), seed=0)
+
+
+def test_rows_of_one_unit_are_drawn_together_in_all_strata() -> None:
+    rng = np.random.default_rng(5)
+    few = rng.random((3, 80))
+    # Four equal rows a unit in one stratum and one in another tell as much as the units alone.
+    values = np.concatenate([np.repeat(few, 4, axis=1), few], axis=1)
+    units = np.concatenate([np.repeat(np.arange(80), 4), np.arange(80)])
+    strata = np.repeat([0, 1], [320, 80])
+    found = draws_interval(values, strata, units=units, seed=2)
+    assert found == pytest.approx(draws_interval(few, np.zeros(80, np.int64), units=np.arange(80), seed=2))
+    low, high = draws_interval(values, strata, seed=2)
+    assert high - low < 0.8 * (found[1] - found[0])

@@ -8,7 +8,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from embedstore.errors import UsageError
 from embedstore.metrics import vote
-from embedstore.metrics.intervals import draws_interval
 from embedstore.metrics.vote import weighted_vote
 
 
@@ -48,28 +47,3 @@ def test_nobody_who_votes_is_refused() -> None:
         weighted_vote(np.zeros((2, 0)), np.zeros((2, 0), int), 2)
     with pytest.raises(UsageError, match="every neighbour"):
         weighted_vote(np.zeros((2, 3)), np.zeros((2, 2), int), 2)
-
-
-def test_intervals_over_draws_know_both_draws_and_rows() -> None:
-    rng = np.random.default_rng(0)
-    rows = np.repeat(rng.random((1, 400)) < 0.5, 6, axis=0).astype(float)
-    one_stratum = np.zeros(400, np.int64)
-
-    def width(values):
-        low, high = draws_interval(values, one_stratum, seed=1)
-        assert low <= values.mean() <= high
-        return high - low
-
-    # All draws alike: the width of a share of one half of 400. Draws that differ are less certain.
-    assert width(rows) == pytest.approx(4 * 0.5 / 20, rel=0.15)
-    apart = np.clip(rows + np.array([-0.4, 0.4, -0.4, 0.4, -0.4, 0.4])[:, None], 0, 1)
-    assert width(apart) > 2 * width(rows)
-    assert width(np.ones((3, 400))) == 0
-
-
-def test_intervals_over_strata_weigh_each_alike() -> None:
-    values = np.array([[1.0] * 9 + [0.0, 0.0]])
-    strata = np.array([0] * 9 + [3] * 2)
-    assert draws_interval(values, strata, seed=0) == (0.5, 0.5)
-    with pytest.raises(UsageError, match="at least one"):
-        draws_interval(np.empty((1, 0)), np.empty(0, np.int64), seed=0)

@@ -149,7 +149,7 @@ def test_the_feature_may_have_the_name_that_recoded_ones_get(store, monkeypatch)
     facts = SimpleNamespace(
         notes=(), images=4, texts=4, store_fingerprint=store.fingerprint, versions={}, device="cpu"
     )
-    hits = _Hits(recall=(np.ones((1, 4)),), top_1=None, report=facts, note=None)
+    hits = _Hits(recall=(np.ones((1, 4)),), images=np.arange(4), top_1=None, report=facts, note=None)
     monkeypatch.setattr("embedstore.recipes.policy_study._fitted", lambda *_, **__: hits)
     with working_copy(store, ["vision", "words"]) as copy:
         recode_feature(copy, "vision", policy="int8", name="recoded")

@@ -8,7 +8,7 @@ import numpy as np
 
 from embedstore.bench.figures import RECALL_AT
 from embedstore.bench.languages.averages import averaged_languages
-from embedstore.bench.outcomes import Outcomes, image_ids, rank_outcomes, text_ids
+from embedstore.bench.outcomes import Outcomes, image_ids, pair_outcomes
 from embedstore.bench.zeroshot import zeroshot_outcomes
 from embedstore.metrics.statistics import Statistic
 
@@ -30,14 +30,11 @@ def multilingual_outcomes(found: Languages) -> dict[str, Outcomes]:
     The average of mean-per-class is a mean of two kinds and is not among these.
     """
     store = found.setting.store
-    outcomes = {}
+    outcomes: dict[str, Outcomes] = {}
     for language, own in found.retrieved.items():
-        ids = {
-            "text_to_image": text_ids(store, own.pairs.texts),
-            "image_to_text": image_ids(store, own.pairs.images),
-        }
-        for direction, tally in own.tallies.items():
-            outcomes[f"{direction}/{language}"] = rank_outcomes(ids[direction], tally.ranks)
+        ranks = {direction: tally.ranks for direction, tally in own.tallies.items()}
+        both = pair_outcomes(store, own.pairs, ranks)
+        outcomes |= {f"{direction}/{language}": rows for direction, rows in both.items()}
     for direction in ("text_to_image", "image_to_text"):
         tallies = {language: own.tallies[direction] for language, own in found.retrieved.items()}
         outcomes |= _averages(store, direction, tallies, AT_MOST)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedstore.bench.classes import sha256_of
-from embedstore.bench.figures import class_chance, class_figures, retrieval_chance, retrieval_figures
+from embedstore.bench.figures import class_chance, class_figures, retrieval_chance
 from embedstore.bench.languages.averages import (
     average_of_classes,
     average_of_ranks,
     averaged_languages,
     mean_chance,
 )
+from embedstore.bench.outcomes import figures_of
 from embedstore.bench.versions import of_encoder
 from embedstore.documents import BenchReport
 
@@ -21,11 +22,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from embedstore.bench.multilingual import Languages
+    from embedstore.bench.outcomes import Outcomes
     from embedstore.bench.rows import Pairs
     from embedstore.documents import Figure
 
 
-def multilingual_report(found: Languages, *, split: str | None, role: str | None, seed: int) -> BenchReport:
+def multilingual_report(
+    found: Languages,
+    outcomes: Mapping[str, Outcomes],
+    *,
+    split: str | None,
+    role: str | None,
+    seed: int,
+) -> BenchReport:
     """The figures of each language and their averages, with intervals and chance."""
     metrics: dict[str, dict[str, Figure]] = {}
     chance: dict[str, dict[str, float]] = {}
@@ -34,7 +43,7 @@ def multilingual_report(found: Languages, *, split: str | None, role: str | None
         for language, own in found.retrieved.items():
             group = f"{direction}/{language}"
             tallies[language] = own.tallies[direction]
-            metrics[group] = retrieval_figures(tallies[language].ranks, seed=seed)
+            metrics[group] = figures_of(outcomes[group], seed=seed)
             chance[group] = _retrieval_chance(own.pairs, direction)
         for name, chosen in averaged_languages(tallies).items():
             group = f"{direction}/{name}"

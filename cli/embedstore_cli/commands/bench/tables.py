@@ -44,7 +44,7 @@ def _comparison(found: Comparison) -> None:
     render.table(found.task, ("", "A", "B", "B − A", "95 % interval", ""), rows, words=("",))
     for group, metrics in found.metrics.items():
         for how in dict.fromkeys(difference.how for difference in metrics.values()):
-            why = f" over {found.units[group]} rows" if how == "paired" else _why(found, group)
+            why = f" over {found.units[group]} images" if how == "paired" else _why(found, group)
             render.fold(f"{group.replace('_', ' ')}: {_HOW[how]}{why}")
     render.fold(_judged(found))
     for name, side in found.only.items():
