@@ -28,6 +28,14 @@ def _own_memory(tmp_path_factory):
         os.environ["EMBEDSTORE_HOME"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible():
+    """A run in the background of a shell ignores interruptions, and its child processes would too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """Run a command in this process; gives exit code, standard output and standard error."""

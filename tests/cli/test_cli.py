@@ -205,16 +205,7 @@ def test_version(run):
     assert (code, out.split()[0]) == (0, "embedstore")
 
 
-@pytest.fixture
-def heard():
-    """A process in the background of a shell ignores interruptions, and so would its children."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_exits_130_and_says_what_remains(blow, tiny_vision, tmp_path):
     command = [sys.executable, "-m", "embedstore_cli", "encode", "scenes:3000", str(tmp_path / "store")]
