@@ -104,13 +104,18 @@ def _in_parts(
     embed: Callable[[IntArray], Float32Array],
     on_progress: Callable[[int, int], None] | None,
 ) -> Float32Array:
-    parts = []
-    for at in range(0, max(1, len(rows)), ROWS_AT_ONCE):
-        part = rows[at : at + ROWS_AT_ONCE]
-        parts.append(embed(part))
+    first = embed(rows[:ROWS_AT_ONCE])
+    if on_progress is not None:
+        on_progress(len(first), len(rows))
+    # Filled part by part: parts joined at the end would need the memory of all twice.
+    whole = np.empty((len(rows), first.shape[1]), np.float32)
+    whole[: len(first)] = first
+    for at in range(ROWS_AT_ONCE, len(rows), ROWS_AT_ONCE):
+        part = embed(rows[at : at + ROWS_AT_ONCE])
+        whole[at : at + len(part)] = part
         if on_progress is not None:
             on_progress(at + len(part), len(rows))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole
 
 
 def open_setting(
