@@ -104,8 +104,8 @@ def zeroshot(place: Path, count: int) -> list[Row]:
 
     def task() -> None:
         found = stored_vectors(feature, rows)
-        top_k(found, classes, 1)
-        ranks_of_positives(found, classes, Positives.single(labels))
+        wrong = ranks_of_positives(found, classes, Positives.single(labels)) > 1
+        top_k(found[wrong], classes, 1)
 
     def read() -> None:
         for file in files:

@@ -210,7 +210,7 @@ def open_stored(
         image=images,
         text_feature=texts,
         text_card=texts.card,
-        notes=(note,) if embedder.sha256 is not None else (),
+        notes=(note,) if embedder.sha256 is not None else _two_models(images.card, texts.card),
         **_narrowed(opened, rows),
     )
 
@@ -243,17 +243,22 @@ def open_towers(
             found=f"widths {images.card.pooled_width} and {card.pooled_width}",
             todo="give the text tower of the same model, or a head with --head",
         )
-    names = (images.card.model, card.model)
-    note = f"cosines mean something only if {names[0]} and {names[1]} were trained together"
     return Setting(
         store=opened,
         embedder=StoredEmbeddings(sha256=None, device=place),
         image=images,
         text_feature=None,
         text_card=card,
-        notes=(note,) if names[0] != names[1] else (),
+        notes=_two_models(images.card, card),
         **_narrowed(opened, rows),
     )
+
+
+def _two_models(image: EncoderCard, text: EncoderCard) -> tuple[str, ...]:
+    """What to say of two features that no head joins: nothing, where they are the towers of one model."""
+    if image.model == text.model:
+        return ()
+    return (f"cosines mean something only if {image.model} and {text.model} were trained together",)
 
 
 def _of_table(store: Store, name: str, table: Table) -> Feature:

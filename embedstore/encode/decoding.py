@@ -12,7 +12,7 @@ from embedstore.encoders.base import RowPreparation
 from embedstore.encoders.device import one_openmp_thread
 from embedstore.encoders.draft import draft_edge
 from embedstore.errors import UnreadableImage
-from embedstore.sources.pictures import SmallPicture, thumbnail
+from embedstore.sources.reading.pictures import SmallPicture, thumbnail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

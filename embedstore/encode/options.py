@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from embedstore.encoders.views import RANDOM_RESIZED_CROP, parse_views
 from embedstore.errors import UsageError
 from embedstore.policies import parse_policy
-from embedstore.sources.files import at
+from embedstore.sources.reading.files import at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

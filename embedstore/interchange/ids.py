@@ -12,7 +12,7 @@ import pyarrow.types as pt
 
 from embedstore.errors import MismatchError, SourceError
 from embedstore.interchange.tables import open_tables
-from embedstore.sources.reading import read_rows
+from embedstore.sources.reading.tables import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from embedstore.encoders import encoder_for_card
 from embedstore.errors import UsageError
 from embedstore.model.aligned import AlignedModel, load
-from embedstore.sources.pictures import as_opened
+from embedstore.sources.reading.pictures import as_opened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ from PIL.Image import Image
 from embedstore.encoders.device import one_openmp_thread
 from embedstore.encoders.draft import draft_edge
 from embedstore.errors import UnreadableImage, UsageError
-from embedstore.sources.pictures import as_opened, decoded_small, open_picture
+from embedstore.sources.reading.pictures import as_opened, decoded_small, open_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

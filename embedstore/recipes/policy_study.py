@@ -218,6 +218,8 @@ def _fitted(
             for group, rows in zeroshot.outcomes.items():
                 ways.setdefault(group, []).append(hits(rows.values["rank"], 1))
         except (UsageError, EncoderError) as bad:
+            if text_encoder is not None:
+                raise
             note = f"no zero-shot top-1: {bad.problem}"
         on_seed(k + 1)
     shutil.rmtree(head)

@@ -11,7 +11,7 @@ import numpy as np
 from embedstore.errors import UnreadableImage, UsageError
 from embedstore.index.topk import TopK
 from embedstore.model import AlignedModel, feature_of_head, load, stored_vectors
-from embedstore.sources.pictures import open_picture, thumbnail
+from embedstore.sources.reading.pictures import open_picture, thumbnail
 from embedstore.store import Store, open_store
 from embedstore.store.choosing import choose_rows
 from embedstore.store.selection import equal, readable, split_rows

@@ -7,15 +7,15 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
-from embedstore.sources.files import at as file_at
-from embedstore.sources.json_stream import an_object, json_value, plain, text_of
-from embedstore.sources.lines import lines_of
-from embedstore.sources.reading import ending
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.json_stream import an_object, json_value, plain, text_of
+from embedstore.sources.reading.lines import lines_of
+from embedstore.sources.reading.tables import ending
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embedstore.sources.files import File
+    from embedstore.sources.reading.files import File
 
 _NUMBERED = re.compile(r"\s*(\d{1,9})\s*[:,;\t ]\s*(.*\S)\s*")
 _VALUE_TITLES = ("id", "idx", "index", "value", "label", "class")

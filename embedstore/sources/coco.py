@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.errors import SourceError
-from embedstore.sources.files import at as file_at
-from embedstore.sources.grouping import check_language
-from embedstore.sources.json_stream import an_object, json_parts, number_of, text_of
-from embedstore.sources.listed import (
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.json_stream import an_object, json_parts, number_of, text_of
+from embedstore.sources.reading.rows import TEXT
+from embedstore.sources.samples.grouping import check_language
+from embedstore.sources.samples.listed import (
     Columns,
     ListedSource,
     NearPlaces,
@@ -24,15 +25,14 @@ from embedstore.sources.listed import (
     refuse_twice,
     stem,
 )
-from embedstore.sources.rows import TEXT
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from embedstore.sources.files import File
-    from embedstore.sources.rows import Rows
+    from embedstore.sources.reading.files import File
+    from embedstore.sources.reading.rows import Rows
 
 UNLISTED = "captions of images that the file does not list"
 _SPLIT = re.compile(r"(?:^|_)(train|val|valid|validation|test|minival|restval)(?=\d|_|$)")

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError, UsageError
-from embedstore.sources.files import at as file_at
-from embedstore.sources.json_stream import an_object, json_value, list_of, plain, text_of
-from embedstore.sources.listed import (
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.json_stream import an_object, json_value, list_of, plain, text_of
+from embedstore.sources.samples.listed import (
     Columns,
     ListedSource,
     NearPlaces,
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from embedstore.sources.files import File
-    from embedstore.sources.rows import Rows
+    from embedstore.sources.reading.files import File
+    from embedstore.sources.reading.rows import Rows
 
 LONG = ("full", "extended")
 CAPTIONS = ("short", "summaries")

@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from embedstore.errors import SourceError
-from embedstore.sources.files import at as file_at
-from embedstore.sources.grouping import check_language
 from embedstore.sources.karpathy import NEAR
-from embedstore.sources.lines import lines_of
-from embedstore.sources.listed import (
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.lines import lines_of
+from embedstore.sources.reading.rows import TEXT, Rows
+from embedstore.sources.samples.grouping import check_language
+from embedstore.sources.samples.listed import (
     Columns,
     ListedSource,
     NearPlaces,
@@ -22,14 +23,13 @@ from embedstore.sources.listed import (
     place_of,
     refuse_other_splits,
 )
-from embedstore.sources.rows import TEXT, Rows
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from embedstore.sources.files import File
+    from embedstore.sources.reading.files import File
 
 _TOKEN = re.compile(r"(.+?)#\d+\t(.*)", re.DOTALL)
 _LISTS = {

@@ -15,16 +15,16 @@ import pyarrow.compute as pc
 
 from embedstore.errors import SourceError
 from embedstore.sources.base import Sample
-from embedstore.sources.files import FOLDER_DEPTH, LocalFile, RemoteFile, at, holds
-from embedstore.sources.grouping import Samples, check_language, group_rows
-from embedstore.sources.pictures import FilePicture, RemotePicture
-from embedstore.sources.reading import read_rows
-from embedstore.sources.rows import TEXT, Rows
+from embedstore.sources.reading.files import FOLDER_DEPTH, LocalFile, RemoteFile, at, holds
+from embedstore.sources.reading.pictures import FilePicture, RemotePicture
+from embedstore.sources.reading.rows import TEXT, Rows
+from embedstore.sources.reading.tables import read_rows
+from embedstore.sources.samples.grouping import Samples, check_language, group_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from embedstore.sources.files import File
+    from embedstore.sources.reading.files import File
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SIDE_CARS = ("captions.csv", "captions.jsonl")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 from embedstore.errors import SourceError, UsageError
 from embedstore.registry import Registry
-from embedstore.sources.files import is_url
-from embedstore.sources.patterns import is_pattern
+from embedstore.sources.reading.files import is_url
+from embedstore.sources.reading.patterns import is_pattern
 from embedstore.sources.sniffing import kind_of_file
 from embedstore.sources.wording import split_options
 
@@ -24,8 +24,8 @@ SOURCES = Registry(
     {
         "folder": "embedstore.sources.folder:FolderSource",
         "table": "embedstore.sources.table:TableSource",
-        "webdataset": "embedstore.sources.webdataset:WebDatasetSource",
-        "hf": "embedstore.sources.hf:HfSource",
+        "webdataset": "embedstore.sources.webdataset.source:WebDatasetSource",
+        "hf": "embedstore.sources.hf.source:HfSource",
         "laion": "embedstore.sources.laion:LaionSource",
         "scenes": "embedstore.sources.scenes:ScenesSource",
         "coco": "embedstore.sources.coco:CocoSource",

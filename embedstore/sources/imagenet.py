@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from embedstore.errors import SourceError, UsageError
 from embedstore.sources.base import Sample
-from embedstore.sources.files import at as file_at
 from embedstore.sources.folder import EXTENSIONS, picture_in, pictures_below
-from embedstore.sources.grouping import Codes
-from embedstore.sources.json_stream import an_object, json_value, plain
-from embedstore.sources.lines import lines_of
-from embedstore.sources.listed import chosen_splits, named, place_of, refuse_other_splits
-from embedstore.sources.rows import TEXT
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.json_stream import an_object, json_value, plain
+from embedstore.sources.reading.lines import lines_of
+from embedstore.sources.reading.rows import TEXT
+from embedstore.sources.samples.grouping import Codes
+from embedstore.sources.samples.listed import chosen_splits, named, place_of, refuse_other_splits
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.shapes import IntArray
-    from embedstore.sources.files import File
+    from embedstore.sources.reading.files import File
 
 MAPPINGS = ("LOC_synset_mapping.txt", "synset_words.txt", "words.txt", "imagenet_class_index.json")
 NAMES = ("first", "all", "synset")

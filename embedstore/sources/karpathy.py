@@ -7,10 +7,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError, UsageError
-from embedstore.sources.files import at as file_at
-from embedstore.sources.grouping import check_language
-from embedstore.sources.json_stream import an_object, json_parts, list_of, text_of
-from embedstore.sources.listed import (
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.json_stream import an_object, json_parts, list_of, text_of
+from embedstore.sources.samples.grouping import check_language
+from embedstore.sources.samples.listed import (
     Columns,
     ListedSource,
     NearPlaces,
@@ -24,8 +24,8 @@ from embedstore.sources.wording import split_options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embedstore.sources.files import File
-    from embedstore.sources.rows import Rows
+    from embedstore.sources.reading.files import File
+    from embedstore.sources.reading.rows import Rows
 
 RESTVAL = ("keep", "train", "drop")
 NEAR = (

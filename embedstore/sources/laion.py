@@ -15,20 +15,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedstore.errors import SourceError
-from embedstore.sources.arrow_parts import DAMAGED, MOST_GROUP, read_metadata, read_schema
 from embedstore.sources.base import Caption, Sample
-from embedstore.sources.files import arrow_input
-from embedstore.sources.grouping import check_language
-from embedstore.sources.patterns import expand
-from embedstore.sources.rows import TEXT, refuse_unknown_columns
-from embedstore.sources.text_columns import clean_languages, clean_texts
+from embedstore.sources.reading.arrow_parts import DAMAGED, MOST_GROUP, read_metadata, read_schema
+from embedstore.sources.reading.files import arrow_input
+from embedstore.sources.reading.patterns import expand
+from embedstore.sources.reading.rows import TEXT, refuse_unknown_columns
+from embedstore.sources.samples.grouping import check_language
+from embedstore.sources.samples.text_columns import clean_languages, clean_texts
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from embedstore.sources.files import File
+    from embedstore.sources.reading.files import File
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "caption": ("caption", "text", "alt_text", "alt"),

@@ -14,12 +14,17 @@ import numpy as np
 from embedstore.errors import SourceError, UnreadableImage, UsageError
 from embedstore.sources.base import UNLABELLED, Sample
 from embedstore.sources.class_list import read_class_list
-from embedstore.sources.files import LocalFile
-from embedstore.sources.files import at as file_at
 from embedstore.sources.folder import EXTENSIONS, picture_in, pictures_below
-from embedstore.sources.lines import lines_of
-from embedstore.sources.listed import named, place_of, stem
-from embedstore.sources.pictures import MAX_FILE_BYTES, stored_geometry, stored_numbers, turned_upright
+from embedstore.sources.reading.files import LocalFile
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.lines import lines_of
+from embedstore.sources.reading.pictures import (
+    MAX_FILE_BYTES,
+    stored_geometry,
+    stored_numbers,
+    turned_upright,
+)
+from embedstore.sources.samples.listed import named, place_of, stem
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
@@ -27,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from embedstore.shapes import AnyArray, ByteArray
-    from embedstore.sources.files import File
+    from embedstore.sources.reading.files import File
 
     _Named: TypeAlias = tuple[str, int | None]
     """A file's name, and its size where a listing tells it."""

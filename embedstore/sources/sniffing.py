@@ -19,7 +19,7 @@ def kind_of_file(path: Path) -> str | None:
         return "flickr"
     if path.suffix.lower() != ".json":
         return None
-    from embedstore.sources.json_stream import json_parts
+    from embedstore.sources.reading.json_stream import json_parts
 
     for at, value in json_parts(path):
         if at.key == "images" and isinstance(value, dict):

@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
-from embedstore.sources.files import at as file_at
-from embedstore.sources.grouping import check_language
-from embedstore.sources.json_stream import At, an_object, json_parts, text_of
-from embedstore.sources.listed import Columns, ListedSource, NearPlaces, names_in, place_of, stem
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.json_stream import At, an_object, json_parts, text_of
+from embedstore.sources.samples.grouping import check_language
+from embedstore.sources.samples.listed import Columns, ListedSource, NearPlaces, names_in, place_of, stem
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from embedstore.sources.files import File
-    from embedstore.sources.rows import Rows
+    from embedstore.sources.reading.files import File
+    from embedstore.sources.reading.rows import Rows
 
 
 class SugarCrepeSource(ListedSource):

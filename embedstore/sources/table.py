@@ -6,19 +6,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError
-from embedstore.sources.files import at
-from embedstore.sources.grouped import GroupedSource
-from embedstore.sources.grouping import check_language, group_rows
-from embedstore.sources.parquet_bytes import ParquetPicture
-from embedstore.sources.places import Places
-from embedstore.sources.reading import read_rows
+from embedstore.sources.reading.files import at
+from embedstore.sources.reading.parquet_bytes import ParquetPicture
+from embedstore.sources.reading.tables import read_rows
+from embedstore.sources.samples.grouped import GroupedSource
+from embedstore.sources.samples.grouping import check_language, group_rows
+from embedstore.sources.samples.places import Places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from embedstore.sources.base import Picture
-    from embedstore.sources.files import File
+    from embedstore.sources.reading.files import File
 
 NEEDED = (("caption", "captions", "image"),)
 

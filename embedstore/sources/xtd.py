@@ -7,17 +7,17 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from embedstore.errors import SourceError, UsageError
-from embedstore.sources.files import at as file_at
-from embedstore.sources.lines import lines_of
-from embedstore.sources.listed import Columns, ListedSource, NearPlaces, place_of
+from embedstore.sources.reading.files import at as file_at
+from embedstore.sources.reading.lines import lines_of
+from embedstore.sources.samples.listed import Columns, ListedSource, NearPlaces, place_of
 from embedstore.sources.wording import split_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from embedstore.sources.files import File
-    from embedstore.sources.rows import Rows
+    from embedstore.sources.reading.files import File
+    from embedstore.sources.reading.rows import Rows
 
 _CAPTIONS = "test_1kcaptions_{language}.txt"
 _NAMES = "test_image_names.txt"

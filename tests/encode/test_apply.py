@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -90,6 +91,12 @@ def test_bench_measures_what_was_applied_without_the_head(store, head_dir):
     assert "no head was given" in stored.notes[0]
     named = bench_retrieval(store.path, head_dir, image="vision", text="words", device="cpu")
     assert named.metrics == direct.metrics
+
+
+def test_features_of_two_models_that_no_head_joins_are_told(tmp_path):
+    both = write_random_store(tmp_path / "both", image_width=12)
+    (told,) = bench_retrieval(both.path, image="vision", text="words", device="cpu").notes
+    assert re.fullmatch(r"cosines mean .* random-image-\d+ and random-text-\d+ were trained together", told)
 
 
 def test_what_is_not_of_one_space_is_not_compared(store, head_dir, tmp_path):

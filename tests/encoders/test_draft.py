@@ -10,7 +10,7 @@ from embedstore.encode import EncodeOptions, encode_source
 from embedstore.encoders import encoder_for_card, load_image_encoder
 from embedstore.encoders.draft import draft_edge
 from embedstore.errors import UsageError
-from embedstore.sources.pictures import BytesPicture, SmallPicture, decoded_small, open_picture
+from embedstore.sources.reading.pictures import BytesPicture, SmallPicture, decoded_small, open_picture
 from embedstore.store import open_store
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from embedstore.documents import FitConfig, PolicyStudy
 from embedstore.encode import recode_feature
-from embedstore.errors import UsageError
+from embedstore.errors import EmbedstoreError, UsageError
 from embedstore.recipes.policy_chart import policy_chart
 from embedstore.recipes.policy_measures import cosine_error, read_rate, stored_bytes
 from embedstore.recipes.policy_study import _Hits, study_policies, working_copy
@@ -58,6 +58,13 @@ def test_a_policy_that_does_not_fit_is_left_out_and_the_store_stays_as_it_was(st
     assert list(study.left_out) == ["pq-99"]
     assert open_store(store.path).features() == store.features()
     assert [p.name for p in store.path.parent.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_text_encoder_that_was_asked_for_and_is_none_is_refused(store) -> None:
+    with pytest.raises(EmbedstoreError, match="nowhere"):
+        study_policies(
+            store.path, CONFIG, policies=["int8"], seeds=1, text_encoder="hf:nowhere", device="cpu"
+        )
 
 
 def test_the_study_reads_back_and_says_what_it_depends_on(study, store) -> None:

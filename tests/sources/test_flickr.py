@@ -139,7 +139,7 @@ def test_an_empty_caption_is_counted_and_a_line_too_long_refused(tmp_path, draw,
     path.write_text("image,caption\na.jpg,\na.jpg,x\n")
     source = open_source(str(path))
     assert (texts(source), source.dropped["empty captions"]) == ({"a.jpg": ["x"]}, 1)
-    monkeypatch.setattr("embedstore.sources.lines.MOST_BYTES", 20)
+    monkeypatch.setattr("embedstore.sources.reading.lines.MOST_BYTES", 20)
     path.write_text("image,caption\na.jpg," + "x" * 100)
     with pytest.raises(SourceError, match="a line too long") as caught:
         open_source(str(path))

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from embedstore.errors import SourceError, UnknownNameError, UnreadableImage, UsageError
-from embedstore.sources import arrow_parts, open_source
-from embedstore.sources.hf import HfSource
+from embedstore.sources import open_source
+from embedstore.sources.hf.source import HfSource
+from embedstore.sources.reading import arrow_parts
 from embedstore.testing.sources import SourceContract
 
 datasets = pytest.importorskip("datasets")
@@ -141,7 +142,7 @@ def test_one_split(splits, tmp_path):
 
 def test_sizes_are_known_and_no_picture_is_read(splits, tmp_path, monkeypatch):
     splits.save_to_disk(tmp_path / "d")
-    monkeypatch.setattr("embedstore.sources.shards.Shards.read", None)
+    monkeypatch.setattr("embedstore.sources.reading.shards.Shards.read", None)
     source = open_source(f"hf:{tmp_path / 'd'}")
     assert [source[i].picture.nbytes for i in range(11)] == [len(encoded(i)) for i in range(11)]
 

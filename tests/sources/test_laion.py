@@ -103,7 +103,7 @@ def test_texts_that_are_none(tmp_path):
 
 def test_a_huge_text_is_left_out(tmp_path, monkeypatch):
     for module in ("gathering", "text_columns"):
-        monkeypatch.setattr(f"embedstore.sources.{module}.MOST_BYTES", 100)
+        monkeypatch.setattr(f"embedstore.sources.samples.{module}.MOST_BYTES", 100)
     pq.write_table(pa.table({"caption": ["x" * 101, "y"]}), tmp_path / "a.parquet")
     source = LaionSource(tmp_path)
     assert facts(source) == [("a/1", "y", "en")]

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from embedstore.errors import SourceError, UnknownNameError, UnreadableImage
-from embedstore.sources import parquet_bytes
+from embedstore.sources.reading import parquet_bytes
 from embedstore.sources.table import TableSource
 from embedstore.testing.sources import SourceContract
 
@@ -97,8 +97,8 @@ class TestContractOfPicturesInParquet(SourceContract):
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_a_text_without_end_is_refused_with_its_place(tmp_path, ending, monkeypatch):
-    for module in ("reading", "text_rows"):
-        monkeypatch.setattr(f"embedstore.sources.{module}.MOST_BYTES", 60)
+    for module in ("tables", "text_rows"):
+        monkeypatch.setattr(f"embedstore.sources.reading.{module}.MOST_BYTES", 60)
     path = write(tmp_path / f"t.{ending}", [{"caption": "short"}, {"caption": "x" * 61}])
     with pytest.raises(SourceError, match=r"too long|field larger than field limit") as caught:
         TableSource(path)
@@ -107,7 +107,7 @@ def test_a_text_without_end_is_refused_with_its_place(tmp_path, ending, monkeypa
 
 
 def test_a_file_without_line_ends_is_never_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("embedstore.sources.text_rows.MOST_BYTES", 1000)
+    monkeypatch.setattr("embedstore.sources.reading.text_rows.MOST_BYTES", 1000)
     (tmp_path / "t.jsonl").write_text('{"caption": "' + "x" * 5000)
     with pytest.raises(SourceError, match=r"t\.jsonl, line 1: a line too long"):
         TableSource(tmp_path / "t.jsonl")

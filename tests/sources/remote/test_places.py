@@ -14,7 +14,7 @@ from PIL import Image
 
 from embedstore.errors import RemoteError, SourceError, UnreadableImage, UsageError
 from embedstore.sources import open_source
-from embedstore.sources.files import RemoteFile, at
+from embedstore.sources.reading.files import RemoteFile, at
 from embedstore.testing.sources import SourceContract
 
 NAMES = ["cat/b.png", "dog/a.png", "dog/c ü.jpg"]
@@ -166,7 +166,7 @@ def test_a_server_that_is_gone_is_no_bad_picture(folder, web):
 def test_a_picture_too_large_is_not_read_whole(folder, memory, monkeypatch):
     memory.copy(folder)
     source = open_source(memory.url)
-    monkeypatch.setattr("embedstore.sources.pictures.MAX_FILE_BYTES", 10)
+    monkeypatch.setattr("embedstore.sources.reading.pictures.MAX_FILE_BYTES", 10)
     with pytest.raises(UnreadableImage, match="over 10 bytes"):
         source[0].picture.open()
 

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from embedstore.errors import RemoteError, SourceError
-from embedstore.sources import open_source, shards
-from embedstore.sources.files import RemoteFile
+from embedstore.sources import open_source
+from embedstore.sources.reading import shards
+from embedstore.sources.reading.files import RemoteFile
 from embedstore.testing.sources import SourceContract
 
 webdataset = pytest.importorskip("webdataset")

@@ -1,0 +1,1 @@
+"""The source `hf:PLACE`: Hugging Face data sets, their files and their columns."""

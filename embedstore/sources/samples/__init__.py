@@ -1,0 +1,1 @@
+"""From rows and lines to samples: what several sources share."""

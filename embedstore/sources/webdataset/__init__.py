@@ -1,0 +1,1 @@
+"""The source `webdataset:PATTERN`: tars, read from their headers."""
