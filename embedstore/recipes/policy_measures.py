@@ -51,7 +51,8 @@ def cosine_error(plain: Feature, feature: Feature) -> tuple[float, Literal["toke
     direction: before, they do not count; what became zero has the cosine 0. `UsageError` where all are zero.
     """
     rows = np.flatnonzero(plain.status() == 0)[:_COMPARED]
-    x, y = plain.decoded("tokens", rows), feature.decoded("tokens", rows)
+    # In float64: a difference of 1e-9 is less than float32 can tell from 1.
+    x, y = (of.decoded("tokens", rows).astype(np.float64) for of in (plain, feature))
     what: Literal["tokens", "means"] = "tokens"
     if x.shape != y.shape:
         weights = feature.gather("weights", rows) if "weights" in feature.arrays else None
@@ -62,4 +63,4 @@ def cosine_error(plain: Feature, feature: Feature) -> tuple[float, Literal["toke
     if not known.any():
         raise UsageError("no token that was read has a direction", where=plain.name)
     cosines = np.divide((x * y).sum(-1), norms, out=np.zeros(norms.shape), where=norms > 0)
-    return float(1 - cosines[known].mean()), what
+    return max(0.0, float(1 - cosines[known].mean())), what
