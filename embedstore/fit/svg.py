@@ -47,12 +47,15 @@ class Panel:
 
 
 def chart(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
-    """Panels in rows of `columns`, and below them which colour is what, where there are several."""
+    """Panels in rows of `columns`, and below them which colour is what, where there are several.
+
+    title: above them; none where the chart stands below a heading of its own.
+    """
     names = list(dict.fromkeys(line.name for panel in panels for line in panel.lines))
     colours = {name: COLOURS[k % len(COLOURS)] for k, name in enumerate(names)}
     columns = max(1, min(columns, len(panels)))
     rows = -(-len(panels) // columns)
-    width, top = columns * _WIDTH, 34
+    width, top = columns * _WIDTH, 34 if title else 0
     body = []
     for k, panel in enumerate(panels):
         x, y = k % columns * _WIDTH, top + k // columns * _HEIGHT
@@ -71,9 +74,10 @@ def chart(panels: Sequence[Panel], *, title: str, columns: int = 3) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="system-ui, DejaVu Sans, sans-serif" font-size="12" '
-        f'fill="#1b1f24" role="img"><title>{escape(title)}</title>'
-        f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
-        + _text(16, 22, title, anchor="start", extra=' font-size="15" font-weight="600"')
+        f'fill="#1b1f24" role="img">'
+        + (f"<title>{escape(title)}</title>" if title else "")
+        + f'<rect width="{width}" height="{height}" fill="#ffffff"/>'
+        + (_text(16, 22, title, anchor="start", extra=' font-size="15" font-weight="600"') if title else "")
         + "".join(body)
         + "</svg>\n"
     )

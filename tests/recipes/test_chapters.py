@@ -18,7 +18,7 @@ from embedstore.documents import (
     RatesReport,
 )
 from embedstore.recipes.bench_page import bench_page
-from embedstore.recipes.chapters import long_text, negatives, others, policies, segment
+from embedstore.recipes.chapters import long_text, negatives, others, policies, segment, settings
 from embedstore.testing.stores import random_card, write_random_store
 
 EVIL = "<b>evil"
@@ -137,7 +137,7 @@ def test_policies_tell_bytes_and_whether_a_change_is_noise() -> None:
             policy("merge-4", 100, Figure(value=0.01, low=-0.02, high=0.05)),
         ),
         left_out={"pq-8": EVIL},
-        config=FitConfig(image="vision", text="words"),
+        config=FitConfig(image="vision", text="words", head="dalip", options={"second": "bdc"}),
         seeds=1,
         split=None,
         images=5,
@@ -151,6 +151,11 @@ def test_policies_tell_bytes_and_whether_a_change_is_noise() -> None:
     assert recall.value.rows == top_1.value.rows
     assert [row[-1] for row in recall.value.rows] == ["", "worse", "noise"]
     assert recall.value.rows[1][2:4] == ("-10.0", "-20.0 to -5.0")
+    (fits,) = [one for one in settings.settings_sections(study, None) if one.title == "Fits"]
+    told = {fact.name: fact.value for fact in fits.facts}
+    assert (told["head"], told["options"], told["epochs"]) == ("dalip", "second=bdc", "20")
+    # The plot stands below its heading, and does not say it again.
+    assert plots.value[0].title not in plots.value[0].svg
     assert plots.value[0].alt == (
         "float16 40.0 at 1,000 bytes; int8 40.0 at 500 bytes; merge-4 40.0 at 100 bytes"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from embedstore.fit.svg import chart
@@ -19,7 +20,7 @@ def policies_blocks(study: PolicyStudy) -> tuple[Block, ...]:
     for panel in policy_panels(study):
         dots = ((line.name, line.dots[0]) for line in panel.lines if line.dots)
         said = "; ".join(f"{name} {y:.1f} at {x:,.0f} bytes" for name, (x, y) in dots)
-        plots.append(Plot(svg=chart([panel], title=""), title=panel.title, alt=said))
+        plots.append(Plot(svg=chart([replace(panel, title="")], title=""), title=panel.title, alt=said))
     base = study.policies[0]
     stored = Table(
         columns=("Policy", "Bytes a picture", "Smaller by", "Pictures/s", "1 − cosine"),

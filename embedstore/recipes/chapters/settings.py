@@ -18,7 +18,7 @@ from embedstore.model import FittedHead
 from embedstore.recipes.page.content import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from pathlib import Path
 
     from embedstore.bench.setting import Setting
@@ -58,7 +58,11 @@ def settings_sections(report: AnyReport, setting: Setting | None) -> list[Sectio
             ("Text encoder", report.text_card, text),
         ):
             sections += [] if card is None else [_encoder(title, card, policy)]
-        sections += _head_sections(report, setting) if isinstance(report, BenchReport) else []
+        sections += (
+            _head_sections(report, setting)
+            if isinstance(report, BenchReport)
+            else [_fit_section("Fits", report.config)]
+        )
     else:
         sections += [_encoder(f"Encoder of {name}", card, None) for name, card in report.cards.items()]
     return [*sections, Section.of("Measured with", device=report.device, **report.versions)]
@@ -125,9 +129,14 @@ def _fit(folder: Path | None) -> list[Section]:
     """The fit's record, where it lies beside the head."""
     if folder is None or not (folder / FIT).is_file():
         return []
-    fit = load_document(FitConfig, folder / FIT).model_dump(mode="json")
-    told = {name: value for name, value in fit.items() if name not in HeadConfig.model_fields}
-    return [Section.of("Fit", **{k: v for k, v in told.items() if v not in (None, {}, False)})]
+    return [_fit_section("Fit", load_document(FitConfig, folder / FIT), without=HeadConfig.model_fields)]
+
+
+def _fit_section(title: str, fit: FitConfig, *, without: Container[str] = ()) -> Section:
+    """Every option of a fit that is set, but those that another section tells."""
+    told = {name: value for name, value in fit.model_dump(mode="json").items() if name not in without}
+    named = {name: _named(value) if isinstance(value, dict) else value for name, value in told.items()}
+    return Section.of(title, **{k: v for k, v in named.items() if v not in (None, False)})
 
 
 def _named(options: Mapping[str, object]) -> str | None:
