@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from embedstore.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from embedstore.shapes import AnyArray, Float32Array, IntArray
 
@@ -72,12 +72,12 @@ def hold_out(labels: IntArray, *, share: float, seed: int) -> AnyArray:
     return found
 
 
-def few_shots(labels: IntArray, shots: int, *, seed: int) -> IntArray:
-    """Rows, rising, with `shots` of each class or as many as it has, drawn by the seed."""
+def few_shots(labels: IntArray, shots: int, *, seed: int | Sequence[int]) -> IntArray:
+    """Rows, rising, with `shots` of each class or as many as it has, drawn by the seed or seeds together."""
     return np.sort(np.concatenate([rows[:shots] for rows in _shuffled(labels, seed)]))
 
 
-def _shuffled(labels: IntArray, seed: int) -> Iterator[IntArray]:
+def _shuffled(labels: IntArray, seed: int | Sequence[int]) -> Iterator[IntArray]:
     """The rows of each class that is there, in an order drawn by the seed."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))

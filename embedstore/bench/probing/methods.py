@@ -121,7 +121,8 @@ def _draws(labels: IntArray, shots: Shots, asked: Asked) -> list[IntArray]:
     """Training rows of each draw."""
     if shots == "all":
         return [np.arange(len(labels))]
-    return [few_shots(labels, shots, seed=asked.seed + draw) for draw in range(asked.repeats)]
+    # Both numbers, not their sum: draws of one seed are none of the next one's.
+    return [few_shots(labels, shots, seed=(asked.seed, draw)) for draw in range(asked.repeats)]
 
 
 def linear(found: Probed, asked: Asked, told: Progress) -> None:
