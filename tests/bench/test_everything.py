@@ -87,7 +87,7 @@ def test_two_of_them_are_compared_task_by_task(found, store, head_dir, tmp_path)
     same = compare_files(both, tmp_path / "b.json", on_progress=lambda *at: seen.append(at))
     assert [one.task for one in same.comparisons] == ["retrieval"]
     assert same.only == {"second": "a"}
-    assert same.comparisons[0].units == {"text_to_image": 120, "image_to_text": 40}
+    assert same.comparisons[0].units == {"text_to_image": 40, "image_to_text": 40}
     assert same.comparisons[0].settings == {"seed": ("3", "0")}
     assert seen == [(1, 2), (2, 2)]
 
