@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # What was found, rather than what it depends on.
 _FOUND = frozenset({"metrics", "chance", "per_class", "confused", "outcomes_sha256", "notes"})
-FEW_ROWS = 5
+FEW_IMAGES = 5
 
 
 def compare_files(
@@ -85,10 +85,11 @@ def compare_reports(
 ) -> Comparison:
     """Each figure of two reports of one task with B − A and its 95 % interval.
 
-    Where a group's rows of both are the same by their ids, each resample draws the same of them from both: a
-    paired bootstrap, so that what is hard for both heads cancels. Otherwise each is resampled by itself;
-    where a report has no outcomes beside it, the interval follows from the two intervals, as the distances of
-    their ends add in squares (Zou and Donner 2008). A difference whose interval holds 0 is noise.
+    Where a group's rows of both are the same by their ids, each resample draws the same images, with all
+    their rows, from both: a paired bootstrap, so that what is hard for both heads cancels. Otherwise each is
+    resampled by itself; where a report has no outcomes beside it, the interval follows from the two
+    intervals, as the distances of their ends add in squares (Zou and Donner 2008). A difference whose
+    interval holds 0 is noise.
 
     `on_progress(groups done, groups)`. Raises `UsageError` where no figure is in both.
     """
@@ -128,7 +129,7 @@ def compare_reports(
                 note
                 for group in shared
                 for side in (ours, theirs)
-                for note in _few_rows(side.outcomes.get(group), group)
+                for note in _few_images(side.outcomes.get(group), group)
             )
         ),
         seed=seed,
@@ -208,16 +209,18 @@ def _difference(
     )
 
 
-def _few_rows(rows: Outcomes | None, group: str) -> list[str]:
-    """Which means over strata have strata of so few rows that their intervals are too narrow."""
+def _few_images(rows: Outcomes | None, group: str) -> list[str]:
+    """Which means over strata have strata of too few units for their intervals."""
     stratified = [name for name, s in rows.statistics.items() if s.stratified] if rows is not None else []
     if rows is None or not stratified:
         return []
-    _, counts = np.unique(rows.sample.unit_strata, return_counts=True)
-    few = int((counts < FEW_ROWS).sum())
+    known = rows.sample.strata >= 0
+    each = np.unique(np.stack([rows.sample.strata[known], rows.sample.units[known]]), axis=1)[0]
+    _, counts = np.unique(each, return_counts=True)
+    few = int((counts < FEW_IMAGES).sum())
     return [
-        f"{group} {name}: {few} of {len(counts)} classes have fewer than {FEW_ROWS} rows, so its interval is "
-        "too narrow"
+        f"{group} {name}: {few} of {len(counts)} classes have fewer than {FEW_IMAGES} images, so its "
+        "interval cannot be relied on"
         for name in stratified
         if few
     ]

@@ -205,7 +205,9 @@ def _words(told: pa.Array[Any] | Sequence[str | None] | None, count: int) -> pa.
 def _outcomes(rows: pa.Table, metrics: Mapping[str, Mapping[str, Any]]) -> Outcomes:
     statistics = {metric: Statistic(**fields) for metric, fields in metrics.items()}
     names = {n for s in statistics.values() for n in (s.value, s.over) if n is not None}
-    strata, owners = (rows[name].combine_chunks() for name in ("stratum", "owner"))
+    # A file of an earlier version tells no owners: its texts are paired with no other's.
+    told = rows if "owner" in rows.column_names else rows.append_column("owner", _words(None, len(rows)))
+    strata, owners = (told[name].combine_chunks() for name in ("stratum", "owner"))
     return Outcomes(
         ids=rows["id"].combine_chunks(),
         owners=None if owners.null_count == len(owners) else owners,

@@ -75,8 +75,9 @@ def measure_retrieval(
     exact first 10 that it finds, of at most 512 queries. The gallery is every image of the split (none: every
     image) that has a text of this role and language, and all those texts; `rows` narrows to image rows, or to
     those of a subset or file of ids by its name; one of texts narrows the texts too. Intervals: 95 %
-    bootstrap over images, each with all its texts, seeded. `on_progress(what, done, total)`. Raises
-    `UsageError` and `HeadError` as `open_setting` and `select_pairs` do.
+    bootstrap over images, each with all its texts, seeded; of an index's recall over its queries.
+    `on_progress(what, done, total)`. Raises `UsageError` and `HeadError` as `open_setting` and `select_pairs`
+    do.
     """
     found = retrieve(
         open_either(store, head_dir, split=split, device=device, image=image, text=text, rows=rows),

@@ -90,7 +90,7 @@ def _panel(panel: Panel, colours: dict[str, str]) -> str:
         scaled(*p) for line in panel.lines for p in (*line.points, *line.dots) if all(map(math.isfinite, p))
     ]
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-    out = [_text(_LEFT, 22, panel.title, anchor="start", extra=' font-weight="600"')]
+    out = [_text(_LEFT, 22, panel.title, anchor="start", extra=' font-weight="600"')] if panel.title else []
     if not every:
         return "".join([*out, _text((_LEFT + right) / 2, bottom / 2, "nothing to show")])
     y_ticks = _ticks(min(y for _, y in every), max(y for _, y in every))

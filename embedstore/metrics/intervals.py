@@ -89,11 +89,11 @@ def draws_interval(
     _, first, sizes = np.unique(strata[order], return_index=True, return_counts=True)
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
     worth, means = values[:, order], np.empty(resamples)
+    count = 0 if units is None else int(units.max()) + 1
     for b in range(resamples):
         if units is None:
             rows = np.bincount(start + (rng.random(n) * size).astype(np.int64), minlength=n)
         else:
-            count = int(units.max()) + 1
             rows = np.bincount(rng.integers(count, size=count), minlength=count)[units[order]]
         draws = np.bincount(rng.integers(repeats, size=repeats), minlength=repeats)
         sums = np.add.reduceat((draws @ worth) * rows, first)

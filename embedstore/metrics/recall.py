@@ -65,7 +65,9 @@ class Positives:
 
 
 def first_ranks(scores: FloatArray, positives: Positives) -> IntArray:
-    """Rank, from 1, of each query's best positive in a whole score matrix `(q, n)`.
+    """Rank, from 1, of each query's best positive in a whole score matrix `(q, n)`: the plain definition.
+
+    `embedstore.index.exact` gives the same without the matrix.
 
     The rank is 1 + the rows that stand before it: those of a higher score, and those of an equal score with
     a lower row number. `(q,)` int64. `UsageError` for scores that are not finite or rows outside the gallery.

@@ -1,8 +1,8 @@
 """Figures as statistics of rows of outcomes, and their bootstrap: one draw of units serves every figure.
 
-A unit (a caption, a picture) is what is drawn with replacement; it may have several rows, such as one for
-each class of a segmentation. Draws depend on the seed, the units and their strata only, so two samples of the
-same units are resampled alike: their differences are a paired bootstrap.
+A unit (a picture) is what is drawn with replacement; it may have several rows, such as its captions, or one
+for each class of a segmentation. Draws depend on the seed, the units and their strata only, so two samples of
+the same units are resampled alike: their differences are a paired bootstrap.
 """
 
 from __future__ import annotations

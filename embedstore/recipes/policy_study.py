@@ -82,7 +82,8 @@ def study_policies(
     is to the base, with a 95 % bootstrap interval over seeds and images, the same draws for both. Policies
     that do not fit the feature are left out and told. `on_progress(what, heads done, heads)`.
 
-    Raises as `recode_feature`, `fit_head` and `measure_retrieval` do; `UsageError` where no policy fits.
+    Raises as `recode_feature`, `fit_head` and `measure_retrieval` do; `UsageError` where no policy fits,
+    `EncoderError` for a text encoder that was asked for and cannot be loaded.
     """
     refuse_joined(store, what="bench policies")
     refuse_url(store, what="bench policies", todo="copy the store to this machine")
@@ -218,7 +219,7 @@ def _fitted(
             for group, rows in zeroshot.outcomes.items():
                 ways.setdefault(group, []).append(hits(rows.values["rank"], 1))
         except (UsageError, EncoderError) as bad:
-            if text_encoder is not None:
+            if text_encoder is not None and isinstance(bad, EncoderError):
                 raise
             note = f"no zero-shot top-1: {bad.problem}"
         on_seed(k + 1)

@@ -7,10 +7,11 @@ import pytest
 
 from embedstore.bench import Measured, compare_files, write_measured, write_report
 from embedstore.bench.figures import class_figures
-from embedstore.bench.outcomes import class_outcomes, figures_of, rank_outcomes
+from embedstore.bench.outcomes import Outcomes, class_outcomes, figures_of, rank_outcomes
 from embedstore.documents import BenchReport, Comparison
 from embedstore.errors import UsageError
 from embedstore.metrics import intervals
+from embedstore.metrics.statistics import Statistic
 
 IDS = [f"text-{i}" for i in range(200)]
 
@@ -112,6 +113,27 @@ def test_without_rows_the_two_intervals_tell_and_the_reason_is_said(compare, ran
         assert one.difference.high - one.difference.low > wide.high - wide.low
 
 
+def test_categories_that_share_images_are_counted_by_their_images(compare) -> None:
+    """Six images with a pair in "a"; two of them have one in "b" too, so that images are drawn as wholes."""
+    images = [f"image-{i}" for i in (*range(6), 0, 1)]
+    outcomes = Outcomes(
+        ids=[f"pair-{i}" for i in range(8)],
+        owners=images,
+        strata=["a"] * 6 + ["b"] * 2,
+        values={"right": np.array([1, 1, 1, 1, 0, 1, 0, 1.0])},
+        statistics={"mean-per-category": Statistic(kind="stratum-mean", value="right")},
+    )
+    report = BenchReport(
+        task="negatives",
+        metrics={"image_to_text": figures_of(outcomes, seed=0)},
+        store_fingerprint="0" * 64,
+        head_sha256="1" * 64,
+    )
+    measured = Measured(report=report, outcomes={"image_to_text": outcomes})
+    (note,) = compare(measured, measured).notes
+    assert note.startswith("image_to_text mean-per-category: 1 of 2 classes have fewer than 5 images, so")
+
+
 def test_lower_ranks_are_better(compare, ranks) -> None:
     found = compare(retrieval(ranks), retrieval(ranks + 4)).metrics["text_to_image"]
     assert (found["median_rank"].better, found["median_rank"].difference.value) == ("a", 4.0)
@@ -145,8 +167,10 @@ def test_a_mean_per_class_pairs_within_its_classes(compare) -> None:
     assert one["mean-per-class"].difference.value == pytest.approx((ranks[labels == 2] > 1).mean() / 3)
     assert one["mean-per-class"].better == "b"
     rare = compare(zeroshot(ranks[:7], labels[:7], 7), zeroshot(better[:7], labels[:7], 7))
-    assert rare.notes == (
-        "image_to_class mean-per-class: 3 of 3 classes have fewer than 5 rows, so its interval is too narrow",
+    (note,) = rare.notes
+    assert note == (
+        "image_to_class mean-per-class: 3 of 3 classes have fewer than 5 images, so its interval cannot be "
+        "relied on"
     )
     assert compare(zeroshot(better, labels), zeroshot(ranks[:7], labels[:7], 7)).notes == rare.notes
     moved = compare(zeroshot(ranks, labels), zeroshot(ranks, np.roll(labels, 1)))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from embedstore.bench import measure_retrieval, measure_zeroshot, ranking, write_measured
@@ -56,6 +58,14 @@ def test_a_texts_unit_is_its_image(retrieval, store, tmp_path) -> None:
     names = store.images()["id"].to_pylist()
     assert found.unit_of == {text: names[images[text]] for text in found.ids.to_pylist()}
     assert found.sample.count == len(retrieval.found.pairs.images) < len(found.ids)
+
+
+def test_a_file_without_owners_is_read_as_rows_by_themselves(retrieval, tmp_path) -> None:
+    whole = pq.read_table(io.BytesIO(outcomes_bytes(retrieval.outcomes)))
+    pq.write_table(whole.drop_columns(["owner"]), tmp_path / "o.parquet")
+    found = read_outcomes(tmp_path / "o.parquet")["text_to_image"]
+    assert found.owners is None
+    assert found.sample.count == len(found.ids)
 
 
 def test_intervals_are_as_wide_as_the_images_tell() -> None:

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from embedstore.bench import TASKS, measure_probe
 from embedstore.bench.probe import probe
 from embedstore.bench.probing.linear import STRENGTHS, few_shots, hold_out, linear_path
-from embedstore.bench.probing.methods import Asked
+from embedstore.bench.probing.methods import Asked, few_shot_draws
 from embedstore.bench.probing.vectors import open_space
 from embedstore.bench.rows import NO_LABEL
 from embedstore.documents import BenchReport
@@ -233,3 +233,13 @@ def test_the_command_prints_a_curve_of_shots(store, head_dir, run, tmp_path) -> 
     assert code == 2
     assert "CLIP_benchmark has no such figures" in told
     assert "knn-10/all top-1" in printed, "what was measured is not lost"
+
+
+def test_draws_of_one_seed_are_none_of_the_next_ones() -> None:
+    labels = np.arange(200) % 4
+
+    def drawn(seed: int) -> set[tuple[int, ...]]:
+        asked = Asked(shots=(3,), methods=("knn",), neighbours=(1,), repeats=5, seed=seed)
+        return {tuple(rows.tolist()) for rows in few_shot_draws(labels, 3, asked)}
+
+    assert len(drawn(0) | drawn(1)) == 10

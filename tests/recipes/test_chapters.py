@@ -137,7 +137,7 @@ def test_policies_tell_bytes_and_whether_a_change_is_noise() -> None:
             policy("merge-4", 100, Figure(value=0.01, low=-0.02, high=0.05)),
         ),
         left_out={"pq-8": EVIL},
-        config=FitConfig(image="vision", text="words", head="dalip", options={"second": "bdc"}),
+        config=FitConfig(image="vision", text="words", head="dalip", options={"second": "bdc"}, dropout=0),
         seeds=1,
         split=None,
         images=5,
@@ -154,6 +154,9 @@ def test_policies_tell_bytes_and_whether_a_change_is_noise() -> None:
     (fits,) = [one for one in settings.settings_sections(study, None) if one.title == "Fits"]
     told = {fact.name: fact.value for fact in fits.facts}
     assert (told["head"], told["options"], told["epochs"]) == ("dalip", "second=bdc", "20")
+    # What is 0 is set too; what is off or none is not told.
+    assert (told["seed"], told["dropout"]) == ("0", "0.0")
+    assert "compile" not in told
     # The plot stands below its heading, and does not say it again.
     assert plots.value[0].title not in plots.value[0].svg
     assert plots.value[0].alt == (

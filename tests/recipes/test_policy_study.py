@@ -67,6 +67,24 @@ def test_a_text_encoder_that_was_asked_for_and_is_none_is_refused(store) -> None
         )
 
 
+def test_without_labels_a_text_encoder_has_nothing_to_do(tmp_path, monkeypatch) -> None:
+    bare = write_random_store(tmp_path / "store", images=60, captions=2, seed=5)
+    encoder = WordEncoder(bare["words"].card)
+    monkeypatch.setattr("embedstore.bench.prompts.encoder_for_card", lambda *_, **__: encoder)
+    monkeypatch.setattr("embedstore.bench.setting.load_text_encoder", lambda *_, **__: encoder)
+    refusal = UsageError("no image of the store has a label")
+
+    def no_labels(*_, **__):
+        raise refusal
+
+    monkeypatch.setattr("embedstore.recipes.policy_study.measure_zeroshot", no_labels)
+    config = CONFIG.model_copy(update={"epochs": 1})
+    found = study_policies(
+        bare.path, config, policies=["int8"], seeds=1, text_encoder="python:any:Thing", device="cpu"
+    )
+    assert found.notes[-1] == "no zero-shot top-1: no image of the store has a label"
+
+
 def test_the_study_reads_back_and_says_what_it_depends_on(study, store) -> None:
     assert PolicyStudy.from_json(study.to_json(), where="here") == study
     assert (study.images, study.texts, study.split, study.seeds) == (20, 40, "test", 2)

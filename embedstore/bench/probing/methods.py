@@ -102,7 +102,7 @@ def knn(found: Probed, asked: Asked, told: Progress) -> None:
     for done, shots in enumerate(asked.shots):
         told("k-NN", done, len(asked.shots))
         answers: dict[int, list[IntArray]] = {k: [] for k in asked.neighbours}
-        for rows in _draws(train.labels, shots, asked):
+        for rows in few_shot_draws(train.labels, shots, asked):
             near = top_k(
                 test.vectors,
                 train.vectors[rows],
@@ -117,7 +117,7 @@ def knn(found: Probed, asked: Asked, told: Progress) -> None:
     told("k-NN", len(asked.shots), len(asked.shots))
 
 
-def _draws(labels: IntArray, shots: Shots, asked: Asked) -> list[IntArray]:
+def few_shot_draws(labels: IntArray, shots: Shots, asked: Asked) -> list[IntArray]:
     """Training rows of each draw."""
     if shots == "all":
         return [np.arange(len(labels))]
@@ -139,7 +139,7 @@ def linear(found: Probed, asked: Asked, told: Progress) -> None:
     done = unfinished = 0
     for shots in asked.shots:
         paths = []
-        for rows in _draws(train.labels[~held], shots, asked):
+        for rows in few_shot_draws(train.labels[~held], shots, asked):
             told("linear probes", done, total)
             paths.append(_path(found, np.flatnonzero(~held)[rows], held))
             done += 1

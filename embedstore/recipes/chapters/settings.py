@@ -136,7 +136,7 @@ def _fit_section(title: str, fit: FitConfig, *, without: Container[str] = ()) ->
     """Every option of a fit that is set, but those that another section tells."""
     told = {name: value for name, value in fit.model_dump(mode="json").items() if name not in without}
     named = {name: _named(value) if isinstance(value, dict) else value for name, value in told.items()}
-    return Section.of(title, **{k: v for k, v in named.items() if v not in (None, False)})
+    return Section.of(title, **{k: v for k, v in named.items() if v is not None and v is not False})
 
 
 def _named(options: Mapping[str, object]) -> str | None:
