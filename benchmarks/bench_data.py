@@ -1,7 +1,8 @@
 """What benchmarks/bench.py measures on; as a script, the peak memory of a retrieval from a store.
 
 `python benchmarks/bench_data.py STORE` measures retrieval between the pooled features of a store and prints
-the most memory that the process ever held, in MB.
+the most memory that the process ever held, in MB. `python benchmarks/bench_data.py STORE IMAGES` makes such a
+store, in a run of its own, since that takes memory too.
 """
 
 from __future__ import annotations
@@ -92,9 +93,18 @@ def peak_mb() -> float:
     return int(found[1]) / 1e3
 
 
-if __name__ == "__main__":
+def measure(store: str) -> None:
+    """Print the peak of this process after a retrieval."""
     from embedstore.bench import bench_retrieval
 
-    report = bench_retrieval(sys.argv[1], image="seen", text="said", split=None, device="cpu")
+    report = bench_retrieval(store, image="seen", text="said", split=None, device="cpu")
     sys.stderr.write(f"recall@1 {report.metrics['text_to_image']['recall@1'].value:.3f}\n")
     sys.stdout.write(str(peak_mb()))
+
+
+if __name__ == "__main__":
+    place, *images = sys.argv[1:]
+    if images:
+        write_store(Path(place), *embeddings(int(images[0])))
+    else:
+        measure(place)
